@@ -1,0 +1,124 @@
+"""Which architectures can hold the single-pass invariants, and why others are refused.
+
+The branch layout needs two things of a model: information flows between tokens only through an attention mask
+that the caller can give, and a token's position is what the caller says it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
+ATTENTION_LAYERS = ("full_attention", "sliding_attention")
+RECURRENT_NAMES = (
+    "mamba",
+    "rwkv",
+    "recurrent",
+    "xlstm",
+    "deltanet",
+    "shortconv",
+    "retention",
+    "linearattention",
+)
+
+
+class UnsupportedArchitectureError(ValueError):
+    """The model cannot hold the single-pass invariants; the message names the model and the reason."""
+
+
+def base_model(model: Any) -> Any:
+    """The Hugging Face model inside wrappers: data-parallel, compiled, PEFT."""
+    from accelerate.utils import extract_model_from_parallel
+
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def refusal(model: Any) -> str | None:
+    """Why the model's architecture is refused, or None if nothing known speaks against it."""
+    model = base_model(model)
+    config = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder; Step-JEPA reads a decoder-only language model"
+    alibi = config.model_type in ("bloom", "mpt") or bool(getattr(config, "alibi", False))
+    if alibi:
+        return "it uses ALiBi, whose biases come from token indices and would misplace every branch"
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
+    if strange:
+        return (
+            f"its layer types {', '.join(strange)} pass information along the sequence outside the attention "
+            "mask (recurrence, convolution, chunks), so an isolated step would leak"
+        )
+    decoder = model.get_decoder()
+    for name, module in decoder.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.Conv1d) or any(word in kind.lower() for word in RECURRENT_NAMES):
+            return (
+                f"its layer {name} ({kind}) is recurrent or convolutional and passes information along the "
+                "sequence outside the attention mask, so an isolated step would leak"
+            )
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return "its decoder takes no position_ids, so a branch cannot stand where it belongs"
+    implementation = config._attn_implementation
+    if implementation not in SUPPORTED_ATTENTION:
+        return (
+            f"attention implementation {implementation!r} takes no mask of one's own; load it with "
+            'attn_implementation="sdpa", "eager" or "flex_attention"'
+        )
+    return None
+
+
+def check_architecture(model: Any) -> None:
+    """Refuse a model that cannot hold the invariants.
+
+    Raises:
+        UnsupportedArchitectureError: names the model class and the reason.
+    """
+    reason = refusal(model)
+    if reason is not None:
+        raise UnsupportedArchitectureError(f"{type(base_model(model)).__name__} is not supported: {reason}.")
+
+
+@torch.no_grad()
+def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
+    """Try on a handful of tokens that nothing leaks, for an architecture nobody has tried before.
+
+    Two sequences that differ only before the isolated part must give the same states inside it.
+
+    Args:
+        tolerance: largest difference, relative to the largest state. Not 0: mixtures of experts group tokens of
+            the whole batch into one product, so other tokens change the rounding.
+
+    Raises:
+        UnsupportedArchitectureError: if they do not.
+    """
+    from stepjepa.masks import attention_masks
+
+    inner = base_model(model)
+    training = inner.training
+    inner.eval()
+    device = next(inner.parameters()).device
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 4, 5, 6]], device=device)
+    vectors = {
+        "segment_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=device),
+        "prefix_segment": torch.full((2, 6), -1, device=device),
+        "prefix_end": torch.full((2, 6), -1, device=device),
+        "position_ids": torch.arange(6, device=device).expand(2, 6),
+    }
+    mask = attention_masks(inner.config, vectors, inner.dtype)
+    decoder = inner.get_decoder()
+    states = decoder(
+        input_ids=ids, attention_mask=mask, position_ids=vectors["position_ids"], use_cache=False
+    ).last_hidden_state
+    inner.train(training)
+    isolated = states[:, 3:].float()
+    leak = ((isolated[0] - isolated[1]).abs().max() / isolated.abs().max()).item()
+    if not leak <= tolerance:
+        raise UnsupportedArchitectureError(
+            f"{type(inner).__name__} is not supported: an isolated step changes by {leak:.1e} (relative) when tokens "
+            "it must not see change, so this architecture passes information outside the attention mask."
+        )

@@ -1,0 +1,307 @@
+"""The single-pass branch layout: an ordinary sequence (the trunk), then one branch per view pair.
+
+    trunk   : [system question S1 S2 … Sn]      plain causal, as in ordinary fine-tuning
+    branch i: [predictor tokens]                see the trunk up to the end of the context step
+              [copy of the target step]         sees only itself, at the positions it would have after them
+
+Trunk tokens never see a branch, so the language-modelling loss is that of plain fine-tuning, and the branch
+states are those of a second forward pass with the predictor inserted (`reference.py` is that second pass).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100
+PAIR_SETS = ("first", "consecutive", "horizon", "question_answer", "none")
+ISOLATIONS = ("step", "sink", "none")
+
+
+class StepSpan(NamedTuple):
+    """Tokens `start … end − 1` of the sequence are reasoning step `step`."""
+
+    step: int
+    start: int
+    end: int
+
+
+class ViewPair(NamedTuple):
+    """One context view and one target view, in trunk coordinates.
+
+    The context ends before token `context_end`; the target is tokens `target_start … target_end − 1`. The step
+    numbers are those of the example; −1 stands for the question (context) and for the whole answer (target).
+    """
+
+    context_step: int
+    target_step: int
+    context_end: int
+    target_start: int
+    target_end: int
+
+
+def step_spans(step_ids: Sequence[int]) -> list[StepSpan]:
+    """The runs of equal, non-negative `step_ids`, in order.
+
+    >>> step_spans([-1, 0, 0, 1, -1])
+    [StepSpan(step=0, start=1, end=3), StepSpan(step=1, start=3, end=4)]
+    """
+    ids = np.asarray(step_ids)
+    if not len(ids):
+        return []
+    edges = np.flatnonzero(np.diff(ids)) + 1
+    starts, ends = np.r_[0, edges], np.r_[edges, len(ids)]
+    return [StepSpan(int(ids[s]), int(s), int(e)) for s, e in zip(starts, ends, strict=True) if ids[s] >= 0]
+
+
+def view_pairs(step_ids: Sequence[int], pairs: str = "first", horizon: int = 1) -> list[ViewPair]:
+    """The view pairs of one example.
+
+    Args:
+        step_ids: per-token step index, −1 outside the solution.
+        pairs: "first" (step 1 → step 2, the classic form), "consecutive" (every step → the next), "horizon"
+            (every step k → step k + `horizon`), "question_answer" (question → whole answer, as in LLM-JEPA,
+            arXiv 2509.14252), "none".
+        horizon: how many steps ahead, for "horizon".
+
+    Returns:
+        Pairs in order; empty where the example has too few steps.
+
+    Raises:
+        ValueError: for an unknown `pairs` or a horizon below 1.
+    """
+    if pairs not in PAIR_SETS:
+        raise ValueError(f"Unknown pair set {pairs!r}; choose one of {', '.join(PAIR_SETS)}.")
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1, not {horizon}.")
+    spans = step_spans(step_ids)
+    if pairs == "none" or not spans:
+        return []
+    if pairs == "question_answer":
+        start, end = spans[0].start, spans[-1].end
+        return [ViewPair(-1, -1, start, start, end)] if start else []
+    ahead = horizon if pairs == "horizon" else 1
+    both = list(zip(spans, spans[ahead:], strict=False))
+    if pairs == "first":
+        both = both[:1]
+    return [ViewPair(c.step, t.step, c.end, t.start, t.end) for c, t in both]
+
+
+class _Row:
+    """One row under construction: per-token vectors and, per view pair, where its views are read."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[np.ndarray]] = {}
+        self.pairs: list[dict[str, int]] = []
+        self.length = 0
+        self.segments = 0
+
+    def append(self, count: int, **vectors: Any) -> int:
+        """Add `count` tokens as a new segment; returns the index of the first."""
+        start = self.length
+        for name, value in vectors.items():
+            self.tokens.setdefault(name, []).append(np.broadcast_to(np.asarray(value, dtype=np.int64), (count,)))
+        self.tokens.setdefault("segment_ids", []).append(np.full(count, self.segments))
+        self.length += count
+        self.segments += 1
+        return start
+
+    def add_example(
+        self,
+        row: dict[str, Any],
+        pairs: list[ViewPair],
+        predictor_ids: Sequence[int],
+        isolation: str,
+        number: int,
+    ) -> None:
+        """Add the trunk of one example and its branches."""
+        ids = np.asarray(row["input_ids"])
+        labels = np.array(row["labels"])
+        labels[:1] = IGNORE  # nothing comes before the first token, so nothing can predict it
+        trunk_segment = self.segments
+        offset = self.append(
+            len(ids), input_ids=ids, labels=labels, step_ids=row["step_ids"], position_ids=np.arange(len(ids)),
+            example_ids=number, prefix_segment=-1, prefix_end=-1,
+        )  # fmt: skip
+        branch = {"labels": IGNORE, "step_ids": -1, "example_ids": -1}
+        extra = len(predictor_ids)
+        for pair in pairs:
+            predictor = self.append(
+                extra, input_ids=predictor_ids, position_ids=pair.context_end + np.arange(extra),
+                prefix_segment=trunk_segment, prefix_end=offset + pair.context_end - 1, **branch,
+            )  # fmt: skip
+            target_index = offset + pair.target_end - 1
+            if isolation != "none":
+                size = pair.target_end - pair.target_start
+                sink = isolation == "sink"
+                copy = self.append(
+                    size, input_ids=ids[pair.target_start : pair.target_end],
+                    position_ids=pair.target_start + extra + np.arange(size),
+                    prefix_segment=trunk_segment if sink else -1, prefix_end=offset if sink else -1, **branch,
+                )  # fmt: skip
+                target_index = copy + size - 1
+            self.pairs.append({
+                "context_index": predictor + extra - 1, "target_index": target_index,
+                "context_end": offset + pair.context_end, "target_start": offset + pair.target_start,
+                "target_end": offset + pair.target_end,
+                "context_step": pair.context_step, "target_step": pair.target_step,
+            })  # fmt: skip
+
+
+TOKEN_PADDING = {
+    "input_ids": 0, "labels": IGNORE, "step_ids": -1, "position_ids": 0, "example_ids": -1,
+    "segment_ids": -1, "prefix_segment": -1, "prefix_end": -1,
+}  # fmt: skip
+PAIR_FIELDS = ("context_index", "target_index", "context_end", "target_start", "target_end",
+               "context_step", "target_step")  # fmt: skip
+INDEX_FIELDS = PAIR_FIELDS[:5]  # these point into the row, so padding on the left moves them
+
+
+@dataclass
+class StepJEPACollator:
+    """Rows of `tokenize_example` → one batch in branch layout; every tensor is batch-first.
+
+    Args:
+        tokenizer: holds the pad token and the predictor tokens (`stepjepa.load_model` adds them).
+        pairs: which view pairs, see `view_pairs`; "first" is the classic form.
+        horizon: steps ahead, for `pairs="horizon"`.
+        predictors: K, the number of predictor tokens before each context view is read.
+        isolation: "step" (a target sees only itself), "sink" (also the first token of its trunk), "none" (no
+            copy: the target is the trunk's own state at the end of the step; the control arm).
+        padding_side: "right" or "left".
+        pad_to_multiple_of: round the row length up.
+        packing_length: put several examples into one row as long as its *trunks and branches* fit into this
+            many tokens; None keeps one example a row.
+
+    Returns of a call, with B rows, L tokens, M = the largest number of pairs in a row:
+        `[B, L]`: `input_ids`, `labels` (−100: no target), `position_ids`, `segment_ids`, `prefix_segment`,
+        `prefix_end` (see `masks.allowed`), `step_ids`, `example_ids` (which example of the batch a trunk token
+        belongs to; −1 in branches and padding);
+        `[B, M]`, padded with −1: `context_index`, `target_index` (where the views are read), `context_end`,
+        `target_start`, `target_end` (the pair in the trunk), `context_step`, `target_step`;
+        `attention_mask` `[B, L]`, present only when no row has a branch and nothing is packed: the batch is then
+        an ordinary causal one.
+        Integer columns of the rows named in `passthrough` come back as `[B]` (not with packing).
+
+    >>> batch = StepJEPACollator(tokenizer)([tokenize_example(e, tokenizer) for e in examples])  # doctest: +SKIP
+    """
+
+    tokenizer: Any
+    pairs: str = "first"
+    horizon: int = 1
+    predictors: int = 1
+    isolation: str = "step"
+    padding_side: str = "right"
+    pad_to_multiple_of: int | None = None
+    packing_length: int | None = None
+    passthrough: tuple[str, ...] = ("source_id",)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("pairs", self.pairs, PAIR_SETS),
+            ("isolation", self.isolation, ISOLATIONS),
+            ("padding_side", self.padding_side, ("right", "left")),
+        ):
+            if value not in choices:
+                raise ValueError(f"Unknown {name} {value!r}; choose one of {', '.join(choices)}.")
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no pad token; stepjepa.load_model gives it one.")
+        self.predictor_ids = [] if self.pairs == "none" else predictor_token_ids(self.tokenizer, self.predictors)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        packed: list[_Row] = []
+        for number, row in enumerate(rows):
+            pairs = view_pairs(row["step_ids"], self.pairs, self.horizon)
+            if not packed or not self._fits(packed[-1], row, pairs):
+                packed.append(_Row())
+            packed[-1].add_example(row, pairs, self.predictor_ids, self.isolation, number)
+
+        length = max(row.length for row in packed)
+        if self.pad_to_multiple_of:
+            length += -length % self.pad_to_multiple_of
+        batch = self._pad(packed, length)
+        if not any(row.pairs for row in packed) and len(packed) == len(rows):
+            batch["attention_mask"] = (batch["segment_ids"] >= 0).long()
+        if len(packed) == len(rows):
+            for name in self.passthrough:
+                if name in rows[0]:
+                    batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+    def _fits(self, into: _Row, row: dict[str, Any], pairs: list[ViewPair]) -> bool:
+        if self.packing_length is None:
+            return False
+        copies = sum(pair.target_end - pair.target_start for pair in pairs) if self.isolation != "none" else 0
+        needed = len(row["input_ids"]) + len(pairs) * len(self.predictor_ids) + copies
+        return into.length + needed <= self.packing_length
+
+    def _pad(self, packed: list[_Row], length: int) -> dict[str, Tensor]:
+        most = max(len(row.pairs) for row in packed)
+        padding = {**TOKEN_PADDING, "input_ids": self.tokenizer.pad_token_id}
+        tokens = {name: np.full((len(packed), length), value) for name, value in padding.items()}
+        fields = {name: np.full((len(packed), most), -1) for name in PAIR_FIELDS}
+        for b, row in enumerate(packed):
+            shift = length - row.length if self.padding_side == "left" else 0
+            for name, parts in row.tokens.items():
+                vector = np.concatenate(parts)
+                if name == "prefix_end":
+                    vector = np.where(vector >= 0, vector + shift, vector)
+                tokens[name][b, shift : shift + row.length] = vector
+            for m, pair in enumerate(row.pairs):
+                for name in PAIR_FIELDS:
+                    fields[name][b, m] = pair[name] + (shift if name in INDEX_FIELDS else 0)
+        return {name: torch.from_numpy(array) for name, array in (tokens | fields).items()}
+
+
+def predictor_tokens(count: int) -> list[str]:
+    """The K predictor tokens: `<|predictor|>`, or `<|predictor_1|>` … `<|predictor_K|>` for K > 1."""
+    if count < 1:
+        raise ValueError(f"predictors must be at least 1, not {count}.")
+    return ["<|predictor|>"] if count == 1 else [f"<|predictor_{i}|>" for i in range(1, count + 1)]
+
+
+def predictor_token_ids(tokenizer: Any, count: int) -> list[int]:
+    """Ids of the K predictor tokens.
+
+    Raises:
+        ValueError: if the tokenizer lacks one of them.
+    """
+    vocabulary = tokenizer.get_added_vocab()
+    missing = [token for token in predictor_tokens(count) if token not in vocabulary]
+    if missing:
+        raise ValueError(
+            f"The tokenizer lacks {', '.join(missing)}. Load model and tokenizer with "
+            f"stepjepa.load_model(..., predictors={count}), which adds them to both."
+        )
+    return [vocabulary[token] for token in predictor_tokens(count)]
+
+
+def without_branches(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trunks of an unpacked batch alone: what plain fine-tuning would be given.
+
+    Trunk tokens move to the front of their row (order kept) and the row is cut to the longest trunk.
+    """
+    trunk = batch["example_ids"] >= 0
+    order = (~trunk).long().argsort(dim=1, stable=True)[:, : int(trunk.sum(dim=1).max())]
+    kept = trunk.gather(1, order)
+    plain = {
+        name: torch.where(kept, batch[name].gather(1, order), padding)
+        for name, padding in TOKEN_PADDING.items()
+        if name not in ("prefix_segment", "prefix_end")
+    }
+    none = torch.full_like(plain["segment_ids"], -1)
+    empty = {name: batch[name][:, :0] for name in PAIR_FIELDS}
+    other = {k: v for k, v in batch.items() if k not in TOKEN_PADDING and k not in PAIR_FIELDS}
+    return {
+        **other,
+        **plain,
+        **empty,
+        "prefix_segment": none,
+        "prefix_end": none,
+        "attention_mask": kept.long(),
+    }

@@ -1,0 +1,196 @@
+"""Model and tokenizer, ready for Step-JEPA: pad token, predictor tokens, LoRA, the built-in checkpoint.
+
+A predictor token is a new vocabulary entry whose embedding is learned, also under LoRA. Where the embedding
+has spare rows it takes one of them; otherwise the embedding grows by just the missing rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from stepjepa.architectures import base_model
+from stepjepa.layout import predictor_token_ids, predictor_tokens
+
+BUILTIN = "builtin"
+BUILTIN_PATH = Path(__file__).parent / "builtin"
+PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
+
+
+class ModelLoadError(OSError):
+    """A model or tokenizer could not be loaded; the message says what was tried and what to do."""
+
+
+def load_model(
+    name: str = BUILTIN,
+    *,
+    predictors: int = 1,
+    lora: bool = False,
+    lora_rank: int = 16,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.05,
+    lora_target_modules: str | list[str] = "all-linear",
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str | None = None,
+    activation_checkpointing: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 42,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer and make both ready for `StepJEPATrainer`.
+
+    Args:
+        name: "builtin", a Hub id, or a folder: a full model or a LoRA adapter (its base model is loaded too and
+            the adapter stays trainable). Weights must be safetensors.
+        predictors: K, how many predictor tokens to have.
+        lora: wrap with new LoRA adapters; the rows of the predictor tokens are trained and saved with them.
+        lora_rank, lora_alpha, lora_dropout, lora_target_modules: of LoRA (Hu et al. 2021); alpha is twice the
+            rank unless given.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own.
+        attn_implementation: "sdpa", "eager" or "flex_attention"; None lets transformers choose.
+        activation_checkpointing: trade compute for memory.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run Python code that comes with the checkpoint. Off by default.
+        seed: of the initialisation of new embedding rows and adapters; the global random state is untouched.
+
+    Returns:
+        model, tokenizer. Pad and eos token differ; `tokenizer.pad_token_id` is set in the model's configuration.
+
+    Raises:
+        ModelLoadError: if nothing can be loaded from `name`.
+        ValueError: if `lora` is asked for on top of an existing adapter.
+    """
+    path = str(BUILTIN_PATH) if name == BUILTIN else name
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        adapter = find_adapter_config_file(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **hub}
+        model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"Could not load {name!r}: {error}\nGive a folder with config.json, safetensors weights and a "
+            "tokenizer, or a Hub id. For a gated or private model run `hf auth login` first and accept its "
+            "licence on its page."
+        ) from error
+    if adapter and lora:
+        raise ValueError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")
+
+    added = [*add_pad_token(tokenizer), *add_predictor_tokens(tokenizer, predictors)]
+    if added and adapter:
+        raise ValueError(
+            f"The adapter {name!r} was trained without {', '.join(added)}; load it with the number of predictor "
+            "tokens it was trained with."
+        )
+    inner = base_model(model)
+    initialise_rows(inner, tokenizer, added, seed)
+    set_pad_token(inner, tokenizer)
+    if lora:
+        ids = predictor_token_ids(tokenizer, predictors)
+        alpha = 2 * lora_rank if lora_alpha is None else lora_alpha
+        model = _add_lora(model, ids, lora_rank, alpha, lora_dropout, lora_target_modules, seed)
+    if activation_checkpointing:
+        model.activation_checkpointing_enable()
+        model.enable_input_require_grads()
+    return model, tokenizer
+
+
+def add_pad_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give the tokenizer a pad token that is not its eos token; returns the tokens that are new to it.
+
+    With pad = eos, ignoring padding in the loss would ignore the end of every answer: the model would never
+    learn to stop.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return []
+    vocabulary = tokenizer.get_vocab()
+    for candidate in PAD_CANDIDATES:
+        if candidate in vocabulary and vocabulary[candidate] != tokenizer.eos_token_id:
+            tokenizer.pad_token = candidate
+            return []
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return ["<|pad|>"]
+
+
+def add_predictor_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """Add the K predictor tokens to the tokenizer; returns those that were not there yet."""
+    new = [token for token in predictor_tokens(count) if token not in tokenizer.get_added_vocab()]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    return new
+
+
+@torch.no_grad()
+def initialise_rows(model: Any, tokenizer: PreTrainedTokenizerBase, added: list[str], seed: int) -> None:
+    """Embedding rows for new tokens: the mean row plus a tenth of the rows' spread, drawn from `seed`.
+
+    The embedding grows only if a new token's id lies beyond it. The head's rows, where it has its own, become
+    the mean row: no token is ever asked to be predicted there.
+    """
+    if not added:
+        return
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(added))
+    rows = model.get_input_embeddings().weight.shape[0]
+    if int(ids.max()) >= rows:
+        model.resize_token_embeddings(int(ids.max()) + 1, mean_resizing=False)
+    known = int(ids.min())
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = (embedding[:known].float().mean(dim=0), embedding[:known].float().std(dim=0))
+    noise = torch.randn(len(ids), embedding.shape[1], generator=generator).to(embedding.device)
+    ids = ids.to(embedding.device)
+    embedding[ids] = (mean + 0.1 * std * noise).to(embedding.dtype)
+    if head is not embedding and head.data_ptr() != embedding.data_ptr():
+        head[ids] = head[:known].float().mean(dim=0).to(head.dtype)
+
+
+def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell model, embedding and generation which token pads."""
+    pad = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = pad
+    model.config.pad_token_id = pad
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = pad
+    # An embedding made with padding_idx = eos gives that row no gradient.
+    model.get_input_embeddings().padding_idx = pad
+
+
+def _add_lora(
+    model: Any,
+    token_ids: list[int],
+    rank: int,
+    alpha: int,
+    dropout: float,
+    targets: str | list[str],
+    seed: int,
+) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets,
+        trainable_token_indices=list(token_ids),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _slim_saving(get_peft_model(model, config))
+
+
+def _load_adapter(path: str, options: dict[str, Any]) -> Any:
+    from peft import AutoPeftModelForCausalLM
+
+    return _slim_saving(AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options))
+
+
+def _slim_saving(model: Any) -> Any:
+    """Save the adapter and the predictor rows only.
+
+    Left to itself PEFT saves the whole embedding and head with every adapter once the vocabulary has grown:
+    about 1 GB for a model with 1B parameters.
+    """
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
+    return model

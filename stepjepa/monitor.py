@@ -1,0 +1,138 @@
+"""What the trainer logs in training and sums up in evaluation.
+
+Training figures accumulate in one small tensor on the device and are read only when the trainer logs.
+Evaluation keeps sums per example, so that the result depends neither on the batch size nor on the processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.trainer_callback import TrainerCallback
+
+from stepjepa.metrics import retrieval_hits, spread
+from stepjepa.views import Views
+
+FIELDS = ("lm", "jepa", "jepa_steps", "hits", "chance", "retrieved", "spread", "spread_batches",
+          "examples", "without_pair", "tokens")  # fmt: skip
+
+
+EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "hits", "chance")
+
+
+def example_sums(views: Views, losses: Tensor, examples: int) -> Tensor:
+    """Sums of each example of a batch, `[B, 6]` in the order of `EXAMPLE_SUMS`.
+
+    Args:
+        views: of an unpacked batch.
+        losses: JEPA losses of its pairs, `[P]`.
+        examples: B, the number of examples.
+    """
+
+    def per_example(values: Tensor, index: Tensor) -> Tensor:
+        sums = torch.zeros(examples, dtype=torch.float32, device=values.device)
+        return sums.index_add_(0, index, values.float())
+
+    hits = retrieval_hits(views.context, views.target)
+    columns = [
+        per_example(views.token_losses, views.token_examples),
+        per_example(torch.ones_like(views.token_losses), views.token_examples),
+        per_example(losses, views.example),
+        per_example(torch.ones_like(losses), views.example),
+        per_example(hits, views.example),
+        per_example(torch.full_like(losses, 1 / max(len(losses), 1)), views.example),
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def summarise(sums: Tensor, gamma: float, lbd: float) -> dict[str, float]:
+    """Losses over all labelled tokens and all pairs of a set, from `example_sums` of its examples `[N, 6]`."""
+    lm, tokens, jepa, pairs, hits, chance = sums.double().sum(dim=0).tolist()
+    metrics = {"lm_loss": lm / max(tokens, 1), "without_pair": float((sums[:, 3] == 0).double().mean())}
+    if pairs:
+        metrics |= {"jepa_loss": jepa / pairs, "retrieval": hits / pairs, "retrieval_chance": chance / pairs}
+    metrics["loss"] = gamma * metrics["lm_loss"] + lbd * metrics.get("jepa_loss", 0.0)
+    return metrics
+
+
+class Monitor(TrainerCallback):
+    """Running sums of one logging interval. Time spent evaluating and saving is not counted."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(FIELDS), device=device)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval."""
+        self.sums.zero_()
+        self.steps = 0
+        self.since = self.last_step = time.perf_counter()
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Speed is measured from the first step, not from when the trainer was made."""
+        self.restart()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Remember when training was last at work."""
+        self.last_step = time.perf_counter()
+
+    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Take out the time since the last step."""
+        now = time.perf_counter()
+        self.since += now - self.last_step
+        self.last_step = now
+
+    on_save = on_evaluate
+
+    def start_step(self, jepa: bool) -> None:
+        """Begin an optimizer step, with or without a JEPA term."""
+        self.steps += 1
+        self.add(jepa_steps=float(jepa))
+
+    def add(self, **values: Tensor | float) -> None:
+        """Add to named sums."""
+        for name, value in values.items():
+            self.sums[FIELDS.index(name)] += value.detach() if isinstance(value, Tensor) else value
+
+    @torch.no_grad()
+    def add_views(self, views: Views, batch: dict[str, Tensor], jepa: bool) -> None:
+        """Count tokens and, if the step has a JEPA term, examples without a pair; with two pairs or more,
+        retrieval and spread of the microbatch."""
+        self.add(tokens=(batch["example_ids"] >= 0).sum())
+        if jepa:
+            examples = batch["example_ids"].amax() + 1
+            self.add(examples=examples, without_pair=examples - len(views.example.unique()))
+        if len(views.context) > 1:
+            self.add(
+                hits=retrieval_hits(views.context, views.target).sum(),
+                chance=1.0,
+                retrieved=len(views.context),
+            )
+            self.add(spread=spread(views.target), spread_batches=1.0)
+
+    def read(self, processes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The interval's figures over all processes; empties the sums.
+
+        Args:
+            processes: number of processes (a per-process count of steps is divided by it).
+            reduce: function that sums a tensor over processes.
+        """
+        sums = dict(zip(FIELDS, reduce(self.sums).tolist(), strict=True))
+        elapsed = time.perf_counter() - self.since
+        steps = max(self.steps, 1)
+        logs = {"lm_loss": sums["lm"] / steps}
+        jepa_steps = sums["jepa_steps"] / processes
+        if jepa_steps:
+            logs["jepa_loss"] = sums["jepa"] / jepa_steps
+            logs["without_pair"] = sums["without_pair"] / max(sums["examples"], 1)
+        if sums["retrieved"]:
+            logs["retrieval"] = sums["hits"] / sums["retrieved"]
+            logs["retrieval_chance"] = sums["chance"] / sums["retrieved"]
+            logs["target_spread"] = sums["spread"] / sums["spread_batches"]
+        logs["tokens_per_second"] = sums["tokens"] / max(elapsed, 1e-9)
+        self.restart()
+        return logs

@@ -1,0 +1,354 @@
+"""`StepJEPATrainer`: a Hugging Face `Trainer` whose loss is γ · L_LM + λ · L_JEPA, read from one forward pass.
+
+Both terms are normalised over the whole optimizer step and all processes: the language-modelling term by
+labelled tokens, the JEPA term by view pairs. How examples are spread over microbatches, accumulation and
+processes therefore does not change the gradient (InfoNCE aside: its negatives are those of the microbatch).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+from transformers.trainer_utils import EvalPrediction, rotate_checkpoints
+from transformers.utils import logging
+
+from stepjepa.architectures import base_model, check_architecture, check_isolation
+from stepjepa.checkpoints import STAGING, NoCheckpointError, damage, newest_complete, publish
+from stepjepa.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
+from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.layout import IGNORE, StepJEPACollator, without_branches
+from stepjepa.losses import jepa_losses
+from stepjepa.monitor import Monitor, example_sums, summarise
+from stepjepa.views import Views, encode_views, next_labels
+
+logger = logging.get_logger(__name__)
+
+TRIED_ARCHITECTURES = (
+    "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi3", "mixtral", "gpt2", "gpt_oss",
+)  # fmt: skip
+
+
+class StepJEPATrainer(Trainer):
+    """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
+
+    Args:
+        model: a causal language model, bare or PEFT, from `stepjepa.load_model`.
+        args: a `StepJEPAConfig`.
+        train_dataset, eval_dataset: rows of `tokenize_example`, or chat examples (`messages` and `steps`), which
+            are tokenized here; `eval_dataset` may be a dictionary of several. A `source` column gives the
+            evaluation losses of each source as well.
+        processing_class: the tokenizer from `stepjepa.load_model`.
+        Others as in the parent, except `compute_loss_func` and `compute_metrics`, which are refused: the loss is
+        this class's own and full logits are never made.
+
+    Logged besides the parent's: `lm_loss`, `jepa_loss`, `retrieval` (is a context nearest to its own target in
+    the microbatch?) and `retrieval_chance`, `target_spread` (mean cosine distance between targets; 0 is
+    collapse), `without_pair` (share of examples without a view pair), `tokens_per_second`. With λ = 0 no branch
+    is built in training and only `lm_loss` and speed are logged; evaluation measures both losses either way.
+
+    >>> model, tokenizer = load_model("builtin")  # doctest: +SKIP
+    >>> args = StepJEPAConfig(output_dir="out")  # doctest: +SKIP
+    >>> trainer = StepJEPATrainer(model, args, train_dataset=examples, processing_class=tokenizer)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+
+    Raises:
+        UnsupportedArchitectureError: for models that cannot hold the single-pass invariants.
+        ValueError: for what the loss cannot honour.
+    """
+
+    args: StepJEPAConfig
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: StepJEPAConfig | None = None,
+        data_collator: StepJEPACollator | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        for option in ("compute_loss_func", "compute_metrics"):
+            if kwargs.pop(option, None) is not None:
+                raise ValueError(f"StepJEPATrainer has its own loss and evaluation; {option} is not supported.")
+        args = StepJEPAConfig(output_dir="tmp_trainer") if args is None else args
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process would run DataParallel, which cannot normalise the loss over "
+                "devices. Start one process per GPU: torchrun --nproc_per_node "
+                f"{args.n_gpu} …, or choose one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if processing_class is None:
+            raise ValueError("processing_class is missing: pass the tokenizer from stepjepa.load_model.")
+        if model is not None:
+            self._check_model(model)
+            if args.learning_rate is None:
+                args.learning_rate = LEARNING_RATE_LORA if hasattr(model, "peft_config") else LEARNING_RATE_FULL
+        if args.learning_rate is None:
+            raise ValueError("Give learning_rate in StepJEPAConfig when the trainer makes the model (model_init).")
+        self.token_reports: dict[str, TokenReport] = {}
+        self.sources: list[str] = []
+        self._tokenizer, self._limit = processing_class, self._length_limit(model, args)
+        train_dataset = self._rows(train_dataset, "train")
+        if isinstance(eval_dataset, Mapping):
+            eval_dataset = {name: self._rows(rows, name) for name, rows in eval_dataset.items()}
+        else:
+            eval_dataset = self._rows(eval_dataset, "eval")
+
+        layout: dict[str, Any] = {"horizon": args.horizon, "predictors": args.predictors, "isolation": args.isolation}
+        self.eval_collator = data_collator or StepJEPACollator(processing_class, pairs=args.pairs, **layout)
+        if data_collator is None:
+            pairs = "none" if args.lbd == 0 else args.pairs
+            data_collator = StepJEPACollator(
+                processing_class, pairs=pairs, packing_length=args.packing_length, **layout
+            )
+        super().__init__(
+            model=model, args=args, data_collator=data_collator, train_dataset=train_dataset,
+            eval_dataset=eval_dataset, processing_class=processing_class, compute_metrics=self._eval_metrics,
+            **kwargs,
+        )  # fmt: skip
+        self.monitor = Monitor(self.args.device)
+        self._pairs_in_step: Tensor | int = 0
+        self._staging: Path | None = None
+        self._warned: set[str] = set()
+        self.add_callback(self.monitor)
+
+    # ---- what goes in ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _check_model(model: nn.Module) -> None:
+        check_architecture(model)
+        inner = base_model(model)
+        if getattr(inner.config.get_text_config(), "output_router_logits", False):
+            raise ValueError("Step-JEPA cannot honour output_router_logits: the router's loss is not added.")
+        if inner.config.get_text_config().model_type not in TRIED_ARCHITECTURES:
+            check_isolation(model)
+
+    @staticmethod
+    def _length_limit(model: nn.Module | None, args: StepJEPAConfig) -> int | None:
+        """The shorter of `max_length` and what the model's positions leave beside the predictor tokens."""
+        positions = None
+        if model is not None:
+            positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
+        limits = [args.max_length, positions and positions - args.predictors]
+        return min((limit for limit in limits if limit), default=None)
+
+    def _rows(self, dataset: Any, name: str) -> Any:
+        """Tokenized rows of a dataset; chat examples are tokenized, a `source` column becomes `source_id`."""
+        if dataset is None or isinstance(dataset, IterableDataset):
+            return dataset
+        if len(dataset) == 0:
+            raise ValueError(f"The {name} dataset is empty.")
+        first = dataset[0]
+        if "input_ids" in first and "step_ids" in first:
+            rows: Sequence[dict[str, Any]] = dataset
+            if "source" not in first:
+                return rows
+        elif "messages" in first and "steps" in first:
+            rows, self.token_reports[name] = tokenize_dataset(dataset, self._tokenizer, self._limit)
+            if not rows:
+                raise ValueError(f"No example of the {name} dataset could be used: {self.token_reports[name]}")
+        else:
+            raise ValueError(
+                f"Rows of the {name} dataset have the fields {', '.join(sorted(first))}; give chat examples "
+                "(messages, steps: see `stepjepa prepare`) or rows of tokenize_example (input_ids, labels, "
+                "step_ids)."
+            )
+        return [self._with_source_id(row) for row in rows]
+
+    def _with_source_id(self, row: dict[str, Any]) -> dict[str, Any]:
+        row = dict(row)
+        source = row.pop("source", None) or "unnamed"
+        if source not in self.sources:
+            self.sources.append(source)
+        return {**row, "source_id": self.sources.index(source)}
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the parent's, with view pairs also when λ = 0, and without packing."""
+        training, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training
+
+    # ---- the loss ----------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """The microbatches of one optimizer step, and how many labelled tokens they hold on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weight = self._jepa_weight()
+        if self.args.lbd > 0 and weight == 0:  # dropped in this step: do not compute what does not count
+            batches = [without_branches(batch) if self.args.packing_length is None else batch for batch in batches]
+        counts = torch.zeros(2, dtype=torch.long, device=device)
+        for batch in batches:
+            counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
+            counts[1] += (batch["context_index"] >= 0).sum().to(device)
+        tokens, self._pairs_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
+        self.monitor.start_step(jepa=weight > 0)
+        return batches, tokens
+
+    def _jepa_weight(self) -> float:
+        """λ in the current optimizer step, after JEPA dropout: a draw from (seed, global_step) only."""
+        args = self.args
+        if args.jepa_ratio >= 1 or args.lbd == 0:
+            return args.lbd
+        if random.Random(f"jepa-{args.seed}-{self.state.global_step}").random() >= args.jepa_ratio:
+            return 0.0
+        return args.lbd / args.jepa_ratio if args.jepa_ratio_rescale else args.lbd
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """γ · (LM sum / tokens of the step) + λ · (JEPA sum / pairs of the step), times the number of processes.
+
+        The factor undoes the mean that data parallelism takes over processes. Outside training (no
+        `num_items_in_batch`) the microbatch is its own step.
+        """
+        views = encode_views(model, inputs)
+        losses = self._jepa_losses(views)
+        training = num_items_in_batch is not None
+        tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
+        pairs = self._pairs_in_step if training else len(losses)
+        lm = views.token_losses.sum() / _at_least_one(tokens)
+        jepa = losses.sum() / _at_least_one(pairs)
+        weight = self._jepa_weight() if training else self.args.lbd
+        loss = self.args.gamma * lm + weight * jepa
+        if training:
+            self.monitor.add(lm=lm, jepa=jepa)
+            self.monitor.add_views(views, inputs, jepa=weight > 0)
+            loss = loss * self.accelerator.num_processes
+        return (loss, views) if return_outputs else loss
+
+    def _jepa_losses(self, views: Views) -> Tensor:
+        args = self.args
+        if args.jepa_loss_type == "infonce" and len(views.context) == 1:
+            self._warn_once(
+                "InfoNCE takes its negatives from the microbatch, and a microbatch had a single view pair: its "
+                "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
+            )
+        return jepa_losses(views.context, views.target, args.jepa_loss_type, args.target_gradient, args.temperature)
+
+    # ---- what is reported --------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the parent's; training logs gain both losses and the collapse monitors."""
+        if "loss" in logs and self.is_in_train:
+            extra = self.monitor.read(
+                self.accelerator.num_processes, lambda sums: self.accelerator.reduce(sums, reduction="sum")
+            )
+            logs.update({name: round(value, 6) for name, value in extra.items()})
+            if extra.get("target_spread", 1.0) < self.args.collapse_threshold:
+                self._warn_once(
+                    f"Targets are collapsing: the mean cosine distance between different steps' embeddings is "
+                    f"{extra['target_spread']:.1e} (0 means all are the same vector), while the true next step "
+                    f"is found in {extra['retrieval']:.0%} of cases by {extra['retrieval_chance']:.0%} chance. "
+                    "A small JEPA loss means nothing then. Try a smaller lbd, target_gradient=False, "
+                    "jepa_loss_type=infonce, or a lower learning rate."
+                )
+        super().log(logs, start_time)
+
+    def _warn_once(self, message: str) -> None:
+        if message[:40] not in self._warned:
+            self._warned.add(message[:40])
+            logger.warning(message)
+
+    # ---- evaluation --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of each example as "predictions": the parent gathers them and drops duplicated examples."""
+        inputs = self._prepare_inputs(inputs)
+        views = encode_views(model, inputs)
+        rows = len(inputs["input_ids"])
+        sums = example_sums(views, self._jepa_losses(views), rows)
+        sources = inputs.get("source_id", torch.zeros(rows, dtype=torch.long, device=sums.device))
+        return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
+
+    def _eval_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Losses over the whole set, then of each source where there are several."""
+        sums, sources = (
+            torch.as_tensor(prediction.predictions),
+            torch.as_tensor(prediction.label_ids).flatten(),
+        )
+        metrics = self._summary(sums)
+        if len(self.sources) > 1:
+            for number in sources.unique().tolist():
+                part = self._summary(sums[sources == number])
+                metrics |= {f"{self.sources[number]}_{name}": value for name, value in part.items()}
+        return metrics
+
+    def _summary(self, sums: Any) -> dict[str, float]:
+        return summarise(torch.as_tensor(sums), self.args.gamma, self.args.lbd)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; `eval_loss` is γ · LM + λ · JEPA over the whole set, not a mean of batch means."""
+        kwargs["prediction_loss_only"] = False
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(*args, **kwargs)
+        metrics = {**output.metrics, f"{prefix}_loss": self._summary(output.predictions)["loss"]}
+        return output._replace(metrics=metrics)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; `resume_from_checkpoint=True` takes the newest *complete* checkpoint."""
+        if resume_from_checkpoint is True:
+            path, skipped = newest_complete(str(self.args.output_dir))
+            for line in skipped:
+                logger.warning(f"Skipped an incomplete checkpoint: {line}")
+            logger.warning(f"Resuming from {path}")
+            resume_from_checkpoint = str(path)
+        elif resume_from_checkpoint and (wrong := damage(Path(resume_from_checkpoint))):
+            raise NoCheckpointError(f"Cannot resume from {resume_from_checkpoint}: {wrong}.")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the parent's, but written under a temporary name and renamed when complete."""
+        run = Path(super()._get_output_dir(trial))
+        staging = run / f"{STAGING}-{self.state.global_step}"
+        if self.args.should_save and staging.exists():  # left by a run that was killed while saving
+            shutil.rmtree(staging)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        best = self.state.best_global_step
+        if best is not None and self.args.should_save:
+            path = run / f"checkpoint-{best}"
+            if best == self.state.global_step or path.exists():
+                self.state.best_model_checkpoint = str(path)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
+            publish(staging / name, run / name)
+            staging.rmdir()
+            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()
+
+
+def _at_least_one(count: Tensor | int) -> Tensor | int:
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)

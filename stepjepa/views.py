@@ -1,0 +1,178 @@
+"""`encode_views`: one forward pass of a model → language-modelling loss, context views and target views.
+
+This is the only place where hidden states become views, so training, evaluation and figures cannot disagree.
+States are read by a hook on the decoder while the *wrapped* model runs: calling decoder and head by hand is
+wrong under data parallelism and skips the output scaling of several architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepjepa.architectures import base_model, check_architecture
+from stepjepa.layout import IGNORE
+from stepjepa.losses import at_least_float32
+from stepjepa.masks import attention_masks
+
+ENGINES = ("single_pass", "two_pass")
+
+
+@dataclass
+class Views:
+    """What `encode_views` returns, for N labelled tokens and P view pairs of hidden size D.
+
+    Pairs come in example order, then pair order.
+    """
+
+    token_losses: Tensor
+    """`[N]`: cross-entropy of each labelled token, float32 or wider, in nats."""
+    token_examples: Tensor
+    """`[N]`: the example of the batch each labelled token belongs to."""
+    context: Tensor
+    """`[P, D]`: context views: last predictor token, last layer, after the final norm."""
+    target: Tensor
+    """`[P, D]`: target views: last token of the isolated target step, likewise."""
+    example: Tensor
+    """`[P]`: the example of the batch each pair belongs to."""
+    steps: Tensor
+    """`[P, 2]`: context step and target step; (−1, −1) is question → whole answer."""
+    context_layers: dict[int, Tensor] = field(default_factory=dict)
+    """Context views at the chosen layers, `[P, D]` each; 0 is the embedding output."""
+    target_layers: dict[int, Tensor] = field(default_factory=dict)
+    """Target views at the chosen layers, `[P, D]` each."""
+    step_states: Tensor | None = None
+    """`[S, D]`: in-context states at the end of every step of every trunk."""
+    step_index: Tensor | None = None
+    """`[S, 2]`: example and step of each row of `step_states`."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Attention weights over the branch layout, `[B, heads, L, L]` for each layer (eager attention only)."""
+
+    @property
+    def lm_tokens(self) -> int:
+        """How many labelled tokens the loss averages over."""
+        return len(self.token_losses)
+
+    @property
+    def lm_loss(self) -> Tensor:
+        """Mean cross-entropy over the labelled tokens (0 if there is none), a scalar in nats."""
+        return self.token_losses.sum() / max(self.lm_tokens, 1)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each token, `[N, V], [N] → [N]`, in float32 or wider."""
+    return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
+
+
+def next_labels(labels: Tensor) -> Tensor:
+    """For each position the label it has to predict, `[B, L] → [B, L]`: labels shifted left by one."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def encode_views(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    engine: str = "single_pass",
+    *,
+    layers: Sequence[int] = (),
+    step_states: bool = False,
+    attentions: bool = False,
+) -> Views:
+    """Run a batch of `StepJEPACollator` through a causal language model and read loss and views.
+
+    Args:
+        model: a decoder-only Hugging Face model, bare or wrapped (PEFT, DDP, FSDP2, compiled). Its train or
+            eval mode is left as it is.
+        batch: from `StepJEPACollator`.
+        engine: "single_pass", or "two_pass" for the executable specification in `reference.py` (slower, the
+            same numbers).
+        layers: also return the views at these layers, 0 (embedding output) … number of layers.
+        step_states: also return the trunk's states at the end of every step.
+        attentions: also return the attention weights; the model must use eager attention.
+
+    Raises:
+        UnsupportedArchitectureError: for models that cannot hold the invariants.
+        ValueError: for an unknown engine or extras that the engine or attention implementation cannot give.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}; choose one of {', '.join(ENGINES)}.")
+    if engine == "two_pass":
+        from stepjepa.reference import two_pass_views
+
+        if layers or step_states or attentions:
+            raise ValueError("The two-pass engine gives the losses and the last-layer views only.")
+        return two_pass_views(model, batch)
+
+    check_architecture(model)
+    inner = base_model(model)
+    if attentions and inner.config._attn_implementation != "eager":
+        raise ValueError('Attention weights need a model loaded with attn_implementation="eager".')
+    batch = {name: tensor.to(inner.device) for name, tensor in batch.items()}
+    mask = batch.get("attention_mask")
+    if mask is None:
+        mask = attention_masks(inner.config, batch, inner.dtype)
+    wanted = next_labels(batch["labels"])
+    labelled = wanted != IGNORE
+    outputs = _forward(
+        model, inner, logits_to_keep=labelled, output_hidden_states=bool(layers), output_attentions=attentions,
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"],
+    )  # fmt: skip
+
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    at_context = row, batch["context_index"][row, pair]
+    at_target = row, batch["target_index"][row, pair]
+    states = outputs.states
+    views = Views(
+        token_losses=token_losses(outputs.logits, wanted[labelled]),
+        token_examples=batch["example_ids"][labelled],
+        context=states[at_context],
+        target=states[at_target],
+        example=batch["example_ids"][row, batch["context_end"][row, pair] - 1],
+        steps=torch.stack([batch["context_step"][row, pair], batch["target_step"][row, pair]], dim=1),
+        context_layers={layer: outputs.layers[layer][at_context] for layer in layers},
+        target_layers={layer: outputs.layers[layer][at_target] for layer in layers},
+        attentions=outputs.attentions,
+    )
+    if step_states:
+        steps = batch["step_ids"]
+        last = (steps >= 0) & (
+            (F.pad(steps[:, 1:], (0, 1), value=-1) != steps)
+            | (F.pad(batch["example_ids"][:, 1:], (0, 1), value=-1) != batch["example_ids"])
+        )
+        views.step_states = states[last]
+        views.step_index = torch.stack([batch["example_ids"][last], steps[last]], dim=1)
+    return views
+
+
+@dataclass
+class _Outputs:
+    logits: Tensor
+    states: Tensor
+    layers: tuple[Tensor, ...]
+    attentions: tuple[Tensor, ...] | None
+
+
+def _forward(model: nn.Module, inner: Any, logits_to_keep: Tensor, **inputs: Any) -> _Outputs:
+    """Run the wrapped model once; logits of the kept positions `[N, V]`, the decoder's last states `[B, L, D]`."""
+    caught: list[Any] = []
+    hook: Callable[..., None] = lambda _module, _args, output: caught.append(output)  # noqa: E731
+    handle = inner.get_decoder().register_forward_hook(hook)
+    try:
+        output = model(**inputs, logits_to_keep=logits_to_keep, use_cache=False)
+    finally:
+        handle.remove()
+    logits = output.logits
+    if logits.ndim == 3:  # architectures that ignore a boolean logits_to_keep
+        logits = logits[logits_to_keep]
+    decoder_output = caught[-1]
+    return _Outputs(
+        logits,
+        decoder_output.last_hidden_state,
+        output.hidden_states or (),
+        decoder_output.attentions or None,
+    )

@@ -1,0 +1,89 @@
+"""Small random models of many architectures and a batch to try them on."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import transformers as tf
+
+from stepjepa.layout import StepJEPACollator
+
+VOCABULARY = 160
+PREDICTORS = {"<|predictor|>": 150, "<|predictor_1|>": 151, "<|predictor_2|>": 152, "<|predictor_3|>": 153}
+
+
+class Tokens:
+    """The little of a tokenizer that the collator needs."""
+
+    pad_token_id = 0
+
+    @staticmethod
+    def get_added_vocab() -> dict[str, int]:
+        return PREDICTORS
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attention_dropout": 0.0,
+}  # fmt: skip
+WINDOW = 7
+CONFIGS = {
+    "llama": lambda: tf.LlamaConfig(**SIZES),
+    "qwen2": lambda: tf.Qwen2Config(**SIZES),
+    "qwen2-windowed": lambda: tf.Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+    "qwen3": lambda: tf.Qwen3Config(**SIZES),
+    "gemma": lambda: tf.GemmaConfig(**SIZES),
+    "gemma2": lambda: tf.Gemma2Config(**SIZES, sliding_window=WINDOW, query_pre_attn_scalar=8),
+    "gemma3": lambda: tf.Gemma3TextConfig(
+        **SIZES, sliding_window=WINDOW, sliding_window_pattern=2, query_pre_attn_scalar=8
+    ),
+    "mistral": lambda: tf.MistralConfig(**SIZES, sliding_window=WINDOW),
+    "phi3": lambda: tf.Phi3Config(**{**SIZES, "num_key_value_heads": 4}, sliding_window=WINDOW),
+    "mixtral": lambda: tf.MixtralConfig(**SIZES, sliding_window=WINDOW, num_local_experts=4),
+    "gpt2": lambda: tf.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "gpt-oss": lambda: tf.GptOssConfig(
+        **SIZES, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2
+    ),
+}  # fmt: skip
+EAGER_ONLY = ("gemma2", "gpt-oss")  # soft-capped or sink attention, which SDPA cannot compute
+
+
+def small_model(name: str, seed: int = 0, **options: Any) -> Any:
+    """A random model; weights are spread wider than the usual initialisation so that attention is not flat."""
+    options.setdefault("attn_implementation", "eager" if name in EAGER_ONLY else "sdpa")
+    torch.manual_seed(seed)
+    model = tf.AutoModelForCausalLM.from_config(CONFIGS[name](), **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    return model.eval()
+
+
+def small_rows(count: int = 4, seed: int = 0, steps: tuple[int, ...] = (3, 4, 1, 2)) -> list[dict[str, Any]]:
+    """Tokenized rows of random tokens: a prompt, some steps, an end-of-turn token."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for i in range(count):
+        prompt = int(torch.randint(4, 9, (), generator=generator))
+        sizes = torch.randint(2, 7, (steps[i % len(steps)],), generator=generator).tolist()
+        total = prompt + sum(sizes) + 1
+        ids = torch.randint(3, 140, (total,), generator=generator).tolist()
+        step_ids = [-1] * prompt + [k for k, size in enumerate(sizes) for _ in range(size)] + [-1]
+        labels = [-100] * prompt + ids[prompt:]
+        rows.append({"input_ids": ids, "labels": labels, "step_ids": step_ids})
+    return rows
+
+
+@functools.cache
+def collator(**options: Any) -> StepJEPACollator:
+    """The collator over the token ids of this module."""
+    return StepJEPACollator(Tokens(), **options)

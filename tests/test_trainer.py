@@ -1,0 +1,268 @@
+"""The trainer: λ = 0 is plain fine-tuning, normalisation over the whole optimizer step, logs, evaluation."""
+
+import itertools
+import logging
+import math
+import random
+
+import pytest
+import torch
+import transformers as tf
+from small_models import Tokens, collator, small_model, small_rows
+
+from stepjepa.config import StepJEPAConfig
+from stepjepa.losses import jepa_losses
+from stepjepa.trainer import StepJEPATrainer
+from stepjepa.views import encode_views
+
+
+def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):
+    options = {
+        "output_dir": str(tmp_path), "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 1,
+        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0, "max_grad_norm": 0,
+        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "use_cpu": True, "seed": 3, **options,
+    }  # fmt: skip
+    return StepJEPATrainer(
+        model=small_model("llama") if model is None else model,
+        args=StepJEPAConfig(**options),
+        train_dataset=small_rows(8) if rows is None else rows,
+        eval_dataset=eval_rows,
+        processing_class=Tokens(),
+        **(trainer_options or {}),
+    )
+
+
+def flat_weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).double()
+
+
+def step_of(tmp_path, **options):
+    """The change of all weights in one optimizer step of plain gradient descent."""
+    trainer = make_trainer(tmp_path, **options)
+    before = flat_weights(trainer.model)
+    trainer.train()
+    return flat_weights(trainer.model) - before, trainer
+
+
+def test_lambda_zero_is_plain_fine_tuning(tmp_path):
+    """Same loss and same weights as transformers.Trainer on the same batches, accumulated."""
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 2}
+    ours, trainer = step_of(tmp_path / "a", lbd=0.0, **settings)
+
+    model = small_model("llama")
+    before = flat_weights(model)
+    args = tf.TrainingArguments(
+        output_dir=str(tmp_path / "b"), learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0,
+        save_strategy="no", disable_tqdm=True, logging_steps=1, use_cpu=True, seed=3, report_to="none",
+        remove_unused_columns=False, **settings,
+    )  # fmt: skip
+
+    def plain_collator(rows):
+        batch = collator(pairs="none")(rows)
+        return {name: batch[name] for name in ("input_ids", "labels", "attention_mask")}
+
+    stock = tf.Trainer(model=model, args=args, train_dataset=small_rows(8), data_collator=plain_collator)
+    stock.train()
+    theirs = flat_weights(model) - before
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+    for a, b in zip(losses(trainer), losses(stock), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "mse"])
+def test_the_step_is_that_of_the_loss_as_written(tmp_path, kind):
+    """γ · LM sum / tokens + λ · JEPA sum / pairs over the whole optimizer step, differentiated by hand."""
+    change, trainer = step_of(
+        tmp_path, lbd=0.7, gamma=1.3, jepa_loss_type=kind, pairs="consecutive",
+        per_device_train_batch_size=2, gradient_accumulation_steps=4,
+    )  # fmt: skip
+    model = small_model("llama").train()
+    views = encode_views(model, collator(pairs="consecutive")(small_rows(8)))
+    loss = 1.3 * views.lm_loss + 0.7 * jepa_losses(views.context, views.target, kind).mean()
+    loss.backward()
+    expected = torch.cat([-0.1 * p.grad.flatten() for p in model.parameters()]).double()
+    assert (change - expected).norm() / expected.norm() < 1e-5
+    assert losses(trainer)[0] == pytest.approx(loss.item(), rel=1e-5)
+    log = trainer.state.log_history[0]
+    assert log["lm_loss"] == pytest.approx(views.lm_loss.item(), rel=1e-4)
+    assert log["jepa_loss"] == pytest.approx(jepa_losses(views.context, views.target, kind).mean().item(), rel=1e-4)
+
+
+def test_how_examples_are_spread_over_microbatches_does_not_matter(tmp_path):
+    settings = {"lbd": 0.7, "pairs": "consecutive"}
+    changes = [
+        step_of(
+            tmp_path / str(size),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            **settings,
+        )[0]
+        for size in (8, 4, 2, 1)
+    ]
+    for other in changes[1:]:
+        assert (other - changes[0]).norm() / changes[0].norm() < 1e-5
+
+
+def test_packing_does_not_change_the_step(tmp_path):
+    plain, _ = step_of(tmp_path / "a", lbd=0.5, pairs="consecutive")
+    packed, trainer = step_of(tmp_path / "b", lbd=0.5, pairs="consecutive", packing_length=200)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    assert len(batch["input_ids"]) < 8
+    assert (packed - plain).norm() / plain.norm() < 1e-5
+
+
+def test_lambda_zero_builds_no_branch_but_evaluation_measures_both_losses(tmp_path):
+    trainer = make_trainer(tmp_path, lbd=0.0, eval_rows=small_rows(4, seed=5))
+    assert trainer.data_collator([trainer.train_dataset[0]])["context_index"].shape[1] == 0
+    trainer.train()
+    assert "jepa_loss" not in trainer.state.log_history[0]
+    metrics = trainer.evaluate()
+    views = encode_views(trainer.model, collator()(small_rows(4, seed=5)))
+    assert metrics["eval_lm_loss"] == pytest.approx(views.lm_loss.item(), rel=1e-5)
+    assert metrics["eval_jepa_loss"] == pytest.approx(jepa_losses(views.context, views.target).mean().item(), rel=1e-4)
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_lm_loss"], rel=1e-6)
+
+
+def test_evaluation_loss_does_not_depend_on_the_batch_size(tmp_path):
+    rows = small_rows(7, seed=5)
+    metrics = [
+        make_trainer(tmp_path, lbd=0.4, eval_rows=rows, per_device_eval_batch_size=size).evaluate()
+        for size in (7, 3, 1)
+    ]
+    for other in metrics[1:]:
+        for name in ("eval_loss", "eval_lm_loss", "eval_jepa_loss", "eval_without_pair"):
+            assert other[name] == pytest.approx(metrics[0][name], rel=1e-5)
+    assert metrics[0]["eval_loss"] == pytest.approx(
+        metrics[0]["eval_lm_loss"] + 0.4 * metrics[0]["eval_jepa_loss"], rel=1e-6
+    )
+    assert metrics[0]["eval_without_pair"] == pytest.approx(2 / 7)
+
+
+def test_evaluation_by_source(tmp_path):
+    rows = small_rows(6, seed=5)
+    named = [{**row, "source": "a" if i < 2 else "b"} for i, row in enumerate(rows)]
+    metrics = make_trainer(tmp_path, eval_rows=named).evaluate()
+    alone = make_trainer(tmp_path, eval_rows=rows[:2]).evaluate()
+    assert metrics["eval_a_lm_loss"] == pytest.approx(alone["eval_lm_loss"], rel=1e-5)
+    assert metrics["eval_a_jepa_loss"] == pytest.approx(alone["eval_jepa_loss"], rel=1e-4)
+    assert {"eval_b_lm_loss", "eval_b_retrieval"} <= set(metrics)
+
+
+def test_several_evaluation_sets(tmp_path):
+    trainer = make_trainer(tmp_path, eval_rows={"x": small_rows(2), "y": small_rows(3, seed=9)})
+    assert {"eval_x_lm_loss", "eval_y_lm_loss"} <= set(trainer.evaluate())
+
+
+def test_jepa_dropout_is_drawn_from_seed_and_step(tmp_path):
+    trainer = make_trainer(tmp_path, jepa_ratio=0.5, lbd=0.2, jepa_ratio_rescale=True, max_steps=12)
+    expected = [random.Random(f"jepa-3-{step}").random() < 0.5 for step in range(12)]
+    drawn = []
+    for step in range(12):
+        trainer.state.global_step = step
+        drawn.append(trainer._jepa_weight())
+    assert drawn == [0.4 if kept else 0.0 for kept in expected]
+    assert 0 < sum(expected) < 12
+    trainer.state.global_step = 0
+    trainer.train()
+    logged = ["jepa_loss" in entry for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == expected
+
+
+def test_logs_name_what_matters(tmp_path):
+    trainer = make_trainer(tmp_path, pairs="consecutive")
+    trainer.train()
+    log = trainer.state.log_history[0]
+    pairs = sum(max(0, n - 1) for n in itertools.islice(itertools.cycle((3, 4, 1, 2)), 8))
+    assert log["retrieval_chance"] == pytest.approx(1 / pairs, abs=1e-5)
+    assert 0 <= log["retrieval"] <= 1
+    assert 0 < log["target_spread"] < 2
+    assert log["without_pair"] == pytest.approx(2 / 8)
+    assert log["tokens_per_second"] > 0
+
+
+def test_collapse_is_explained(tmp_path, caplog):
+    logging.getLogger("transformers").propagate = True
+    model = small_model("llama")
+    model.model.norm.register_forward_hook(lambda _m, _i, out: torch.ones_like(out) + 1e-4 * out)
+    trainer = make_trainer(tmp_path, model=model, pairs="consecutive", max_steps=3, lbd=0.1)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    told = [record.message for record in caplog.records if "collapsing" in record.message]
+    assert len(told) == 1
+    assert "chance" in told[0]
+
+
+def test_infonce_with_one_pair_warns_once(tmp_path, caplog):
+    logging.getLogger("transformers").propagate = True
+    rows = small_rows(4, steps=(2,))
+    trainer = make_trainer(tmp_path, rows=rows, jepa_loss_type="infonce", per_device_train_batch_size=1, max_steps=3)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert sum("InfoNCE" in record.message for record in caplog.records) == 1
+
+
+def test_defaults_that_differ(tmp_path):
+    args = StepJEPAConfig(output_dir=str(tmp_path))
+    assert (args.lbd, args.gamma, args.jepa_loss_type, args.pairs, args.isolation) == (
+        0.1,
+        1.0,
+        "cosine",
+        "first",
+        "step",
+    )
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (
+        4,
+        4,
+        3,
+    )
+    trainer = StepJEPATrainer(small_model("llama"), args, train_dataset=small_rows(2), processing_class=Tokens())
+    assert trainer.args.learning_rate == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"use_liger_kernel": True}, "use_liger_kernel"),
+        ({"torch_compile": True}, "torch_compile"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices"),
+        ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"lbd": -1.0}, "lbd=-1.0"),
+        ({"jepa_ratio": 0.0}, "jepa_ratio=0.0"),
+        ({"jepa_loss_type": "cos"}, "'cos'"),
+        ({"pairs": "some"}, "'some'"),
+        ({"isolation": "full"}, "'full'"),
+    ],
+)
+def test_what_the_loss_cannot_honour_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        StepJEPAConfig(output_dir=str(tmp_path), **options)
+
+
+def test_refused_arguments_of_the_trainer(tmp_path):
+    for option in ("compute_metrics", "compute_loss_func"):
+        with pytest.raises(ValueError, match=option):
+            make_trainer(tmp_path, trainer_options={option: print})
+    with pytest.raises(ValueError, match="processing_class"):
+        StepJEPATrainer(small_model("llama"), StepJEPAConfig(output_dir=str(tmp_path)), train_dataset=small_rows(2))
+    with pytest.raises(ValueError, match="empty"):
+        make_trainer(tmp_path, rows=[])
+    with pytest.raises(ValueError, match="question"):
+        make_trainer(tmp_path, rows=[{"question": "?"}])
+
+
+def test_dataparallel_over_several_gpus_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(StepJEPAConfig, "n_gpu", property(lambda _self: 2))
+    with pytest.raises(ValueError, match="torchrun"):
+        make_trainer(tmp_path)
+
+
+def test_loss_stays_finite_on_a_batch_without_any_pair(tmp_path):
+    _, trainer = step_of(tmp_path, rows=small_rows(4, steps=(1,)), lbd=0.5)
+    assert math.isfinite(losses(trainer)[0])
+    assert trainer.state.log_history[0]["without_pair"] == 1.0
+    assert trainer.state.log_history[0]["jepa_loss"] == 0.0
