@@ -1,0 +1,238 @@
+r"""Examples → tokens with ``labels`` and ``step_ids``, by character offsets and nothing else.
+
+A BPE tokenizer merges ``.`` and the blank line after it into one token, and a chat header has blank lines of
+its own, so no search for the token of ``\n\n`` finds the steps: it misses more than half of the boundaries of
+GSM8K and finds some that are none. Offsets need a fast tokenizer (DESIGN §5, §6.9–11).
+
+A token belongs to the step in which its first character lies (leading whitespace, which metaspace tokenizers
+glue to the word, does not count); a separator belongs to the step that it ends; the end of the turn is
+labelled and belongs to no step.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stepjepa.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
+from stepjepa.formats import RowError, check_steps, convert_row
+from stepjepa.layout import step_spans
+
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "TokenReport",
+    "TooLongError",
+    "render_prompt",
+    "tokenize_dataset",
+    "tokenize_example",
+]
+
+IGNORE = -100
+_BATCH = 512
+
+Offsets = Sequence[tuple[int, int]]
+
+
+class TooLongError(ValueError):
+    """Not even the first step fits into ``max_length``."""
+
+
+@dataclass
+class TokenReport:
+    """What tokenizing a data set gave; printed, it is two lines.
+
+    ``examples`` were given; ``skipped`` of them were too long to keep a single step; ``cut`` lost steps or
+    their end of turn to the length limit; ``without_pair`` keep fewer than two steps, so they train the LM
+    term only. ``tokens`` and ``labelled`` are totals over the rows that were kept.
+    """
+
+    examples: int = 0
+    kept: int = 0
+    skipped: int = 0
+    cut: int = 0
+    without_pair: int = 0
+    tokens: int = 0
+    labelled: int = 0
+    skipped_indices: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        mean = self.tokens / self.kept if self.kept else 0.0
+        return (
+            f"{self.kept:,} of {self.examples:,} examples, {self.tokens:,} tokens ({mean:.0f} each), "
+            f"{self.labelled:,} labelled\n"
+            f"cut at a step to fit: {self.cut:,}; skipped, no step fits: {self.skipped:,}; "
+            f"without a view pair: {self.without_pair:,}"
+        )
+
+
+def tokenize_example(
+    example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> dict[str, list[int]]:
+    r"""Tokenize one example.
+
+    Args:
+        example: ``messages`` ending with the assistant's answer, and ``steps`` with
+            ``"\n\n".join(steps)`` equal to it. A row without ``steps`` is converted first
+            (:func:`stepjepa.formats.convert_row`).
+        tokenizer: a fast tokenizer; its chat template is used, or ``PLAIN_TEMPLATE`` if it has none.
+        max_length: the most tokens to keep. A longer example keeps its whole steps that fit and loses the
+            rest, the end of turn too: after a cut it would teach the model to stop early.
+
+    Returns:
+        Three lists of one length: ``input_ids``; ``labels``, −100 outside the answer and its end of turn;
+        ``step_ids``, the step from 0 on, −1 outside the steps.
+
+    Raises:
+        TooLongError: if not even the first step fits.
+        ValueError: if the example is malformed (its question is named), or the tokenizer has no offsets.
+    """
+    renderer = _renderer(tokenizer)
+    steps, rendering = _prepare(example, renderer, _name(example))
+    encoding = _encode([rendering.text], tokenizer)
+    return _cut(*_align(encoding, 0, steps, rendering), max_length)
+
+
+def tokenize_dataset(
+    examples: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+) -> tuple[list[dict[str, Any]], TokenReport]:
+    """Tokenize many examples: rows of :func:`tokenize_example`, with ``source`` where the example has one.
+
+    Examples of which no step fits into ``max_length`` are left out and counted in the report.
+
+    Raises:
+        ValueError: if an example is malformed (its index and question are named), or there are no offsets.
+    """
+    renderer = _renderer(tokenizer)
+    report = TokenReport()
+    rows: list[dict[str, Any]] = []
+    stream = iter(examples)
+    while batch := list(islice(stream, _BATCH)):
+        first = report.examples
+        prepared = [
+            _prepare(example, renderer, f"example {first + i} ({_name(example)})") for i, example in enumerate(batch)
+        ]
+        encoding = _encode([rendering.text for _, rendering in prepared], tokenizer)
+        for i, (steps, rendering) in enumerate(prepared):
+            report.examples += 1
+            ids, labels, step_ids = _align(encoding, i, steps, rendering)
+            try:
+                row: dict[str, Any] = dict(_cut(ids, labels, step_ids, max_length))
+            except TooLongError:
+                report.skipped += 1
+                report.skipped_indices.append(first + i)
+                continue
+            report.kept += 1
+            report.cut += len(row["input_ids"]) < len(ids)
+            report.without_pair += len(set(row["step_ids"]) - {-1}) < 2
+            report.tokens += len(row["input_ids"])
+            report.labelled += len(row["labels"]) - row["labels"].count(IGNORE)
+            if batch[i].get("source") is not None:
+                row["source"] = batch[i]["source"]
+            rows.append(row)
+    return rows, report
+
+
+# -------- from the example to its text --------
+
+
+def _renderer(tokenizer: PreTrainedTokenizerBase) -> ChatRenderer:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer: it has no character offsets, and step "
+            "boundaries cannot be found without. Load a fast one (AutoTokenizer with a tokenizer.json)."
+        )
+    return ChatRenderer(tokenizer)
+
+
+def _name(example: Mapping[str, Any]) -> str:
+    question = example.get("question") or next(
+        (m.get("content") for m in example.get("messages") or [] if m.get("role") == "user"), ""
+    )
+    return f"«{str(question)[:60]}»"
+
+
+def _prepare(example: Mapping[str, Any], renderer: ChatRenderer, name: str) -> tuple[list[str], Rendering]:
+    """The steps and the training text of one example, or an error that names it."""
+    try:
+        if example.get("steps") is None:
+            example = convert_row(example, source="")
+        steps, messages = example["steps"], example.get("messages")
+        check_steps(steps)
+        if not messages or messages[-1].get("role") != "assistant":
+            raise RowError("messages do not end with the assistant's answer")
+        if "\n\n".join(steps) != messages[-1]["content"]:
+            raise RowError("the steps joined by blank lines are not the assistant's message")
+        return list(steps), renderer.render(messages)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+# -------- from the text to its tokens --------
+
+
+def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Any:
+    # The template wrote the special tokens: adding them again would double the bos token.
+    return tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+
+
+def _align(
+    encoding: Any, index: int, steps: Sequence[str], rendering: Rendering
+) -> tuple[list[int], list[int], list[int]]:
+    """``(input_ids, labels, step_ids)`` of one text of a batch, before any cut."""
+    ids: list[int] = encoding["input_ids"][index]
+    offsets: Offsets = encoding["offset_mapping"][index]
+    starts = [start for start, _ in offsets]
+    if starts != sorted(starts):
+        raise ValueError("the tokenizer's offsets are not in order, so tokens cannot be given to steps")
+
+    bounds, position = [], rendering.start
+    for step in steps:
+        bounds.append(_first_token(rendering.text, offsets, starts, position))
+        position += len(step) + 2
+    bounds.append(_first_token(rendering.text, offsets, starts, rendering.end))
+
+    step_ids = [-1] * bounds[0]
+    for step_index in range(len(steps)):
+        step_ids += [step_index] * (bounds[step_index + 1] - bounds[step_index])
+    step_ids += [-1] * (len(ids) - bounds[-1])
+
+    first = _first_token(rendering.text, offsets, starts, rendering.prompt_end)
+    last = bisect_left(starts, rendering.turn_end)
+    labels = [IGNORE] * first + ids[first:last] + [IGNORE] * (len(ids) - last)
+    return ids, labels, step_ids
+
+
+def _first_token(text: str, offsets: Offsets, starts: list[int], position: int) -> int:
+    """Index of the first token of what begins at character ``position`` (not whitespace, or a whole part)."""
+    index = bisect_left(starts, position)
+    # Metaspace tokenizers glue the space before a word to it: `▁Natalia` begins one character earlier.
+    if index and starts[index - 1] < position < offsets[index - 1][1]:
+        glued = not text[starts[index - 1] : position].strip()
+        return index - 1 if glued else index
+    return index
+
+
+def _cut(ids: list[int], labels: list[int], step_ids: list[int], max_length: int | None) -> dict[str, list[int]]:
+    length = len(ids)
+    if max_length is not None and length > max_length:
+        ends = [end for _, _, end in step_spans(step_ids)]
+        length = max((end for end in ends if end <= max_length), default=0)
+        if length == 0:
+            raise TooLongError(
+                f"the first step ends at token {ends[0]:,}, beyond max_length={max_length:,}: nothing to keep"
+            )
+    return {"input_ids": ids[:length], "labels": labels[:length], "step_ids": step_ids[:length]}

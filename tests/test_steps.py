@@ -1,0 +1,257 @@
+"""Splitting solutions into steps: each splitter, thoughts, fragments, and that no content is ever lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from stepjepa.steps import final_answer_step, last_boxed, split_steps, split_think, strip_calculator_marks
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+FIRST = "First, add the two numbers: 48 + 24 = 72."
+SECOND = "Then double the sum, which gives 144."
+THIRD = "So the answer is \\boxed{144}."
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
+
+
+def test_paragraph() -> None:
+    text = f"{FIRST}\n\n{SECOND}\nIt is even.\n \t\n\n{THIRD}\n"
+    assert split_steps(text, "paragraph") == [FIRST, f"{SECOND}\nIt is even.", THIRD]
+
+
+def test_line() -> None:
+    assert split_steps(f"{FIRST}\n{SECOND}\r\n\r\n{THIRD}", "line") == [FIRST, SECOND, THIRD]
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "**Step {}:** ",
+        "Step {}: ",
+        "{}. ",
+        "## Step {}\n",
+        "### Step {}: Add\n\n",
+        "**{}.** ",
+        "({}) ",
+        "Step {} - ",
+    ],
+)
+def test_numbered_keeps_sub_paragraphs(marker: str) -> None:
+    texts = [FIRST, f"{SECOND}\n\nThis is a sub-paragraph.", THIRD]
+    joined = "\n\n".join(marker.format(i) + text for i, text in enumerate(texts, 1))
+    steps = split_steps(joined)
+    assert steps == split_steps(joined, "numbered")
+    assert len(steps) == 3
+    assert steps[1].startswith(marker.format(2).split("\n")[0].strip())
+    assert steps[1].endswith(f"{SECOND}\nThis is a sub-paragraph.")
+
+
+def test_numbered_details() -> None:
+    text = (
+        "We solve the problem in two steps.\n\n"
+        "**Step 1: Collect**\n\nThese are the parts:\n1. the first part of it\n2. the second part of it\n\n"
+        "**Step 2: Add**\n\n" + FIRST + "\n\n**Final Answer:**\n\n\\boxed{72} clips in all."
+    )
+    assert split_steps(text) == [
+        "We solve the problem in two steps.",
+        "**Step 1: Collect**\nThese are the parts:\n1. the first part of it\n2. the second part of it",
+        f"**Step 2: Add**\n{FIRST}",
+        "**Final Answer:**\n\\boxed{72} clips in all.",
+    ]
+    # 1.5 is a number and 12. begins a sentence: neither counts up from 1.
+    assert split_steps(f"1.5 hours are 90 minutes.\n\n12. of May is the day.\n\n{FIRST}") == [
+        "1.5 hours are 90 minutes.",
+        "12. of May is the day.",
+        FIRST,
+    ]
+    assert split_steps(f"{FIRST}\n\n{SECOND}", "numbered") == [f"{FIRST}\n{SECOND}"]
+
+
+def test_sentence() -> None:
+    text = "Mr. Smith pays $3.50 for 1.5 pounds, i.e. a lot. He then pays $40 more. Is that a lot of money? Yes."
+    assert split_steps(text, "sentence") == [
+        "Mr. Smith pays $3.50 for 1.5 pounds, i.e. a lot.",
+        "He then pays $40 more.",
+        "Is that a lot of money? Yes.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"$f(x) = 5. \text{ Hence } y. Also$",
+        "\\[ x = 1. \\\\[2pt]\n\n Then. Y \\]",
+        "\\boxed{ \\text{Yes. No. \\{ {Maybe. So} } }",
+        "\\begin{cases} a. A \\\\\n\n b. B \\begin{cases} c. C \\end{cases} D. E \\end{cases}",
+        '[asy]\ndraw(A--B); label("$A$", A. X);\n\n// Now. The end\n[/asy]',
+        "```\nprint(1). Y\n\nprint(2). Z\n```",
+        "$$ x = 1. Y = 2. $$",
+        r"\( a. B \)",
+    ],
+)
+@pytest.mark.parametrize("splitter", ["auto", "paragraph", "line", "sentence", "numbered"])
+def test_never_inside_mathematics(formula: str, splitter: str) -> None:
+    text = f"{FIRST} Next we look at {formula} and go on from there.\n\n{SECOND} And so on it goes, further."
+    steps = split_steps(text, splitter)  # type: ignore[arg-type]
+    assert sum(without_space(formula) in without_space(step) for step in steps) == 1
+    assert not any("\n\n" in step for step in steps)
+
+
+def test_unclosed_mathematics_protects_nothing() -> None:
+    assert split_steps(f"We get \\[ x = 1 and more.\n\n{FIRST}\n\n\\[ y = 2 \\] {SECOND}", "paragraph") == [
+        "We get \\[ x = 1 and more.",
+        FIRST,
+        f"\\[ y = 2 \\] {SECOND}",
+    ]
+
+
+def test_money_is_not_mathematics() -> None:
+    text = "The first ticket costs $40 on Monday. The second ticket costs $2 on Friday. Together they cost $42."
+    assert len(split_steps(text)) == 3
+    text = "The stop is inside the formula $x = 5.$ Then we go on with $y = 6.$ Thus we are done with it."
+    assert split_steps(text) == [
+        "The stop is inside the formula $x = 5.$",
+        "Then we go on with $y = 6.$",
+        "Thus we are done with it.",
+    ]
+
+
+def test_auto_prefers_markers_then_blank_lines_then_lines_then_sentences() -> None:
+    a, b = f"{FIRST} It is even and positive.", f"{SECOND} It is even and positive."
+    assert split_steps(f"1. {a}\n2. {b}\n\nMore of it.") == [f"1. {a}", f"2. {b}\nMore of it."]
+    assert split_steps(f"{a}\nand on\n\n{b}") == [f"{a}\nand on", b]
+    assert split_steps(f"{a}\n{b}") == [a, b]
+    assert split_steps(f"{FIRST} {SECOND}") == [FIRST, SECOND]
+
+
+def test_display_stays_with_its_line() -> None:
+    text = "We compute the value as\n\\[ x = 1 + 1 = 2 + 0 + 0 \\]\nand we see that the value is 2."
+    assert split_steps(text, "line") == [
+        "We compute the value as\n\\[ x = 1 + 1 = 2 + 0 + 0 \\]",
+        "and we see that the value is 2.",
+    ]
+
+
+def test_think_blocks() -> None:
+    solution, thoughts = f"{FIRST}\n\n{SECOND}", f"Hm, let me think about it.\n\n{THIRD}"
+    for text in (
+        f"<think>{thoughts}</think>{solution}",
+        f"<think>\n{thoughts}\n</think>\n\n{solution}",
+        f"{thoughts}\n</think>\n\n{solution}",  # the template opened the thought
+        f"{solution}\n<think>\n{thoughts}",  # cut off while thinking
+    ):
+        assert split_steps(text) == [FIRST, SECOND]
+        assert split_steps(text, think="steps") == ["Hm, let me think about it.", THIRD]
+    assert split_steps(f"{FIRST}\n<think>{thoughts}</think>\n{SECOND}") == [FIRST, SECOND]
+    assert split_steps(f"<think>{thoughts}") == []
+    assert split_steps(solution, think="steps") == [FIRST, SECOND]
+    assert split_think("<think>a</think>b<think>c</think>d") == ("a\n\nc", "b\n\nd")
+
+
+def test_fragments_go_to_a_neighbour() -> None:
+    assert split_steps(f"{FIRST}\n\n\\boxed{{540}}") == [f"{FIRST}\n\\boxed{{540}}"]
+    assert split_steps(f"{FIRST}\n\n\\boxed{{540}}", short="drop") == [FIRST]
+    assert split_steps(f"Solution:\n\n{FIRST}\n\nSo:\n\n{SECOND}") == [
+        f"Solution:\n{FIRST}",
+        f"So:\n{SECOND}",
+    ]
+    assert split_steps(f"{FIRST}\n\nx = 3.\n\n{SECOND}") == [f"{FIRST}\nx = 3.", SECOND]
+    heading = "## How we add the two numbers"
+    assert split_steps(f"{FIRST}\n\n{heading}\n\n{SECOND}") == [FIRST, f"{heading}\n{SECOND}"]
+    assert split_steps("\\boxed{5}") == ["\\boxed{5}"]
+    assert split_steps("a\n\nb\n\nc", min_chars=0) == ["a", "b", "c"]
+    assert split_steps(" \n\n\t") == []
+
+
+@pytest.mark.parametrize("bad", [{"splitter": "words"}, {"think": "keep"}, {"short": "lose"}])
+def test_unknown_choices_are_errors(bad: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="choose one of"):
+        split_steps(FIRST, **bad)  # type: ignore[arg-type]
+
+
+def check(text: str, splitter: str, min_chars: int = 20) -> None:
+    steps = split_steps(text, splitter, min_chars=min_chars)  # type: ignore[arg-type]
+    assert without_space("".join(steps)) == without_space(text)
+    assert all(step and step == step.strip() and not re.search(r"\n\s*\n", step) for step in steps)
+    assert len(steps) < 2 or all(len(step) >= min_chars for step in steps)
+    assert split_steps("\n\n".join(steps), "paragraph", min_chars=min_chars) == steps
+
+
+@pytest.mark.parametrize("splitter", ["auto", "paragraph", "line", "numbered", "sentence"])
+def test_random_texts_lose_nothing(splitter: str) -> None:
+    rng = random.Random(7)
+    atoms = [
+        *["\n", "\n\n", " \n\t\n", " ", " ", "\r\n", "\u2003", "\x0b"],
+        *[
+            "$",
+            "$$",
+            "\\[",
+            "\\]",
+            "\\\\[2pt]",
+            "\\begin{a}",
+            "\\end{a}",
+            "[asy]",
+            "[/asy]",
+            "```",
+            "\\boxed{",
+            "}",
+        ],
+        *["Step 1: ", "**Step 2:** ", "1. ", "2) ", "## Step 3", "# Title", "**Bold:**", "Answer:", "-"],
+        *[
+            "word",
+            "So x is 5.",
+            "Mr. A",
+            "3.14",
+            "Zoë",
+            "\U0001f600",
+            "e\u0301",
+            "So",
+            "the sum of all of them is",
+        ],
+    ]
+    for _ in range(1500):
+        check(
+            "".join(rng.choice(atoms) for _ in range(rng.randrange(1, 30))),
+            splitter,
+            rng.choice([0, 1, 20, 40]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("gsm8k/train.jsonl", "answer"),
+        ("math/test.jsonl", "solution"),
+        ("minerva_ocw/test.jsonl", "solution"),
+    ],
+)
+def test_real_solutions_lose_nothing(file: str, field: str) -> None:
+    path = DATA / file
+    if not path.exists():
+        pytest.skip(f"{file} is absent")
+    with path.open(encoding="utf-8") as lines:
+        solutions = [json.loads(line)[field] for line in lines]
+    for solution in solutions:
+        check(solution, "auto")
+        for step in split_steps(solution):
+            assert step.count("[asy]") == step.count("[/asy]")
+    for solution in solutions[::10]:
+        for splitter in ("paragraph", "line", "numbered", "sentence"):
+            check(solution, splitter)
+
+
+def test_answer_helpers() -> None:
+    assert strip_calculator_marks("48/2 = <<48/2=24>>24 clips") == "48/2 = 24 clips"
+    assert final_answer_step(" 72 ") == "The answer is \\boxed{72}."
+    assert (
+        last_boxed(r"\boxed{1} then \boxed{\frac{1}{2} \text{ of \} }} end \boxed{3") == r"\frac{1}{2} \text{ of \} }"
+    )
+    assert last_boxed("nothing") is None
