@@ -1,3 +1,40 @@
-"""Step-JEPA: align consecutive reasoning steps while fine-tuning a language model."""
+"""Step-JEPA: align consecutive reasoning steps while fine-tuning a language model.
+
+The public names below are imported on first use, so that `import stepjepa` is quick and pulls in neither
+matplotlib nor ipywidgets.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "split_steps": "steps",
+    "tokenize_example": "data",
+    "StepJEPACollator": "layout",
+    "encode_views": "views",
+    "load_model": "modeling",
+    "StepJEPAConfig": "config",
+    "StepJEPATrainer": "trainer",
+}
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from stepjepa.config import StepJEPAConfig as StepJEPAConfig
+    from stepjepa.data import tokenize_example as tokenize_example
+    from stepjepa.layout import StepJEPACollator as StepJEPACollator
+    from stepjepa.modeling import load_model as load_model
+    from stepjepa.steps import split_steps as split_steps
+    from stepjepa.trainer import StepJEPATrainer as StepJEPATrainer
+    from stepjepa.views import encode_views as encode_views
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"stepjepa.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'stepjepa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from stepjepa.layout import ISOLATIONS, PAIR_SETS
@@ -20,7 +21,7 @@ class StepJEPAConfig(TrainingArguments):
     Parent defaults that differ: `per_device_train_batch_size` 4, `gradient_accumulation_steps` 4,
     `learning_rate` 2e-5 for all weights and 2e-4 under LoRA (filled in by the trainer while it is None),
     `warmup_steps` 0.03 (a share of all steps), `logging_steps` 10, `logging_nan_inf_filter` False (a diverging
-    run should show it), `remove_unused_columns` False (the collator needs the step indices), `report_to` "none".
+    run should show it), `remove_unused_columns` False (the collator needs the step indices).
 
     Raises:
         ValueError: for values out of range, and for parent options that the loss cannot honour: label
@@ -28,7 +29,10 @@ class StepJEPAConfig(TrainingArguments):
             averaging, `torch_compile`.
     """
 
-    lbd: float = field(default=0.1, metadata={"help": "λ, the weight of the JEPA loss. 0 is plain fine-tuning."})
+    lbd: float = field(
+        default=0.1,
+        metadata={"help": "λ, the weight of the JEPA loss. 0 is plain fine-tuning.", "aliases": ["--lambda"]},
+    )
     gamma: float = field(default=1.0, metadata={"help": "γ, the weight of the language-modelling loss."})
     jepa_loss_type: str = field(default="cosine", metadata={"help": f"JEPA loss: {', '.join(LOSSES)}."})
     pairs: str = field(default="first", metadata={"help": f"Which view pairs: {', '.join(PAIR_SETS)}."})
@@ -62,8 +66,15 @@ class StepJEPAConfig(TrainingArguments):
         metadata={"help": "Warn when the mean cosine distance between different targets falls below this."},
     )
 
-    per_device_train_batch_size: int = 4
-    gradient_accumulation_steps: int = 4
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "Examples in a microbatch of one device.", "aliases": ["--batch_size"]}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4, metadata={"help": "Microbatches in an optimizer step.", "aliases": ["--grad_accum"]}
+    )
+    num_train_epochs: float = field(
+        default=3.0, metadata={"help": "Passes over the training data.", "aliases": ["--num_epochs"]}
+    )
     learning_rate: float | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "Peak learning rate; 2e-5 for all weights, 2e-4 under LoRA by default."},
@@ -72,10 +83,11 @@ class StepJEPAConfig(TrainingArguments):
     logging_steps: float = 10
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool = False
-    report_to: str | list[str] | None = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is nothing to pin for; torch would warn at every loader
         for name, value, choices in (
             ("jepa_loss_type", self.jepa_loss_type, tuple(LOSSES)),
             ("pairs", self.pairs, PAIR_SETS),

@@ -187,6 +187,8 @@ class StepJEPATrainer(Trainer):
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
         """The microbatches of one optimizer step, and how many labelled tokens they hold on all processes."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # the parent would train one step too many when it resumes a finished run
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         weight = self._jepa_weight()
         if self.args.lbd > 0 and weight == 0:  # dropped in this step: do not compute what does not count
@@ -303,7 +305,7 @@ class StepJEPATrainer(Trainer):
         kwargs["prediction_loss_only"] = False
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
-        metrics = {**output.metrics, f"{prefix}_loss": self._summary(output.predictions)["loss"]}
+        metrics = {**(output.metrics or {}), f"{prefix}_loss": self._summary(output.predictions)["loss"]}
         return output._replace(metrics=metrics)
 
     # ---- checkpoints -------------------------------------------------------------------------------------

@@ -1,0 +1,7 @@
+"""`python -m stepjepa`, also under `torchrun -m` and `accelerate launch -m`."""
+
+import sys
+
+from stepjepa.cli import main
+
+sys.exit(main())

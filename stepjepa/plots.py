@@ -1,0 +1,64 @@
+"""Records and arrays → matplotlib figures. Nothing here trains or reads global state.
+
+Colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+
+
+def loss_curves(log_history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Both losses over optimizer steps, and beside them whether the JEPA loss means anything.
+
+    Args:
+        log_history: `trainer.state.log_history`, or the same list from a record.
+        title: over the figure.
+
+    Returns:
+        Three panels: language-modelling loss, JEPA loss, and retrieval against chance with target spread. Dots
+        are evaluations.
+    """
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    train = [entry for entry in log_history if "lm_loss" in entry]
+    evaluation = [entry for entry in log_history if "eval_lm_loss" in entry]
+
+    for axes, name, colour, label in (
+        (left, "lm_loss", BLUE, "language-modelling loss (nats)"),
+        (middle, "jepa_loss", ORANGE, "JEPA loss"),
+    ):
+        _line(axes, train, name, colour, "training")
+        _line(axes, evaluation, f"eval_{name}", colour, "evaluation", marker="o", linestyle="none")
+        _finish(axes, label)
+        axes.set_ylim(bottom=0)
+    _line(right, train, "retrieval", GREEN, "retrieval of the true next step")
+    _line(right, train, "retrieval_chance", GREY, "chance", linestyle="--")
+    _line(right, train, "target_spread", PURPLE, "target spread")
+    _finish(right, "share, cosine distance")
+    right.set_ylim(0, None)
+    if not any("jepa_loss" in entry for entry in train):
+        middle.text(0.5, 0.5, "no JEPA term in training (λ = 0)", ha="center", transform=middle.transAxes, color=GREY)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _line(axes: Axes, entries: Sequence[Mapping[str, Any]], name: str, colour: str, label: str, **style: Any) -> None:
+    points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.5, **style)
+
+
+def _finish(axes: Axes, label: str) -> None:
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
