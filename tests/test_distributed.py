@@ -1,0 +1,63 @@
+"""Two processes give the step, the logs and the evaluation of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def torchrun(*words, cwd=None):
+    """Run a module or script under torchrun with two CPU processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+               str(free_port()), *words]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    alone = subprocess.run([sys.executable, str(WORKER), str(folder / "1.pt")], capture_output=True, check=False)
+    assert alone.returncode == 0, alone.stderr.decode()[-3000:]
+    two = torchrun(str(WORKER), str(folder / "2.pt"))
+    assert two.returncode == 0, two.stderr[-3000:]
+    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+
+
+@pytest.mark.parametrize("setting", ["full", "lora", "checkpointing", "no_pairs_on_one"])
+def test_two_processes_equal_one(results, setting):
+    one, two = (result[setting] for result in results)
+    assert (one["weights"] - two["weights"]).norm() / one["weights"].norm() < 1e-6
+    for a, b in zip(one["logs"], two["logs"], strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    assert one["eval"] == pytest.approx(two["eval"], rel=1e-5)
+
+
+def test_train_command_under_torchrun(tmp_path):
+    done = torchrun(
+        "-m", "stepjepa", "train", "--max_steps", "2", "--problems", "64", "--eval_problems", "6", "--accuracy_problems",
+        "5", "--max_new_tokens", "8", "--use_cpu", "--save_strategy", "no", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("output folder: runs/train-001") == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-001"]
+    import json
+
+    record = json.loads((tmp_path / "runs" / "train-001" / "record.json").read_text())
+    assert record["processes"] == 2
+    assert record["after"]["accuracy_problems"] == 5
+    assert record["optimizer_steps"] == 2
