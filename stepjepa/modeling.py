@@ -128,14 +128,15 @@ def add_predictor_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list
 def initialise_rows(model: Any, tokenizer: PreTrainedTokenizerBase, added: list[str], seed: int) -> None:
     """Embedding rows for new tokens: the mean row plus a tenth of the rows' spread, drawn from `seed`.
 
-    The embedding grows only if a new token's id lies beyond it. The head's rows, where it has its own, become
-    the mean row: no token is ever asked to be predicted there.
+    The embedding grows only if a new token's id lies beyond it; a head of its own then grows by mean rows. Spare
+    rows of such a head stay as they are: nothing is ever predicted there, and an adapter does not carry them.
     """
     if not added:
         return
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(added))
     rows = model.get_input_embeddings().weight.shape[0]
-    if int(ids.max()) >= rows:
+    grows = int(ids.max()) >= rows
+    if grows:
         model.resize_token_embeddings(int(ids.max()) + 1, mean_resizing=False)
     known = int(ids.min())
     embedding = model.get_input_embeddings().weight
@@ -145,7 +146,7 @@ def initialise_rows(model: Any, tokenizer: PreTrainedTokenizerBase, added: list[
     noise = torch.randn(len(ids), embedding.shape[1], generator=generator).to(embedding.device)
     ids = ids.to(embedding.device)
     embedding[ids] = (mean + 0.1 * std * noise).to(embedding.dtype)
-    if head is not embedding and head.data_ptr() != embedding.data_ptr():
+    if grows and head.data_ptr() != embedding.data_ptr():
         head[ids] = head[:known].float().mean(dim=0).to(head.dtype)
 
 

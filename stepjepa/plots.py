@@ -10,8 +10,48 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+
+
+ROLES = {"trunk": "#B9CBD9", "predictor": ORANGE, "copy": GREEN, "isolated": GREEN}
+
+
+def mask_panels(record: Mapping[str, Any]) -> Figure:
+    """Who may attend to whom in the two-pass form and in the single pass, side by side.
+
+    Args:
+        record: `panels`, each with `title`, `tokens` (labels), `roles` (a key of `ROLES` for each token) and
+            `rows` (a string of 0 and 1 for each query).
+    """
+    panels = record["panels"]
+    sizes = [len(panel["tokens"]) for panel in panels]
+    figure = Figure(figsize=(0.33 * sum(sizes) + 2.6, 0.33 * max(sizes) + 1.5), layout="constrained")
+    axes_list = figure.subplots(1, len(panels), width_ratios=sizes)
+    for axes, panel in zip(axes_list, panels, strict=True):
+        count = len(panel["tokens"])
+        for q, row in enumerate(panel["rows"]):
+            for k, seen in enumerate(row):
+                colour = ROLES[panel["roles"][q]] if seen == "1" else "#F4F4F4"
+                axes.add_patch(Rectangle((k, q), 0.92, 0.92, color=colour, linewidth=0))
+        axes.set(xlim=(0, count), ylim=(count, 0), aspect="equal")
+        axes.set_anchor("N")
+        axes.set_title(panel["title"], fontsize=10)
+        ticks = [i + 0.46 for i in range(count)]
+        axes.set_xticks(ticks, panel["tokens"], rotation=90, fontsize=8, family="monospace")
+        axes.set_yticks(ticks, panel["tokens"], fontsize=8, family="monospace")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("key: may be attended to", fontsize=8)
+        axes.set_ylabel("query", fontsize=8)
+    handles = [
+        Patch(color=ROLES["trunk"], label="the ordinary sequence"),
+        Patch(color=ROLES["predictor"], label="predictor token: context view"),
+        Patch(color=ROLES["copy"], label="step 2 on its own: target view"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
 
 
 def loss_curves(log_history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:

@@ -1,7 +1,6 @@
 """The trainer: λ = 0 is plain fine-tuning, normalisation over the whole optimizer step, logs, evaluation."""
 
 import itertools
-import logging
 import math
 import random
 
@@ -184,25 +183,21 @@ def test_logs_name_what_matters(tmp_path):
     assert log["tokens_per_second"] > 0
 
 
-def test_collapse_is_explained(tmp_path, caplog):
-    logging.getLogger("transformers").propagate = True
+def test_collapse_is_explained(tmp_path, warnings_of_transformers):
     model = small_model("llama")
     model.model.norm.register_forward_hook(lambda _m, _i, out: torch.ones_like(out) + 1e-4 * out)
     trainer = make_trainer(tmp_path, model=model, pairs="consecutive", max_steps=3, lbd=0.1)
-    with caplog.at_level(logging.WARNING):
-        trainer.train()
-    told = [record.message for record in caplog.records if "collapsing" in record.message]
+    trainer.train()
+    told = [record.message for record in warnings_of_transformers.records if "collapsing" in record.message]
     assert len(told) == 1
     assert "chance" in told[0]
 
 
-def test_infonce_with_one_pair_warns_once(tmp_path, caplog):
-    logging.getLogger("transformers").propagate = True
+def test_infonce_with_one_pair_warns_once(tmp_path, warnings_of_transformers):
     rows = small_rows(4, steps=(2,))
     trainer = make_trainer(tmp_path, rows=rows, jepa_loss_type="infonce", per_device_train_batch_size=1, max_steps=3)
-    with caplog.at_level(logging.WARNING):
-        trainer.train()
-    assert sum("InfoNCE" in record.message for record in caplog.records) == 1
+    trainer.train()
+    assert sum("InfoNCE" in record.message for record in warnings_of_transformers.records) == 1
 
 
 def test_defaults_that_differ(tmp_path):

@@ -1,0 +1,101 @@
+"""Every figure from its record: `stepjepa figures` draws all of `figures/` again from `figures/data/`.
+
+A figure is a function of one record; nothing is trained or measured here. The mask record alone is computed,
+from a literal example, by `mask_record`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from stepjepa.layout import StepJEPACollator
+from stepjepa.masks import allowed
+from stepjepa.plots import loss_curves, mask_panels
+from stepjepa.records import write_json
+from stepjepa.reference import build_step2_isolation_mask
+
+EXAMPLE = {"labels": ["system", "question", "S1", "S1", "S2", "S2", "S3"], "step_ids": [-1, -1, 0, 0, 1, 1, 2]}
+
+
+def mask_record() -> dict[str, Any]:
+    """Both forms of the classic mask for a sequence of seven tokens."""
+
+    class Tokens:
+        pad_token_id = 0
+
+        @staticmethod
+        def get_added_vocab() -> dict[str, int]:
+            return {"<|predictor|>": 1}
+
+    labels, steps = EXAMPLE["labels"], EXAMPLE["step_ids"]
+    row = {"input_ids": [2] * len(labels), "labels": [-100] * len(labels), "step_ids": steps}
+    batch = StepJEPACollator(Tokens())([row])
+    single = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])[0]
+    double = build_step2_isolation_mask(8, 5, 7)
+    return {
+        "panels": [
+            {
+                "title": "two passes: the second of them",
+                "tokens": [*labels[:4], "PRED", *labels[4:]],
+                "roles": ["trunk"] * 4 + ["predictor"] + ["isolated"] * 2 + ["trunk"],
+                "rows": _strings(double),
+            },
+            {
+                "title": "one pass: trunk and branch",
+                "tokens": [*labels, "PRED", "S2 copy", "S2 copy"],
+                "roles": ["trunk"] * 7 + ["predictor"] + ["copy"] * 2,
+                "rows": _strings(single),
+            },
+        ]
+    }
+
+
+def _strings(mask: Any) -> list[str]:
+    return ["".join(str(int(cell)) for cell in row) for row in mask.tolist()]
+
+
+def _curves(record: Mapping[str, Any]) -> Figure:
+    return loss_curves(record["log_history"], title=record.get("title", ""))
+
+
+FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
+    "masks": mask_panels,
+    "train-builtin": _curves,
+    "train-gsm8k": _curves,
+}
+
+
+def draw_all(data: Path, output: Path) -> list[Path]:
+    """Draw every figure of `FIGURES` from `data/NAME.json` as PNG and PDF; returns the files.
+
+    Raises:
+        FileNotFoundError: names the record that is missing.
+    """
+    written = []
+    for name, draw in FIGURES.items():
+        figure = draw(json.loads((data / f"{name}.json").read_text(encoding="utf-8")))
+        for suffix in ("png", "pdf"):
+            path = output / f"{name}.{suffix}"
+            figure.savefig(path, dpi=160, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            written.append(path)
+    return written
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`stepjepa figures`."""
+    parser = argparse.ArgumentParser(prog="stepjepa figures", description="draw every figure from its record")
+    parser.add_argument("--data", type=Path, default=Path("figures/data"), help="folder of the records")
+    parser.add_argument("--output", type=Path, default=Path("figures"), help="folder for the figures")
+    parser.add_argument("--masks", action="store_true", help="compute the mask record first")
+    options = parser.parse_args(argv)
+    if options.masks:
+        write_json(mask_record(), options.data / "masks.json")
+    for path in draw_all(options.data, options.output):
+        print(path)
+    return 0

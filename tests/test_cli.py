@@ -1,0 +1,229 @@
+"""The command line: names, configurations, errors without tracebacks, and one small run end to end."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from stepjepa.cli import COMMANDS, main, parse_train, prepare_parser, split_debug
+from stepjepa.experiments import OutputFolderError, claim_folder
+
+SMALL = [
+    "--max_steps", "4", "--problems", "40", "--eval_problems", "6", "--accuracy_problems", "4", "--max_new_tokens", "8",
+    "--use_cpu",
+]  # fmt: skip
+
+
+def test_overview_and_unknown_commands(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+def test_the_original_names_all_work():
+    options, args, resume, debug = parse_train(
+        [
+            "--train_file",
+            "a.jsonl",
+            "b.jsonl",
+            "--model_name",
+            "m",
+            "--output_dir",
+            "o",
+            "--lora",
+            "--lora_rank",
+            "8",
+            "--lbd",
+            "0.5",
+            "--gamma",
+            "2",
+            "--jepa_loss_type",
+            "mse",
+            "--batch_size",
+            "2",
+            "--grad_accum",
+            "8",
+            "--num_epochs",
+            "1",
+            "--learning_rate",
+            "1e-3",
+            "--max_length",
+            "99",
+            "--predictors",
+            "2",
+            "--jepa_ratio",
+            "0.5",
+            "--seed",
+            "7",
+            "--debug",
+            "1",
+            "--weight_decay",
+            "0.1",
+            "--use_cpu",
+        ]
+    )
+    assert (options.train_file, options.model_name, options.lora, options.lora_rank) == (
+        ["a.jsonl", "b.jsonl"],
+        "m",
+        True,
+        8,
+    )
+    assert (args.lbd, args.gamma, args.jepa_loss_type, args.output_dir) == (0.5, 2.0, "mse", "o")
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (2, 8, 1.0)
+    assert (args.learning_rate, args.max_length, args.predictors, args.jepa_ratio, args.seed) == (1e-3, 99, 2, 0.5, 7)
+    assert (debug, resume, args.weight_decay) == (1, None, 0.1)
+
+
+def test_lambda_is_an_alias_and_the_parents_debug_passes_through():
+    _, args, _, debug = parse_train(["--lambda", "0.3", "--debug", "underflow_overflow", "--use_cpu"])
+    assert args.lbd == 0.3
+    assert debug == 0
+    assert [option.value for option in args.debug] == ["underflow_overflow"]
+    assert split_debug(["--debug=0"]) == ([], 0)
+
+
+def test_quick_start_configuration():
+    options, args, _, _ = parse_train(["--config", "llama-3.2-1b", "--use_cpu", "--bf16", "false"])
+    assert options.model_name == "meta-llama/Llama-3.2-1B-Instruct"
+    assert (options.lora, options.lora_rank, options.train_file) == (True, 16, ["openai/gsm8k"])
+    assert (args.lbd, args.gamma) == (0.1, 1.0)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (4, 4, 3)
+
+
+def test_yaml_configuration_and_command_line_over_it(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("lambda: 0.7\nbatch_size: 2\ntrain_file: x.jsonl\nmodel_name: y\noutput_dir: z\n")
+    options, args, _, _ = parse_train(["--config", str(file), "--lbd", "0.9", "--use_cpu"])
+    assert (args.lbd, args.per_device_train_batch_size, args.output_dir) == (0.9, 2, "z")
+    assert (options.train_file, options.model_name) == (["x.jsonl"], "y")
+
+
+def test_another_model_does_not_inherit_the_built_in_learning_rate():
+    _, builtin, _, _ = parse_train(["--use_cpu"])
+    _, other, _, _ = parse_train(["--model_name", "x", "--use_cpu"])
+    assert builtin.learning_rate > 1e-4
+    assert other.learning_rate is None  # the trainer fills in 2e-5, or 2e-4 under LoRA
+    assert builtin.output_dir is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--config", "nothing"], "llama-3.2-1b"),
+        (["train", "--jepa_loss_type", "cos"], "'cos'"),
+        (["train", "--label_smoothing_factor", "0.1"], "label_smoothing_factor"),
+        (["train", "--train_file", "missing.jsonl", "--use_cpu", "--output_dir", "out"], "missing.jsonl"),
+        (["prepare", "--source", "missing.jsonl", "--output_file", "out.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_errors_are_one_message_and_a_non_zero_exit(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"stepjepa {words[0]}: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_misspelt_option_in_yaml_is_named(tmp_path, capsys):
+    file = tmp_path / "my.yaml"
+    file.write_text("lamda: 0.7\n")
+    assert main(["train", "--config", str(file)]) == 1
+    assert "'lamda'; did you mean" in capsys.readouterr().err
+    file.write_text("- 1\n")
+    assert main(["train", "--config", str(file)]) == 1
+    assert "mapping" in capsys.readouterr().err
+
+
+def test_output_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(claim_folder(None, None)) == "runs/train-001"
+    assert str(claim_folder(None, None)) == "runs/train-002"
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thing").write_text("mine")
+    with pytest.raises(OutputFolderError, match="--resume_from_checkpoint"):
+        claim_folder("used", None)
+    assert (tmp_path / "used" / "thing").read_text() == "mine"
+    assert str(claim_folder("used", True)) == "used"
+    assert str(claim_folder(None, "used/checkpoint-5")) == "used"
+    with pytest.raises(OutputFolderError, match="--output_dir"):
+        claim_folder(None, True)
+
+
+def test_prepare_built_in(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert main(["prepare", "--source", "builtin", "--problems", "5", "--output_file", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 5
+    assert "\n\n".join(rows[0]["steps"]) == rows[0]["messages"][-1]["content"]
+    assert "written" in capsys.readouterr().out
+    assert prepare_parser().parse_args(["--source", "a", "--output_file", "b"]).min_chars == 20
+
+
+def test_train_writes_model_record_and_figure_and_is_reproducible(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    logging.disable(logging.WARNING)
+    for folder in ("a", "b"):
+        assert (
+            main(["train", *SMALL, "--output_dir", folder, "--report_to", "tensorboard", "--logging_steps", "1"]) == 0
+        )
+    logging.disable(logging.NOTSET)
+    table = capsys.readouterr().out
+    assert "accuracy on 4 held-out problems" in table
+    assert "model, record.json and loss.png are in b" in table
+    records = [json.loads((tmp_path / folder / "record.json").read_text()) for folder in ("a", "b")]
+    timed = ("tokens_per_second", "eval_model_preparation_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime",
+             "train_samples_per_second", "train_steps_per_second")  # fmt: skip
+    histories = [
+        [{k: v for k, v in entry.items() if k not in timed} for entry in record["log_history"]] for record in records
+    ]
+    assert histories[0] == histories[1]
+    assert records[0]["after"] == records[1]["after"]
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    record = records[0]
+    assert record["configuration"]["training"]["lbd"] == 0.1
+    assert record["configuration"]["run"]["problems"] == 40
+    assert record["environment"]["packages"]["torch"].startswith("2.")
+    assert record["before"]["accuracy_problems"] == 4
+    assert (tmp_path / "a" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert any("tfevents" in path.name for path in (tmp_path / "a").rglob("*"))
+    assert main(["train", *SMALL, "--output_dir", "a"]) == 1
+    assert "--resume_from_checkpoint" in capsys.readouterr().err
+
+
+def test_a_killed_train_command_goes_on_where_it_was(tmp_path):
+    """SIGKILL after the first checkpoint, then the same command with --resume_from_checkpoint true."""
+    words = [sys.executable, "-m", "stepjepa", "train", *SMALL, "--save_steps", "1", "--max_steps", "6"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(
+        [*words, "--output_dir", "whole"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    process = subprocess.Popen(
+        [*words, "--output_dir", "cut"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "checkpoint-1").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "record.json").exists()
+    resumed = subprocess.run(
+        [*words, "--output_dir", "cut", "--resume_from_checkpoint", "true"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()

@@ -1,0 +1,111 @@
+"""The package as a whole: one truth about dependencies, light imports, commands that explain themselves."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, nested = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}"
+    assert pip == "pip"
+    assert "-e .[dev]" in nested["pip"]
+    assert "-c constraints.txt" in nested["pip"]
+
+
+def test_constraints_pin_every_dependency_within_its_range():
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            assert version, line
+            assert "+" not in version, f"{line}: a local version cannot be had everywhere"
+            pins[canonicalize_name(name)] = version
+    extras = [r for group in PROJECT["optional-dependencies"].values() for r in group]
+    for text in [*PROJECT["dependencies"], *extras]:
+        requirement = Requirement(text)
+        if requirement.name != "stepjepa":
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+def test_readme_has_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert len(re.findall(r"^pip install -c constraints\.txt -e \. && stepjepa train$", readme, re.M)) == 1
+    assert len(re.findall(r"^pip install .*&& python -m pytest$", readme, re.M)) == 1
+
+
+def test_the_file_tree_in_the_readme_is_complete():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "stepjepa").rglob("*.py"):
+        assert path.name in readme, f"{path.name} is missing from the README's file tree"
+
+
+def test_import_is_light():
+    code = "import sys, stepjepa; print([m for m in ('torch', 'matplotlib', 'ipywidgets', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_but_plots_pulls_in_matplotlib():
+    code = (
+        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__]; import stepjepa.cli, stepjepa.experiments;"
+        "print([m for m in ('matplotlib', 'ipywidgets', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names():
+    import stepjepa
+
+    assert set(stepjepa.__all__) - {"__version__"} == {
+        "split_steps", "tokenize_example", "StepJEPACollator", "encode_views", "load_model", "StepJEPAConfig",
+        "StepJEPATrainer",
+    }  # fmt: skip
+    for name in stepjepa.__all__:
+        assert getattr(stepjepa, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = stepjepa.nothing
+
+
+FLOORS = [
+    {"steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more", "masks", "losses",
+     "metrics", "records"},
+    {"formats", "rows", "sources", "chat", "layout", "data", "plots", "architectures"},
+    {"modeling", "views", "reference", "monitor", "checkpoints", "config"},
+    {"trainer", "evaluate"},
+]  # fmt: skip
+
+
+def test_imports_point_down():
+    """A module imports only from its own floor or below; what is not listed stands on top."""
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for path in (ROOT / "stepjepa").glob("*.py"):
+        here = floor.get(path.stem, len(FLOORS))
+        for imported in re.findall(r"^\s*(?:from|import) stepjepa\.(\w+)", path.read_text(), re.M):
+            if path.stem != "__init__":
+                assert floor.get(imported, len(FLOORS)) <= here, f"{path.stem} imports {imported} from above"
+
+
+def test_doctests():
+    import doctest
+
+    import stepjepa.cli
+    import stepjepa.layout
+    import stepjepa.reference
+
+    for module in (stepjepa.layout, stepjepa.reference, stepjepa.cli):
+        result = doctest.testmod(module)
+        assert result.attempted > 0
+        assert result.failed == 0
