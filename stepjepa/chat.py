@@ -176,3 +176,14 @@ def render_prompt(example: Mapping[str, Any] | Sequence[Message], tokenizer: Pre
     """
     messages = example["messages"] if isinstance(example, Mapping) else example
     return ChatRenderer(tokenizer).prompt(messages)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the template ends an assistant turn with, or None if that is ordinary text.
+
+    It may differ from the eos token (Gemma, Qwen base models); generation has to stop at it all the same.
+    """
+    text = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    rendering = ChatRenderer(tokenizer).render(text)
+    ids = tokenizer(rendering.text[rendering.end : rendering.turn_end], add_special_tokens=False)["input_ids"]
+    return ids[-1] if ids and ids[-1] in tokenizer.added_tokens_decoder else None

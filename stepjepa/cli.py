@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
     "verify": "check your model and data: boundaries, losses, isolation, gradients",
     "bench": "what the JEPA term costs against plain fine-tuning",
+    "figures": "draw every figure again from its record",
     "pretrain": "make the built-in checkpoint again",
 }
 YAML_ALIASES = {
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview(), file=sys.stderr)
         return 2
     commands: dict[str, Callable[[list[str]], int]] = {
-        "prepare": prepare, "train": train, "verify": verify, "bench": bench, "pretrain": pretrain,
+        "prepare": prepare, "train": train, "verify": verify, "bench": bench, "figures": figures, "pretrain": pretrain,
     }  # fmt: skip
     try:
         return commands[name](rest)
@@ -266,6 +267,13 @@ def verify(argv: list[str]) -> int:
 def bench(argv: list[str]) -> int:
     """`stepjepa bench`."""
     from stepjepa.bench import main as command
+
+    return command(argv)
+
+
+def figures(argv: list[str]) -> int:
+    """`stepjepa figures`."""
+    from stepjepa.figures import main as command
 
     return command(argv)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -96,8 +97,11 @@ class StepJEPAConfig(TrainingArguments):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
         for name, good, rule in (
-            ("lbd", self.lbd >= 0, "≥ 0"),
-            ("gamma", self.gamma >= 0, "≥ 0"),
+            ("lbd", 0 <= self.lbd < math.inf, "≥ 0 and finite"),
+            ("gamma", 0 <= self.gamma < math.inf, "≥ 0 and finite"),
+            ("pairs", self.pairs != "none" or self.lbd == 0, "a set of pairs, unless lbd is 0"),
+            ("max_length", self.max_length is None or self.max_length >= 1, "≥ 1, or None for no limit"),
+            ("packing_length", self.packing_length is None or self.packing_length >= 1, "≥ 1, or None"),
             ("horizon", self.horizon >= 1, "≥ 1"),
             ("predictors", self.predictors >= 1, "≥ 1"),
             ("temperature", self.temperature > 0, "> 0"),

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
 from stepjepa.formats import RowError, check_steps, convert_row
-from stepjepa.layout import step_spans
+from stepjepa.layout import IGNORE, step_spans
 
 __all__ = [
     "PLAIN_TEMPLATE",
@@ -32,7 +32,6 @@ __all__ = [
     "tokenize_example",
 ]
 
-IGNORE = -100
 _BATCH = 512
 
 Offsets = Sequence[tuple[int, int]]

@@ -249,7 +249,8 @@ def summary_table(record: Mapping[str, Any], folder: Path) -> str:
 
     def add(label: str, first: Any, last: Any, form: str = "{:.4f}") -> None:
         if first is not None or last is not None:
-            rows.append((label, *("–" if v is None else form.format(v) for v in (first, last))))
+            shown = ["–" if value is None else form.format(value) for value in (first, last)]
+            rows.append((label, shown[0], shown[1]))
 
     for name, label in (
         ("lm_loss", "lm_loss"), ("jepa_loss", "jepa_loss"), ("retrieval", "retrieval in the microbatch"),

@@ -66,7 +66,7 @@ def view_pairs(step_ids: Sequence[int], pairs: str = "first", horizon: int = 1) 
         step_ids: per-token step index, −1 outside the solution.
         pairs: "first" (step 1 → step 2, the classic form), "consecutive" (every step → the next), "horizon"
             (every step k → step k + `horizon`), "question_answer" (question → whole answer, as in LLM-JEPA,
-            arXiv 2509.14252), "none".
+            arXiv 2509.14252; of an example cut by the length limit, what is left of its answer), "none".
         horizon: how many steps ahead, for "horizon".
 
     Returns:
@@ -214,6 +214,8 @@ class StepJEPACollator:
         self.predictor_ids = [] if self.pairs == "none" else predictor_token_ids(self.tokenizer, self.predictors)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        if not rows:
+            raise ValueError("There are no rows to collate.")
         packed: list[_Row] = []
         for number, row in enumerate(rows):
             pairs = view_pairs(row["step_ids"], self.pairs, self.horizon)
@@ -285,7 +287,12 @@ def without_branches(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trunks of an unpacked batch alone: what plain fine-tuning would be given.
 
     Trunk tokens move to the front of their row (order kept) and the row is cut to the longest trunk.
+
+    Raises:
+        ValueError: for a packed batch, whose examples a plain causal mask would mix.
     """
+    if int(batch["example_ids"].max()) >= len(batch["example_ids"]):
+        raise ValueError("A packed batch cannot go without its branch layout: its examples would see each other.")
     trunk = batch["example_ids"] >= 0
     order = (~trunk).long().argsort(dim=1, stable=True)[:, : int(trunk.sum(dim=1).max())]
     kept = trunk.gather(1, order)

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from stepjepa.architectures import base_model
+from stepjepa.chat import end_of_turn_id
 from stepjepa.layout import predictor_token_ids, predictor_tokens
 
 BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
 
 
@@ -63,8 +66,11 @@ def load_model(
 
     Raises:
         ModelLoadError: if nothing can be loaded from `name`.
-        ValueError: if `lora` is asked for on top of an existing adapter.
+        ValueError: if `lora` is asked for on top of an existing adapter, for an unknown dtype, or if the tokenizer
+            has neither an eos token nor a template that ends a turn.
     """
+    if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     path = str(BUILTIN_PATH) if name == BUILTIN else name
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -72,7 +78,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
         options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **hub}
         model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelLoadError(
             f"Could not load {name!r}: {error}\nGive a folder with config.json, safetensors weights and a "
             "tokenizer, or a Hub id. For a gated or private model run `hf auth login` first and accept its "
@@ -90,6 +96,7 @@ def load_model(
     inner = base_model(model)
     initialise_rows(inner, tokenizer, added, seed)
     set_pad_token(inner, tokenizer)
+    set_end_of_turn(inner, tokenizer)
     if lora:
         ids = predictor_token_ids(tokenizer, predictors)
         alpha = 2 * lora_rank if lora_alpha is None else lora_alpha
@@ -159,6 +166,18 @@ def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         model.generation_config.pad_token_id = pad
     # An embedding made with padding_idx = eos gives that row no gradient.
     model.get_input_embeddings().padding_idx = pad
+
+
+def set_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation stop where training ends the turn, also where the template's token is not the eos token."""
+    config = model.generation_config
+    end = end_of_turn_id(tokenizer)
+    if config is None or end is None:
+        return
+    known = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    ids = [known] if isinstance(known, int) else list(known or [])
+    if end not in ids:
+        config.eos_token_id = [*ids, end]
 
 
 def _add_lora(

@@ -1,7 +1,8 @@
 """What the trainer logs in training and sums up in evaluation.
 
 Training figures accumulate in one small tensor on the device and are read only when the trainer logs.
-Evaluation keeps sums per example, so that the result depends neither on the batch size nor on the processes.
+Evaluation keeps sums per example, so that losses depend neither on the batch size nor on the processes.
+Retrieval, and InfoNCE, compare the pairs of one batch and do depend on it; compare runs at equal batch size.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ FIELDS = ("lm", "jepa", "jepa_steps", "hits", "chance", "retrieved", "spread", "
           "examples", "without_pair", "tokens")  # fmt: skip
 
 
-EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "hits", "chance")
+EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "ranked", "hits", "chance")
 
 
 def example_sums(views: Views, losses: Tensor, examples: int) -> Tensor:
-    """Sums of each example of a batch, `[B, 6]` in the order of `EXAMPLE_SUMS`.
+    """Sums of each example of a batch, `[B, 7]` in the order of `EXAMPLE_SUMS`.
 
     Args:
         views: of an unpacked batch.
@@ -37,24 +38,29 @@ def example_sums(views: Views, losses: Tensor, examples: int) -> Tensor:
         sums = torch.zeros(examples, dtype=torch.float32, device=values.device)
         return sums.index_add_(0, index, values.float())
 
+    pairs = len(losses)
+    rival = torch.full_like(losses, float(pairs > 1))  # a single pair has nothing to be told apart from
     hits = retrieval_hits(views.context, views.target)
     columns = [
         per_example(views.token_losses, views.token_examples),
         per_example(torch.ones_like(views.token_losses), views.token_examples),
         per_example(losses, views.example),
         per_example(torch.ones_like(losses), views.example),
-        per_example(hits, views.example),
-        per_example(torch.full_like(losses, 1 / max(len(losses), 1)), views.example),
+        per_example(rival, views.example),
+        per_example(rival * hits, views.example),
+        per_example(rival / max(pairs, 1), views.example),
     ]
     return torch.stack(columns, dim=1)
 
 
 def summarise(sums: Tensor, gamma: float, lbd: float) -> dict[str, float]:
-    """Losses over all labelled tokens and all pairs of a set, from `example_sums` of its examples `[N, 6]`."""
-    lm, tokens, jepa, pairs, hits, chance = sums.double().sum(dim=0).tolist()
+    """Losses over all labelled tokens and all pairs of a set, from `example_sums` of its examples `[N, 7]`."""
+    lm, tokens, jepa, pairs, ranked, hits, chance = sums.double().sum(dim=0).tolist()
     metrics = {"lm_loss": lm / max(tokens, 1), "without_pair": float((sums[:, 3] == 0).double().mean())}
     if pairs:
-        metrics |= {"jepa_loss": jepa / pairs, "retrieval": hits / pairs, "retrieval_chance": chance / pairs}
+        metrics["jepa_loss"] = jepa / pairs
+    if ranked:
+        metrics |= {"retrieval": hits / ranked, "retrieval_chance": chance / ranked}
     metrics["loss"] = gamma * metrics["lm_loss"] + lbd * metrics.get("jepa_loss", 0.0)
     return metrics
 

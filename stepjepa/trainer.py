@@ -7,16 +7,17 @@ processes therefore does not change the gradient (InfoNCE aside: its negatives a
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, rotate_checkpoints
 from transformers.utils import logging
@@ -24,10 +25,10 @@ from transformers.utils import logging
 from stepjepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.checkpoints import STAGING, NoCheckpointError, damage, newest_complete, publish
 from stepjepa.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
-from stepjepa.data import TokenReport, tokenize_dataset
 from stepjepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.losses import jepa_losses
 from stepjepa.monitor import Monitor, example_sums, summarise
+from stepjepa.training_rows import TrainingRows
 from stepjepa.views import Views, encode_views, next_labels
 
 logger = logging.get_logger(__name__)
@@ -93,17 +94,20 @@ class StepJEPATrainer(Trainer):
         if model is not None:
             self._check_model(model)
             if args.learning_rate is None:
+                args = copy.copy(args)  # the caller may use the same for another model
                 args.learning_rate = LEARNING_RATE_LORA if hasattr(model, "peft_config") else LEARNING_RATE_FULL
         if args.learning_rate is None:
             raise ValueError("Give learning_rate in StepJEPAConfig when the trainer makes the model (model_init).")
-        self.token_reports: dict[str, TokenReport] = {}
-        self.sources: list[str] = []
-        self._tokenizer, self._limit = processing_class, self._length_limit(model, args)
-        train_dataset = self._rows(train_dataset, "train")
+        positions = (
+            getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None) if model else None
+        )
+        rows = TrainingRows(processing_class, args.max_length, positions, args.predictors, args.pairs, args.horizon)
+        self.token_reports, self.sources = rows.reports, rows.sources
+        train_dataset = rows(train_dataset, "train")
         if isinstance(eval_dataset, Mapping):
-            eval_dataset = {name: self._rows(rows, name) for name, rows in eval_dataset.items()}
+            eval_dataset = {name: rows(dataset, name) for name, dataset in eval_dataset.items()}
         else:
-            eval_dataset = self._rows(eval_dataset, "eval")
+            eval_dataset = rows(eval_dataset, "eval")
 
         layout: dict[str, Any] = {"horizon": args.horizon, "predictors": args.predictors, "isolation": args.isolation}
         self.eval_collator = data_collator or StepJEPACollator(processing_class, pairs=args.pairs, **layout)
@@ -133,45 +137,6 @@ class StepJEPATrainer(Trainer):
             raise ValueError("Step-JEPA cannot honour output_router_logits: the router's loss is not added.")
         if inner.config.get_text_config().model_type not in TRIED_ARCHITECTURES:
             check_isolation(model)
-
-    @staticmethod
-    def _length_limit(model: nn.Module | None, args: StepJEPAConfig) -> int | None:
-        """The shorter of `max_length` and what the model's positions leave beside the predictor tokens."""
-        positions = None
-        if model is not None:
-            positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
-        limits = [args.max_length, positions and positions - args.predictors]
-        return min((limit for limit in limits if limit), default=None)
-
-    def _rows(self, dataset: Any, name: str) -> Any:
-        """Tokenized rows of a dataset; chat examples are tokenized, a `source` column becomes `source_id`."""
-        if dataset is None or isinstance(dataset, IterableDataset):
-            return dataset
-        if len(dataset) == 0:
-            raise ValueError(f"The {name} dataset is empty.")
-        first = dataset[0]
-        if "input_ids" in first and "step_ids" in first:
-            rows: Sequence[dict[str, Any]] = dataset
-            if "source" not in first:
-                return rows
-        elif "messages" in first and "steps" in first:
-            rows, self.token_reports[name] = tokenize_dataset(dataset, self._tokenizer, self._limit)
-            if not rows:
-                raise ValueError(f"No example of the {name} dataset could be used: {self.token_reports[name]}")
-        else:
-            raise ValueError(
-                f"Rows of the {name} dataset have the fields {', '.join(sorted(first))}; give chat examples "
-                "(messages, steps: see `stepjepa prepare`) or rows of tokenize_example (input_ids, labels, "
-                "step_ids)."
-            )
-        return [self._with_source_id(row) for row in rows]
-
-    def _with_source_id(self, row: dict[str, Any]) -> dict[str, Any]:
-        row = dict(row)
-        source = row.pop("source", None) or "unnamed"
-        if source not in self.sources:
-            self.sources.append(source)
-        return {**row, "source_id": self.sources.index(source)}
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, with view pairs also when λ = 0, and without packing."""

@@ -151,3 +151,10 @@ def test_a_tokenizer_without_pad_token_is_refused():
 
     with pytest.raises(ValueError, match="pad token"):
         StepJEPACollator(NoPad())
+
+
+def test_packed_batches_keep_their_layout_and_empty_ones_are_refused():
+    with pytest.raises(ValueError, match="packed"):
+        without_branches(collator(packing_length=200)(small_rows(3)))
+    with pytest.raises(ValueError, match="no rows"):
+        collator()([])

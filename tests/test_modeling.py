@@ -7,7 +7,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
 from small_models import CONFIGS
-from small_tokenizers import gpt2_style, llama3_style
+from small_tokenizers import gemma_style, gpt2_style, llama3_style
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepjepa import load_model
@@ -119,6 +119,15 @@ def test_the_pad_token_is_never_the_end_of_turn(tmp_path, pad):
     assert model.get_input_embeddings().padding_idx != tokenizer.eos_token_id
 
 
+def test_generation_stops_where_training_ends_the_turn(tmp_path):
+    """Gemma's template ends a turn with a token that is not the eos token."""
+    model, tokenizer = load_model(checkpoint(tmp_path, tokenizer=gemma_style(), spare=4))
+    rows, _ = tokenize_dataset(EXAMPLES[:1], tokenizer)
+    trained = [label for label in rows[0]["labels"] if label != -100][-1]
+    assert trained != tokenizer.eos_token_id
+    assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, trained}
+
+
 @pytest.mark.parametrize("spare", [8, 0], ids=["spare rows", "grown"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_lora_trains_saves_and_reloads_the_predictor_rows(tmp_path, spare, tied):
@@ -191,7 +200,7 @@ def test_every_checkpoint_holds_the_tokenizer_and_resumes_under_lora(tmp_path):
 
 
 def test_plain_generation_never_needs_the_predictor(tmp_path):
-    model, tokenizer = load_model(checkpoint(tmp_path, spare=8), lora=True)
+    _, tokenizer = load_model(checkpoint(tmp_path, spare=8), lora=True)
     rows, _ = tokenize_dataset(EXAMPLES, tokenizer)
     predictor = predictor_token_ids(tokenizer, 1)[0]
     batch = StepJEPACollator(tokenizer, pairs="consecutive")(rows)
@@ -224,6 +233,16 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelLoadError, match="safetensors"):
         load_model(path)
+
+
+def test_truncated_weights_and_unknown_dtypes_are_explained(tmp_path):
+    path = checkpoint(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelLoadError, match="Could not load"):
+        load_model(path)
+    with pytest.raises(ValueError, match="float17"):
+        load_model(path, dtype="float17")
 
 
 def test_lora_on_an_adapter_is_refused(tmp_path):

@@ -83,7 +83,7 @@ FLOORS = [
     {"steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more", "masks", "losses",
      "metrics", "records"},
     {"formats", "rows", "sources", "chat", "layout", "data", "plots", "architectures"},
-    {"modeling", "views", "reference", "monitor", "checkpoints", "config"},
+    {"modeling", "views", "reference", "monitor", "checkpoints", "config", "training_rows"},
     {"trainer", "evaluate"},
 ]  # fmt: skip
 

@@ -227,6 +227,10 @@ def test_defaults_that_differ(tmp_path):
         ({"average_tokens_across_devices": False}, "average_tokens_across_devices"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
         ({"lbd": -1.0}, "lbd=-1.0"),
+        ({"lbd": math.inf}, "lbd=inf"),
+        ({"pairs": "none"}, "unless lbd is 0"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"packing_length": -3}, "packing_length=-3"),
         ({"jepa_ratio": 0.0}, "jepa_ratio=0.0"),
         ({"jepa_loss_type": "cos"}, "'cos'"),
         ({"pairs": "some"}, "'some'"),
@@ -261,3 +265,30 @@ def test_loss_stays_finite_on_a_batch_without_any_pair(tmp_path):
     assert math.isfinite(losses(trainer)[0])
     assert trainer.state.log_history[0]["without_pair"] == 1.0
     assert trainer.state.log_history[0]["jepa_loss"] == 0.0
+
+
+def test_tokenized_rows_beyond_the_models_positions_are_named(tmp_path):
+    long = {"input_ids": [5] * 256, "labels": [5] * 256, "step_ids": [0] * 128 + [1] * 128}
+    with pytest.raises(ValueError, match=r"Row 2 of the train dataset has 256 tokens.*hold 255"):
+        make_trainer(tmp_path, rows=[*small_rows(2), long])
+
+
+def test_a_configuration_serves_several_models(tmp_path):
+    args = StepJEPAConfig(output_dir=str(tmp_path), use_cpu=True)
+    full = StepJEPATrainer(small_model("llama"), args, train_dataset=small_rows(2), processing_class=Tokens())
+    assert full.args.learning_rate == 2e-5
+    assert args.learning_rate is None
+    from peft import LoraConfig, get_peft_model
+
+    lora = get_peft_model(small_model("llama"), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted = StepJEPATrainer(lora, args, train_dataset=small_rows(2), processing_class=Tokens())
+    assert adapted.args.learning_rate == 2e-4
+
+
+def test_retrieval_is_not_claimed_for_batches_of_one_pair(tmp_path):
+    rows = small_rows(4, seed=5, steps=(2,))
+    metrics = make_trainer(tmp_path, eval_rows=rows, per_device_eval_batch_size=1).evaluate()
+    assert "eval_jepa_loss" in metrics
+    assert "eval_retrieval" not in metrics
+    together = make_trainer(tmp_path, eval_rows=rows, per_device_eval_batch_size=4).evaluate()
+    assert together["eval_retrieval_chance"] == pytest.approx(0.25)

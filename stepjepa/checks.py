@@ -1,0 +1,224 @@
+"""What a check of `stepjepa verify` is: a name, a verdict, one line of figures, and what to do if it failed.
+
+A check is a function of a `Subject` (the user's model and data, filled in by the first checks). One that lacks
+what an earlier check should have provided raises `CannotRun` and is reported as skipped, which is not a pass.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jinja2.exceptions import TemplateError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from stepjepa.architectures import base_model
+from stepjepa.layout import ISOLATIONS, PAIR_SETS, StepJEPACollator, view_pairs
+from stepjepa.modeling import BUILTIN
+
+DEVICES = ("auto", "cpu", "cuda")
+VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
+
+FORESEEN = (
+    OSError, ValueError, RuntimeError, TypeError, IndexError, ImportError, TemplateError, SafetensorError,
+)  # fmt: skip
+"""What foreign models, tokenizers, templates and files raise; anything else is a bug here and shows as one."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to verify; the defaults are those of `stepjepa train`.
+
+    Args:
+        model_name: "builtin", a folder, or a Hub id, as in `load_model`.
+        train_file: "builtin", JSONL files, or Hub data set ids.
+        splitter: how steps are found in unprepared data; None as in `read_examples`.
+        lora: add LoRA adapters, as `stepjepa train --lora` would.
+        predictors: K, predictor tokens before a context view.
+        pairs, horizon, isolation: the layout, see `StepJEPACollator`.
+        examples: how many examples the model is run on; the shortest with a view pair are taken.
+        max_length: longest example in tokens; None leaves it to the model's positions.
+        dtype, attn_implementation, revision, trust_remote_code: as in `load_model`.
+        device: "auto" (CUDA if there is one), "cpu" or "cuda".
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    model_name: str = BUILTIN
+    train_file: str | Sequence[str] = ("builtin",)
+    splitter: Any = None
+    lora: bool = False
+    predictors: int = 1
+    pairs: str = "first"
+    horizon: int = 1
+    isolation: str = "step"
+    examples: int = 4
+    max_length: int | None = 2048
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("pairs", VERIFIED_PAIRS), ("isolation", ISOLATIONS), ("device", DEVICES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
+        for name in ("predictors", "horizon", "examples", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check function returns: verdict, figures in words, advice if it failed, the figures as values."""
+
+    passed: bool
+    figures: str
+    advice: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    figures: str
+    """One line of figures in words; for a skipped check the reason."""
+    advice: str
+    """What to do about a failure, else empty."""
+    values: dict[str, Any]
+    """The same figures for machines."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran and found everything in order."""
+        return self.status == "passed"
+
+
+class CannotRun(Exception):
+    """A check lacks what an earlier check should have provided; the message says what."""
+
+
+@dataclass
+class Subject:
+    """The model and the data under test. The first checks fill it in; `require` guards what is not there."""
+
+    options: VerifyOptions
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Examples of which `rows` are the tokens, one to one."""
+    prepared: bool = False
+    """Whether some of them come from a prepared file, which has its steps already."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `tokenize_example`."""
+    chosen: list[dict[str, Any]] = field(default_factory=list)
+    """The rows that the model is run on: the shortest with a view pair."""
+    model: Any = None
+    tokenizer: Any = None
+    supported: bool = False
+    """Whether nothing known speaks against the architecture."""
+
+    def require(self, *names: Literal["data", "model", "rows", "pairs", "engine"]) -> None:
+        """Raise `CannotRun` unless everything named is there."""
+        present: dict[str, Callable[[], tuple[bool, str]]] = {
+            "data": lambda: (bool(self.examples), "there is no data"),
+            "model": lambda: (self.model is not None, "there is no model"),
+            "rows": lambda: (bool(self.rows), "there are no tokenized examples"),
+            "pairs": lambda: (bool(self.chosen), "no example has a view pair"),
+            "engine": lambda: (self.supported, "the architecture is not supported"),
+        }
+        for name in names:
+            there, reason = present[name]()
+            if not there:
+                raise CannotRun(reason)
+
+    def limit(self) -> int | None:
+        """Longest row in tokens: the shorter of `max_length` and what the positions leave beside the predictor."""
+        positions = max_positions(self.model)
+        limits = [self.options.max_length, positions and positions - self.options.predictors]
+        return min((limit for limit in limits if limit), default=None)
+
+    def collator(self, **changes: Any) -> StepJEPACollator:
+        """The collator of the options."""
+        options = self.options
+        layout: dict[str, Any] = {
+            "pairs": options.pairs, "horizon": options.horizon,
+            "predictors": options.predictors, "isolation": options.isolation,
+        }  # fmt: skip
+        return StepJEPACollator(self.tokenizer, **layout | changes)
+
+    def has_pair(self, row: dict[str, Any]) -> bool:
+        """Whether a row has a view pair under the options."""
+        return bool(view_pairs(row["step_ids"], self.options.pairs, self.options.horizon))
+
+
+def shortest(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The `count` rows with the fewest tokens."""
+    return sorted(rows, key=lambda row: len(row["input_ids"]))[:count]
+
+
+def max_positions(model: Any) -> int | None:
+    """How many positions the model's configuration allows, or None if it names no limit."""
+    return getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
+
+
+def run_check(name: str, function: Callable[[Subject], Outcome], subject: Subject) -> Check:
+    """Run one check and time it; what the user's model or data raises is a failure with its message."""
+    began = time.perf_counter()
+    status: Literal["passed", "failed", "skipped"]
+    try:
+        outcome = function(subject)
+        status = "passed" if outcome.passed else "failed"
+    except CannotRun as reason:
+        status, outcome = "skipped", Outcome(False, str(reason))
+    except FORESEEN as error:
+        first, *rest = str(error).strip().splitlines() or [""]
+        status, outcome = "failed", Outcome(False, f"{type(error).__name__}: {first}", "\n".join(rest))
+    advice = "" if status == "passed" else outcome.advice
+    return Check(name, status, outcome.figures, advice, outcome.values, time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest relative differences that rounding explains, for one dtype of the weights."""
+
+    lm: float
+    views: float
+    gradient: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> Tolerance:
+        """float32 (and wider): LM loss 1e-6, views and gradients 1e-5. Half precisions keep 8 (bfloat16) or 11
+        (float16) bits, so only gross errors show: 5e-3, 5e-2, 1e-1 and 1e-3, 1e-2, 2e-2."""
+        half = {torch.bfloat16: cls(5e-3, 5e-2, 1e-1), torch.float16: cls(1e-3, 1e-2, 2e-2)}
+        return half.get(dtype, cls(1e-6, 1e-5, 1e-5))
+
+
+def finite(value: float) -> float:
+    """`value`, or infinity where it is not a number, so that a comparison with a tolerance fails."""
+    return value if math.isfinite(value) else math.inf
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference of two tensors relative to the largest entry of the second."""
+    return finite(((a - b).abs().max() / b.abs().max()).item())
+
+
+def number(value: float) -> str:
+    """A small figure: `3.1e-07`, or `0` where it is exactly that."""
+    return f"{value:.1e}" if value else "0"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

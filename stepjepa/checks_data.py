@@ -1,0 +1,304 @@
+"""The checks of `stepjepa verify` that look at packages, files and tokens; the model's weights play no part.
+
+Step boundaries are checked against the characters of the training text, not against the code that found them.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import Any, get_args
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from stepjepa.chat import ChatRenderer, Rendering
+from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
+from stepjepa.data import tokenize_dataset
+from stepjepa.evaluate import _end_ids
+from stepjepa.layout import IGNORE, step_spans, view_pairs
+from stepjepa.sources import Report, read_examples
+from stepjepa.steps import Splitter, split_steps
+
+MOST_EXAMPLES = 10_000
+"""Of larger data sets this many examples, evenly spaced, are tokenized."""
+LABEL_SAMPLE = 500
+"""Labels are compared with the template's text on this many examples, evenly spaced."""
+LABEL_FAULTS = (
+    "a label on the prompt", "a label that is not its token", "an end of turn without a label",
+    "an end of turn that does not end generation", "a text that does not start with the prompt",
+)  # fmt: skip
+SHOWN = ("torch", "transformers", "peft")
+
+
+# ---- environment ---------------------------------------------------------------------------------------------
+
+
+def check_environment(subject: Subject) -> Outcome:
+    """Python and every package that stepjepa needs are of a version that it allows."""
+    try:
+        python, needed = metadata("stepjepa")["Requires-Python"] or "", requires("stepjepa") or []
+    except PackageNotFoundError:
+        return Outcome(False, "the package stepjepa is not installed", "Install it with pip, e.g. `pip install -e .`")
+    wrong = []
+    if not SpecifierSet(python).contains(platform.python_version(), prereleases=True):
+        wrong.append(f"Python {platform.python_version()} (needs {python})")
+    found: dict[str, str] = {}
+    for requirement in map(Requirement, needed):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found[requirement.name] = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing (needs {requirement.specifier})")
+            continue
+        if not requirement.specifier.contains(found[requirement.name], prereleases=True):
+            wrong.append(f"{requirement.name} {found[requirement.name]} (needs {requirement.specifier})")
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    shown = ", ".join(f"{name} {found[name]}" for name in SHOWN if name in found)
+    figures = f"Python {platform.python_version()}, {shown}; {cuda}, {plural(torch.get_num_threads(), 'CPU thread')}"
+    values = {"python": platform.python_version(), **found}
+    if wrong:
+        advice = "Install the versions that stepjepa needs: pip install --upgrade stepjepa"
+        return Outcome(False, f"not supported: {'; '.join(wrong)}", advice, values)
+    return Outcome(True, figures, values=values)
+
+
+# ---- data format ---------------------------------------------------------------------------------------------
+
+
+def check_data_format(subject: Subject) -> Outcome:
+    """The files are read, most rows can be kept, and steps join to the assistant's message."""
+    options = subject.options
+    examples, report = read_examples(options.train_file, splitter=options.splitter)
+    joined = sum("\n\n".join(example["steps"]) == example["messages"][-1]["content"] for example in examples)
+    skipped = sum(map(len, report.skipped.values()))
+    values = {"read": report.read, "kept": report.kept, "skipped": skipped, "joined": joined}
+    subject.examples, subject.prepared = _evenly(examples, MOST_EXAMPLES), "prepared" in report.formats
+    figures = f"{report.read:,} read, {report.kept:,} kept, {skipped:,} skipped{_skipped(report)}"
+    if joined < len(examples):
+        advice = "Write the file anew with `stepjepa prepare`."
+        return Outcome(False, f"{figures}; steps join to the answer in {joined:,}", advice, values)
+    figures += "; the steps join to the answer in all"
+    advice = "More rows were skipped than kept: mend the lines named, or convert the file with `stepjepa prepare`."
+    return Outcome(skipped <= report.kept, figures, advice, values)
+
+
+def _skipped(report: Report, places: int = 3) -> str:
+    """` (not JSON: 2, a.jsonl:7, a.jsonl:9)`: reasons, how many, and the first places."""
+    if not report.skipped:
+        return ""
+    reasons = sorted(report.skipped.items(), key=lambda item: -len(item[1]))
+    named = [f"{reason}: {len(found):,}, {', '.join(found[:places])}" for reason, found in reasons[:3]]
+    more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+    return f" ({'; '.join(named)}{more})"
+
+
+def _evenly(items: list[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly spaced."""
+    return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
+# ---- boundaries ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """One example with its tokens and the text that they came from."""
+
+    example: dict[str, Any]
+    row: dict[str, Any]
+    rendering: Rendering
+    prompt: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+    @property
+    def cut(self) -> bool:
+        return len(self.row["input_ids"]) < len(self.ids)
+
+
+def _aligned(subject: Subject, sample: list[int]) -> Iterator[_Aligned]:
+    """Text, tokens and offsets of the examples at the indices `sample`, before any cut."""
+    renderer = ChatRenderer(subject.tokenizer)
+    for start in range(0, len(sample), 512):
+        examples = [subject.examples[i] for i in sample[start : start + 512]]
+        renderings = [renderer.render(example["messages"]) for example in examples]
+        encoding = subject.tokenizer(
+            [rendering.text for rendering in renderings], add_special_tokens=False, return_offsets_mapping=True,
+            verbose=False,
+        )  # fmt: skip
+        for i, index in enumerate(sample[start : start + 512]):
+            yield _Aligned(
+                examples[i], subject.rows[index], renderings[i], renderings[i].text[: renderings[i].prompt_end],
+                encoding["input_ids"][i], encoding["offset_mapping"][i],
+            )  # fmt: skip
+
+
+def check_boundaries(subject: Subject) -> Outcome:
+    """The characters of each step's tokens, stripped, are the step; and there are view pairs to train on."""
+    subject.require("data", "model")
+    given = len(subject.examples)
+    rows, report = tokenize_dataset(subject.examples, subject.tokenizer, subject.limit())
+    too_long = set(report.skipped_indices)
+    subject.examples = [example for i, example in enumerate(subject.examples) if i not in too_long]
+    subject.rows = rows
+
+    steps = exact = 0
+    first_wrong = ""
+    for item in _aligned(subject, list(range(len(rows)))):
+        spans = step_spans(item.row["step_ids"])
+        wanted = item.example["steps"][: len(spans)] if item.cut else item.example["steps"]
+        covered = {
+            span.step: item.rendering.text[item.offsets[span.start][0] : item.offsets[span.end - 1][1]].strip()
+            for span in spans
+        }
+        for number, step in enumerate(wanted):
+            steps += 1
+            good = covered.get(number) == step.strip()
+            exact += good
+            if not good and not first_wrong:
+                first_wrong = f"; first: {step[:40]!r} got {str(covered.get(number))[:40]!r}"
+    with_pair = [row for row in rows if subject.has_pair(row)]
+    subject.chosen, paired = shortest(with_pair, subject.options.examples), len(with_pair)
+    values = {"examples": given, "steps": steps, "exact": exact, "with_pair": paired, "cut": report.cut,
+              "too_long": report.skipped}  # fmt: skip
+    share = f"{exact / steps:.2%}" if exact < steps else "100%"
+    figures = (
+        f"{plural(steps, 'step')} of {plural(given, 'example')}, {share} exact{first_wrong}; with a view pair: "
+        f"{paired:,}, cut: {report.cut:,}, too long: {report.skipped:,}"
+    )
+    if not paired:
+        return Outcome(False, f"no step boundary to train on: {figures}", _pair_advice(subject, values), values)
+    advice = "Report this tokenizer: the step boundaries it gives cannot be relied on."
+    return Outcome(exact == steps, figures, advice, values)
+
+
+def _pair_advice(subject: Subject, values: dict[str, int]) -> str:
+    """Why no example has a view pair, and what would give it one."""
+    options = subject.options
+    if values["too_long"] or values["cut"]:
+        return f"Examples lose their steps to the length limit of {subject.limit()} tokens: raise --max_length."
+    most = max(len(example["steps"]) for example in subject.examples)
+    if options.pairs == "horizon" and most > 1:
+        return f"The longest solution has {plural(most, 'step')}: take a smaller --horizon than {options.horizon}."
+    best, share = best_splitter([example["messages"][-1]["content"] for example in _evenly(subject.examples, 200)])
+    if best is None:
+        return (
+            "Every solution is a single step, and no splitter finds more in them. Separate the steps by blank "
+            "lines, or use --pairs question_answer."
+        )
+    sources = [options.train_file] if isinstance(options.train_file, str) else options.train_file
+    again = " --format chat" if subject.prepared else ""  # read as chat, a prepared file is split anew
+    command = f"stepjepa prepare --source {shlex.join(map(str, sources))}{again} --splitter {best}"
+    return (
+        f"Every solution is a single step. The splitter {best!r} finds two or more in {share:.0%} of them:\n"
+        f"{command} --output_file prepared.jsonl"
+    )
+
+
+def best_splitter(solutions: list[str]) -> tuple[Splitter | None, float]:
+    """The splitter that gives the largest share of solutions two or more steps, and that share."""
+    shares = {
+        name: sum(len(split_steps(text, name)) > 1 for text in solutions) / len(solutions)
+        for name in get_args(Splitter)
+        if name != "auto"
+    }
+    best = max(shares, key=lambda name: shares[name])
+    return (best, shares[best]) if shares[best] else (None, 0.0)
+
+
+# ---- labels --------------------------------------------------------------------------------------------------
+
+
+def check_labels(subject: Subject) -> Outcome:
+    """No prompt token is labelled, the end of turn is and ends generation, and prompts agree with training."""
+    subject.require("model", "rows")
+    tokenizer, renderer = subject.tokenizer, ChatRenderer(subject.tokenizer)
+    ends = _end_ids(subject.model, tokenizer)
+    sample = _evenly(list(range(len(subject.rows))), LABEL_SAMPLE)
+    wrong = dict.fromkeys(LABEL_FAULTS, 0)
+    whole, prefix = 0, 0
+    for item in _aligned(subject, sample):
+        rendering, labels = item.rendering, item.row["labels"]
+        labelled = [i for i, label in enumerate(labels) if label != IGNORE]
+        wrong["a label on the prompt"] += any(
+            item.offsets[i][0] < rendering.prompt_end and item.offsets[i][1] <= rendering.prompt_end for i in labelled
+        )
+        wrong["a label that is not its token"] += any(labels[i] != item.ids[i] for i in labelled)
+        prompt = renderer.prompt(item.example["messages"])
+        wrong["a text that does not start with the prompt"] += not rendering.text.startswith(prompt)
+        alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        prefix += item.ids[: len(alone)] == alone
+        if not item.cut:
+            whole += 1
+            ending = [i for i, (start, end) in enumerate(item.offsets)
+                      if start < rendering.turn_end and end > rendering.end and end > start]  # fmt: skip
+            wrong["an end of turn without a label"] += any(labels[i] == IGNORE for i in ending) or not ending
+            wrong["an end of turn that does not end generation"] += item.ids[ending[-1]] not in ends if ending else 1
+    faults = [f"{what} in {count:,}" for what, count in wrong.items() if count]
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None or pad in ends:
+        faults.insert(0, f"the pad token {tokenizer.pad_token!r} is {'missing' if pad is None else 'an end of turn'}")
+    values = {
+        "examples": len(sample),
+        "whole": whole,
+        "pad": pad,
+        "eos": eos,
+        "prompt_tokens_are_a_prefix": prefix,
+        **wrong,
+    }
+    seen = f"{plural(len(sample), 'example')}, {whole:,} of them whole"
+    if faults:
+        return Outcome(False, f"{seen}: {'; '.join(faults)}", _label_advice(faults), values)
+    agree = "all" if prefix == len(sample) else f"{prefix:,}"
+    return Outcome(
+        True,
+        f"{seen}: end of turn {tokenizer.convert_ids_to_tokens(sorted(ends))} labelled, pad {tokenizer.pad_token!r}, "
+        f"no label on a prompt; the text starts with the prompt in all, its tokens with the prompt's in {agree}",
+        values=values,
+    )
+
+
+def _label_advice(faults: list[str]) -> str:
+    text = " ".join(faults)
+    if "pad token" in text:
+        return "Load the tokenizer with stepjepa.load_model: with pad = eos the model never learns to stop."
+    if "does not end generation" in text:
+        return (
+            "The template ends a turn with another token than generation stops at: set tokenizer.eos_token (or "
+            "eos_token_id in generation_config.json) to the token that ends a turn, or the model will not stop."
+        )
+    return "The chat template and the tokenizer's offsets do not agree; try another tokenizer or template."
+
+
+# ---- resources -----------------------------------------------------------------------------------------------
+
+
+def check_resources(subject: Subject) -> Outcome:
+    """Tokens of an example, what the branches add, and the largest position against the model's limit."""
+    subject.require("model", "rows")
+    options = subject.options
+    lengths = [len(row["input_ids"]) for row in subject.rows]
+    extra = 0
+    for row in subject.rows:
+        for pair in view_pairs(row["step_ids"], options.pairs, options.horizon):
+            copy = pair.target_end - pair.target_start if options.isolation != "none" else 0
+            extra += options.predictors + copy
+    near = [row for row in subject.rows if len(row["input_ids"]) >= max(lengths) - options.predictors]
+    largest = int(subject.collator()(near[:64])["position_ids"].max())
+    most = max_positions(subject.model)
+    values = {"median": statistics.median(lengths), "max": max(lengths), "branch_share": extra / sum(lengths),
+              "largest_position": largest, "positions": most}  # fmt: skip
+    figures = (
+        f"tokens of an example: median {values['median']:.0f}, max {max(lengths):,}; branches add "
+        f"{extra / sum(lengths):.0%}; largest position {largest:,} of "
+        + (f"{most:,}" if most else "a model that names no limit")
+    )
+    advice = f"Positions go up to {(most or 0) - 1:,}: take --max_length {(most or 0) - options.predictors} or less."
+    return Outcome(most is None or largest < most, figures, advice, values)

@@ -1,0 +1,239 @@
+"""The checks of `stepjepa verify` that run the model: is the single pass exact, does the predictor learn?
+
+They run on a few short examples in evaluation mode (no dropout) and compare with plain fine-tuning and with the
+two-pass specification. What a view depends on is tried out in `checks_isolation.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepjepa.architectures import base_model, check_architecture, check_isolation
+from stepjepa.checks import Outcome, Subject, Tolerance, finite, number, plural, relative_difference, shortest
+from stepjepa.checks_isolation import EXPERT_TOLERANCE, check_perturbation, has_experts
+from stepjepa.layout import predictor_token_ids, predictor_tokens
+from stepjepa.losses import jepa_losses
+from stepjepa.modeling import load_model
+from stepjepa.views import Views, encode_views
+
+HALF_ADVICE = " In half precision only gross errors show; run once with --dtype float32 for the exact comparison."
+
+
+# ---- model ---------------------------------------------------------------------------------------------------
+
+
+def check_model(subject: Subject) -> Outcome:
+    """Model and tokenizer load, the predictor tokens are there, and the device can take them."""
+    options = subject.options
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        return Outcome(False, "there is no CUDA device here", "Use --device cpu, or install a CUDA build of torch.")
+    model, tokenizer = load_model(
+        options.model_name, predictors=options.predictors, lora=options.lora, dtype=options.dtype,
+        attn_implementation=options.attn_implementation, revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+    subject.model, subject.tokenizer = model.to(device).eval(), tokenizer
+    inner = base_model(model)
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    ids = predictor_token_ids(tokenizer, options.predictors)
+    named = ", ".join(f"{token} = {i}" for token, i in zip(predictor_tokens(options.predictors), ids, strict=True))
+    values = {"class": type(inner).__name__, "parameters": total, "trainable": trainable,
+              "dtype": str(inner.dtype).removeprefix("torch."), "device": device,
+              "attention": inner.config.get_text_config()._attn_implementation}  # fmt: skip
+    figures = (
+        f"{values['class']}, {total:,} parameters, {trainable:,} trainable, {values['dtype']}, "
+        f"{values['attention']} attention, on {device}; {named}"
+    )
+    return Outcome(True, figures, values=values)
+
+
+def check_architecture_holds(subject: Subject) -> Outcome:
+    """Nothing known speaks against the architecture, and a handful of tokens shows no leak."""
+    subject.require("model")
+    model = subject.model
+    config = base_model(model).config.get_text_config()
+    check_architecture(model)
+    if getattr(config, "output_router_logits", False):
+        advice = "Set output_router_logits to false in the model's configuration: the router's loss is not added."
+        return Outcome(False, "the model adds a router loss to its own", advice)
+    if config._attn_implementation == "flex_attention" and base_model(model).device.type == "cpu":
+        advice = "Use --attn_implementation sdpa, or --device cuda."
+        return Outcome(False, "FlexAttention has no backward pass on the CPU, so nothing could be trained", advice)
+    subject.supported = True
+    check_isolation(model, max(EXPERT_TOLERANCE, _rounding(base_model(model).dtype) if has_experts(model) else 0.0))
+    kinds = sorted(set(getattr(config, "layer_types", None) or ["one layer type"]))
+    experts = "; mixture of experts" if has_experts(model) else ""
+    figures = f"{config.model_type}, {plural(config.num_hidden_layers, 'layer')} ({', '.join(kinds)}){experts}; no leak"
+    return Outcome(True, figures)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """A few units in the last place, relative."""
+    return 4 * torch.finfo(dtype).eps
+
+
+# ---- losses and views ----------------------------------------------------------------------------------------
+
+
+def check_lm_loss(subject: Subject) -> Outcome:
+    """The LM loss read beside the views is the loss that the model itself gives for plain fine-tuning."""
+    subject.require("model", "rows", "engine")
+    rows = subject.chosen or shortest(subject.rows, subject.options.examples)
+    model = subject.model
+    device = base_model(model).device
+    plain = {name: tensor.to(device) for name, tensor in subject.collator(pairs="none")(rows).items()}
+    with torch.no_grad():
+        own = model(
+            input_ids=plain["input_ids"],
+            attention_mask=plain["attention_mask"],
+            labels=plain["labels"],
+            use_cache=False,
+        ).loss.item()
+        views = encode_views(model, subject.collator()(rows))
+    ours = views.lm_loss.item()
+    difference = finite(abs(ours - own) / abs(own)) if own else finite(abs(ours))
+    tolerance = Tolerance.of(base_model(model).dtype).lm
+    figures = (
+        f"{ours:.6f} beside the views, {own:.6f} in plain fine-tuning, {plural(views.lm_tokens, 'token')}: "
+        f"relative difference {number(difference)} (at most {tolerance:.0e})"
+    )
+    advice = "Branches or masks reach the ordinary sequence: do not train with this model; report it."
+    values = {"lm_loss": ours, "plain_loss": own, "difference": difference, "tolerance": tolerance}
+    return Outcome(difference <= tolerance, figures, advice + _half(model), values)
+
+
+def check_two_passes(subject: Subject) -> Outcome:
+    """LM loss, views and gradients of the single pass are those of the two-pass specification."""
+    subject.require("model", "rows", "engine", "pairs")
+    model = subject.model
+    batch = subject.collator()(subject.chosen)
+    one = encode_views(model, batch)
+    one_gradient = _gradients(model, one)
+    with _dense_attention(model):
+        two = encode_views(model, batch, engine="two_pass")
+        two_gradient = _gradients(model, two)
+    if not torch.equal(one.steps, two.steps) or not torch.equal(one.example, two.example):
+        return Outcome(False, "the two engines do not even list the same view pairs", "Report this.")
+    pairs = torch.stack([one.context, one.target]).detach(), torch.stack([two.context, two.target]).detach()
+    apart = sum((a - b).square().sum().item() for a, b in zip(one_gradient, two_gradient, strict=True))
+    length = sum(b.square().sum().item() for b in two_gradient)
+    found = {
+        "lm": finite(abs(one.lm_loss.item() - two.lm_loss.item()) / max(abs(two.lm_loss.item()), 1e-30)),
+        "views": relative_difference(*pairs),
+        "gradient": finite((apart / length) ** 0.5) if length else float("inf"),
+    }
+    tolerance = Tolerance.of(base_model(model).dtype)
+    limits = {"lm": tolerance.lm, "views": tolerance.views, "gradient": tolerance.gradient}
+    figures = f"{plural(len(one.context), 'view pair')}, relative differences: " + ", ".join(
+        f"{name} {number(found[key])} (at most {limits[key]:.0e})"
+        for name, key in (("LM loss", "lm"), ("views", "views"), ("gradient", "gradient"))
+    )
+    advice = "The single pass is not exact for this model: do not train with it; report it."
+    passed = all(found[key] <= limits[key] for key in found)
+    return Outcome(passed, figures, advice + _half(model), {**found, "tolerance": limits, "pairs": len(one.context)})
+
+
+def _gradients(model: Any, views: Views) -> list[Tensor]:
+    """Gradient of LM + JEPA loss of every trainable parameter, in float32; zeros where none arrives."""
+    loss = views.lm_loss + jepa_losses(views.context, views.target).mean()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, weights, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g.float() for p, g in zip(weights, found, strict=True)]
+
+
+def _half(model: Any) -> str:
+    return HALF_ADVICE if base_model(model).dtype in (torch.bfloat16, torch.float16) else ""
+
+
+@contextmanager
+def _dense_attention(model: Any) -> Iterator[None]:
+    """FlexAttention replaced by SDPA: the specification builds dense masks."""
+    inner = base_model(model)
+    implementation = inner.config._attn_implementation
+    if implementation != "flex_attention":
+        yield
+        return
+    inner.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(implementation)
+
+
+# ---- gradient ------------------------------------------------------------------------------------------------
+
+
+def check_predictor_gradient(subject: Subject) -> Outcome:
+    """The JEPA loss reaches the embedding of every predictor token; under LoRA nothing else than adapters trains."""
+    subject.require("model", "rows", "engine", "pairs")
+    model = subject.model
+    ids = predictor_token_ids(subject.tokenizer, subject.options.predictors)
+    views = encode_views(model, subject.collator()(subject.chosen))
+    loss = jepa_losses(views.context, views.target).mean()
+    located = {token: _trainable_row(model, token) for token in ids}
+    frozen = [token for token, where in located.items() if where is None]
+    weights = list({id(where[0]): where[0] for where in located.values() if where is not None}.values())
+    norms: dict[int, float] = {}
+    if weights and loss.requires_grad:
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        gradients = {id(weight): gradient for weight, gradient in zip(weights, found, strict=True)}
+        for token, where in located.items():
+            gradient = gradients[id(where[0])] if where is not None else None
+            norms[token] = 0.0 if gradient is None or where is None else gradient[where[1]].float().norm().item()
+    silent = [token for token in ids if token not in frozen and not norms.get(token, 0.0) > 0]
+    names = subject.tokenizer.convert_ids_to_tokens
+    faults = [f"frozen: {', '.join(names(frozen))}"] if frozen else []
+    faults += [f"no gradient: {', '.join(names(silent))}"] if silent else []
+    others: list[str] = []
+    if hasattr(model, "peft_config"):
+        others = [name for name, p in model.named_parameters() if p.requires_grad and not _is_adapter(name, model)]
+        faults += [f"trainable besides adapters and predictor rows: {', '.join(others[:3])}"] if others else []
+    listed = ", ".join(f"{name} {norms.get(token, 0.0):.2g}" for name, token in zip(names(ids), ids, strict=True))
+    values = {"norms": {str(token): norms.get(token, 0.0) for token in ids}, "unexpected_trainable": others}
+    if faults:
+        advice = (
+            "The predictor rows would stay as they were initialised. Load the model with stepjepa.load_model, which "
+            "makes them trainable (under LoRA through trainable_token_indices)."
+        )
+        return Outcome(False, "; ".join(faults), advice, values)
+    lora = "; besides these rows only adapters are trainable" if hasattr(model, "peft_config") else ""
+    return Outcome(
+        True, f"JEPA loss {loss.item():.4f}; its gradient at the embedding has norm: {listed}{lora}", values=values
+    )
+
+
+def _trainable_row(model: Any, token: int) -> tuple[Tensor, int] | None:
+    """The trainable parameter that holds the embedding of `token` and its row in it; None if it is frozen."""
+    embedding = base_model(model).get_input_embeddings()
+    for module in embedding.modules():
+        deltas = getattr(module, "trainable_tokens_delta", None)
+        if deltas is None:
+            continue
+        for name, delta in deltas.items():
+            if token in module.token_indices[name] and delta.requires_grad:
+                return delta, module.token_indices[name].index(token)
+    weight = embedding.weight
+    return (weight, token) if weight.requires_grad and weight.is_leaf else None
+
+
+def _is_adapter(name: str, model: Any) -> bool:
+    prefix = getattr(model.base_model, "prefix", "lora_")
+    return prefix in name or "trainable_tokens_delta" in name
+
+
+MODEL_CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
+    ("architecture", check_architecture_holds),
+    ("LM loss", check_lm_loss),
+    ("two passes", check_two_passes),
+    ("isolation", check_perturbation),
+    ("predictor", check_predictor_gradient),
+)

@@ -1,0 +1,75 @@
+"""What the trainer is given → rows for the collator: chat examples are tokenized, sources numbered, lengths checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.layout import view_pairs
+
+
+class TrainingRows:
+    """Makes rows of one training run; keeps what it counted.
+
+    Args:
+        tokenizer: of the model.
+        max_length: longest example in tokens; longer ones are cut at a step boundary. None: no limit of its own.
+        positions: how many positions the model has; rows must leave room for the predictor tokens.
+        predictors, pairs, horizon: of the layout; they decide which examples have a view pair.
+
+    Attributes:
+        reports: a `TokenReport` by dataset name, for datasets tokenized here.
+        sources: names of the sources; a row's `source_id` is an index into it.
+    """
+
+    def __init__(
+        self, tokenizer: Any, max_length: int | None, positions: int | None, predictors: int, pairs: str, horizon: int
+    ) -> None:
+        self.tokenizer, self.pairs, self.horizon = tokenizer, pairs, horizon
+        self.room = None if positions is None else positions - predictors
+        self.limit = min((n for n in (max_length, self.room) if n is not None), default=None)
+        self.reports: dict[str, TokenReport] = {}
+        self.sources: list[str] = []
+
+    def __call__(self, dataset: Any, name: str) -> Any:
+        """Rows of a dataset of chat examples or of rows of `tokenize_example`; iterable datasets pass unchanged.
+
+        Raises:
+            ValueError: for an empty dataset, unknown fields, or tokenized rows longer than the model's positions.
+        """
+        if dataset is None or isinstance(dataset, IterableDataset):
+            return dataset
+        if len(dataset) == 0:
+            raise ValueError(f"The {name} dataset is empty.")
+        first = dataset[0]
+        if "input_ids" in first and "step_ids" in first:
+            self._check_lengths(dataset, name)
+            return [self._numbered(row) for row in dataset] if "source" in first else dataset
+        if "messages" in first and "steps" in first:
+            rows, report = tokenize_dataset(dataset, self.tokenizer, self.limit)
+            report.without_pair = sum(not view_pairs(row["step_ids"], self.pairs, self.horizon) for row in rows)
+            self.reports[name] = report
+            if not rows:
+                raise ValueError(f"No example of the {name} dataset could be used: {report}")
+            return [self._numbered(row) for row in rows]
+        raise ValueError(
+            f"Rows of the {name} dataset have the fields {', '.join(sorted(first))}; give chat examples (messages, "
+            "steps: see `stepjepa prepare`) or rows of tokenize_example (input_ids, labels, step_ids)."
+        )
+
+    def _check_lengths(self, rows: Any, name: str) -> None:
+        for number, row in enumerate(rows):
+            if self.room is not None and len(row["input_ids"]) > self.room:
+                raise ValueError(
+                    f"Row {number} of the {name} dataset has {len(row['input_ids'])} tokens, but the model's positions "
+                    f"hold {self.room} beside the predictor tokens; tokenize with max_length={self.room}."
+                )
+
+    def _numbered(self, row: dict[str, Any]) -> dict[str, Any]:
+        row = dict(row)
+        source = row.pop("source", None) or "unnamed"
+        if source not in self.sources:
+            self.sources.append(source)
+        return {**row, "source_id": self.sources.index(source)}
