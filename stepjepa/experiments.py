@@ -22,6 +22,7 @@ from stepjepa.layout import IGNORE, step_spans
 from stepjepa.modeling import BUILTIN, load_model
 from stepjepa.records import environment, write_json
 from stepjepa.sources import format_report, read_examples
+from stepjepa.steps import Splitter
 from stepjepa.trainer import StepJEPATrainer
 
 RUNS = Path("runs")
@@ -49,7 +50,7 @@ class RunOptions:
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that comes with the model."})
-    splitter: str | None = field(
+    splitter: Splitter | None = field(
         default=None, metadata={"help": "How to find steps in unprepared data; see `stepjepa prepare --help`."}
     )
     problems: int = field(default=2000, metadata={"help": "How many built-in problems to train on."})
@@ -146,11 +147,12 @@ def run_training(
         say(f"{name}: {report}")
 
     if show_first:
-        say(describe_row(trainer.train_dataset[0], tokenizer))
+        rows: Any = trainer.train_dataset
+        say(describe_row(rows[0], tokenizer))
 
-    before = _measure(trainer, problems, options, "before")
+    before = _measure(trainer, tokenizer, problems, options, "before")
     trained = trainer.train(resume_from_checkpoint=resume)
-    after = _measure(trainer, problems, options, "after")
+    after = _measure(trainer, tokenizer, problems, options, "after")
     trainer.save_model()
     if options.merge_lora and hasattr(model, "merge_and_unload") and state.is_main_process:
         model.merge_and_unload().save_pretrained(folder / "merged")
@@ -199,7 +201,7 @@ def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[d
 
 
 def _measure(
-    trainer: StepJEPATrainer, problems: Sequence[Mapping[str, Any]], options: RunOptions, when: str
+    trainer: StepJEPATrainer, tokenizer: Any, problems: Sequence[Mapping[str, Any]], options: RunOptions, when: str
 ) -> dict[str, Any]:
     """Evaluation losses and accuracy; every process answers its share of the problems."""
     measured: dict[str, Any] = {}
@@ -211,7 +213,7 @@ def _measure(
         state = PartialState()
         mine = problems[state.process_index :: state.num_processes]
         results = generate_answers(
-            trainer.model, trainer.processing_class, mine, max_new_tokens=options.max_new_tokens,
+            trainer.model, tokenizer, mine, max_new_tokens=options.max_new_tokens,
             progress=state.is_main_process,
         )  # fmt: skip
         everyone = gather_object([{"correct": r["correct"], "truncated": r["truncated"]} for r in results])

@@ -20,7 +20,8 @@ from stepjepa.plots import loss_curves, mask_panels
 from stepjepa.records import write_json
 from stepjepa.reference import build_step2_isolation_mask
 
-EXAMPLE = {"labels": ["system", "question", "S1", "S1", "S2", "S2", "S3"], "step_ids": [-1, -1, 0, 0, 1, 1, 2]}
+TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]
+STEP_IDS = [-1, -1, 0, 0, 1, 1, 2]
 
 
 def mask_record() -> dict[str, Any]:
@@ -33,8 +34,7 @@ def mask_record() -> dict[str, Any]:
         def get_added_vocab() -> dict[str, int]:
             return {"<|predictor|>": 1}
 
-    labels, steps = EXAMPLE["labels"], EXAMPLE["step_ids"]
-    row = {"input_ids": [2] * len(labels), "labels": [-100] * len(labels), "step_ids": steps}
+    row = {"input_ids": [2] * len(TOKENS), "labels": [-100] * len(TOKENS), "step_ids": STEP_IDS}
     batch = StepJEPACollator(Tokens())([row])
     single = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])[0]
     double = build_step2_isolation_mask(8, 5, 7)
@@ -42,13 +42,13 @@ def mask_record() -> dict[str, Any]:
         "panels": [
             {
                 "title": "two passes: the second of them",
-                "tokens": [*labels[:4], "PRED", *labels[4:]],
+                "tokens": [*TOKENS[:4], "PRED", *TOKENS[4:]],
                 "roles": ["trunk"] * 4 + ["predictor"] + ["isolated"] * 2 + ["trunk"],
                 "rows": _strings(double),
             },
             {
                 "title": "one pass: trunk and branch",
-                "tokens": [*labels, "PRED", "S2 copy", "S2 copy"],
+                "tokens": [*TOKENS, "PRED", "S2 copy", "S2 copy"],
                 "roles": ["trunk"] * 7 + ["predictor"] + ["copy"] * 2,
                 "rows": _strings(single),
             },

@@ -1,0 +1,246 @@
+"""Make the built-in checkpoint: a tiny Llama and its byte-level tokenizer, pretrained on easy story problems.
+
+It is a plain language model of chat-formatted problems that are easier than those of fine-tuning (shorter
+chains, smaller numbers, nothing irrelevant), which leaves fine-tuning something to teach. Rerun it with
+``python -m stepjepa.pretrain --output_dir DIR``; one thread and a fixed seed make it repeatable.
+"""
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from stepjepa.evaluate import accuracy, generate_answers
+from stepjepa.problems import generate_problems
+
+PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end_of_turn|>"
+ROLES = ("system", "user", "assistant")
+SPECIAL_TOKENS = (PAD, BEGIN, END, *(f"<|{role}|>" for role in ROLES))
+VOCABULARY = 1000  # tokens; the embedding is padded to 1,024 rows, and the spare ones take new tokens
+EMBEDDING_ROWS = 1024
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role: ' + message['role']) }}{% endif %}"
+    "<|{{ message['role'] }}|>\n{{ message['content'] }}<|end_of_turn|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+# As in Llama 3, but digits stand alone: a number's tokens then line up with its decimal places.
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def chat(question: str, steps: list[str]) -> list[dict[str, str]]:
+    """A problem and its solution as chat messages, the steps separated by blank lines."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": "\n\n".join(steps)}]
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer of 1,000 tokens; all 256 bytes are among them, so any text fits."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[f"<|{role}|>" for role in ROLES],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of 1.7 million random weights with tied embeddings and 2,048 positions."""
+    config = LlamaConfig(
+        vocab_size=EMBEDDING_ROWS,
+        hidden_size=160,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        intermediate_size=448,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def pretrain(
+    output_dir: str | Path,
+    optimizer_steps: int = 3300,
+    problems: int = 60_000,
+    rows: int = 10,
+    length: int = 256,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    threads: int = 1,
+    check: int = 200,
+) -> dict[str, float]:
+    """Train tokenizer and model from nothing and save both as one checkpoint folder.
+
+    Each optimizer step takes `rows` rows of `length` tokens, cut from one long stream of problems (shuffled
+    anew whenever it is used up), with the loss on every token; AdamW, warm-up of 100 steps, then cosine.
+
+    Args:
+        output_dir: Folder to write; it is made where missing, files of the same name are replaced.
+        optimizer_steps: How long to train.
+        problems: How many different easy problems the stream holds.
+        rows: Rows per optimizer step.
+        length: Tokens per row.
+        learning_rate: Its peak.
+        seed: Seed of problems, weights and order.
+        threads: CPU threads; another number changes the rounding, hence the last digits of the weights.
+        check: How many held-out easy problems to solve at the end.
+
+    Returns:
+        `loss` (held-out, per token), `accuracy` (held-out easy problems), `seconds`, `parameters`.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    train = generate_problems(problems, seed=seed, split="train", difficulty="easy")
+    held_out = generate_problems(check, seed=seed, split="validation", difficulty="easy")
+    # The tokenizer also sees some default problems, so that words of irrelevant sentences are no byte soup.
+    wording = train[:6000] + generate_problems(6000, seed=seed, split="train")
+    tokenizer = train_tokenizer([text for problem in wording for text in (problem["question"], *problem["steps"])])
+    model = build_model(tokenizer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    documents = [_document(problem, tokenizer) for problem in train]
+    mean = sum(map(len, documents)) / len(documents)
+    print(f"{parameters:,} parameters, {len(tokenizer)} tokens, {mean:.0f} tokens per problem", flush=True)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    stream = _Stream(documents, rows, length, random.Random(seed))
+    model.train()
+    for step in range(1, optimizer_steps + 1):
+        batch = stream.next_batch()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _schedule(step, optimizer_steps)
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == optimizer_steps:
+            seconds = time.perf_counter() - began
+            print(
+                f"optimizer step {step}/{optimizer_steps}  loss {loss.item():.4f}  {seconds:.0f} s",
+                flush=True,
+            )
+
+    save(model, tokenizer, Path(output_dir))
+    return _check(Path(output_dir), held_out, began) | {"parameters": float(parameters)}
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a checkpoint whose weights are stored rounded to bfloat16 but load, and train, as float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)  # config.json says float32, which is what the loader goes by
+    weights = folder / "model.safetensors"
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}
+    save_file(rounded, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # it is written for its owner only, but a package's files are for everyone
+    tokenizer.save_pretrained(folder)
+
+
+def _document(problem: dict, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    text = tokenizer.apply_chat_template(chat(problem["question"], problem["steps"]), tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class _Stream:
+    """An endless run of shuffled documents, handed out as `[rows, length]` batches of token ids."""
+
+    def __init__(self, documents: list[list[int]], rows: int, length: int, rng: random.Random) -> None:
+        self.documents, self.rows, self.length, self.rng = documents, rows, length, rng
+        self.waiting: list[list[int]] = []
+        self.tokens: list[int] = []
+
+    def next_batch(self) -> torch.Tensor:
+        needed = self.rows * self.length
+        while len(self.tokens) < needed:
+            if not self.waiting:
+                self.waiting = self.rng.sample(self.documents, len(self.documents))
+            self.tokens += self.waiting.pop()
+        batch, self.tokens = self.tokens[:needed], self.tokens[needed:]
+        return torch.tensor(batch).view(self.rows, self.length)
+
+
+def _schedule(step: int, total: int, warmup: int = 100) -> float:
+    """The share of the peak learning rate at an optimizer step: linear warm-up, then cosine to a tenth."""
+    if step < warmup:
+        return step / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _check(folder: Path, held_out: list[dict], began: float) -> dict[str, float]:
+    """Load what was saved and measure it on problems that it has not seen."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    loss, tokens = 0.0, 0
+    with torch.no_grad():
+        for problem in held_out:
+            ids = torch.tensor([_document(problem, tokenizer)])
+            loss += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+    examples = [
+        {"messages": chat(problem["question"], problem["steps"]), "answer": problem["answer"]} for problem in held_out
+    ]
+    score = accuracy(generate_answers(model, tokenizer, examples, max_new_tokens=256, progress=False))
+    seconds = time.perf_counter() - began
+    print(
+        f"held-out easy problems: loss {loss / tokens:.4f}, {score:.1%} solved; {seconds:.0f} s in all",
+        flush=True,
+    )
+    return {"loss": loss / tokens, "accuracy": score, "seconds": seconds}
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description="Pretrain the built-in checkpoint on easy story problems.")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--optimizer_steps", type=int, default=3300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    pretrain(
+        arguments.output_dir,
+        optimizer_steps=arguments.optimizer_steps,
+        seed=arguments.seed,
+        threads=arguments.threads,
+    )
+
+
+if __name__ == "__main__":
+    main()
