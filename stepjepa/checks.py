@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from stepjepa.architectures import base_model
-from stepjepa.layout import ISOLATIONS, PAIR_SETS, StepJEPACollator, view_pairs
+from stepjepa.layout import ISOLATIONS, StepJEPACollator
 from stepjepa.modeling import BUILTIN
+from stepjepa.pairs import PAIR_SETS, view_pairs
 
 DEVICES = ("auto", "cpu", "cuda")
 VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")

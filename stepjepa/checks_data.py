@@ -20,8 +20,9 @@ from packaging.specifiers import SpecifierSet
 from stepjepa.chat import ChatRenderer, Rendering
 from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
 from stepjepa.data import tokenize_dataset
-from stepjepa.evaluate import _end_ids
-from stepjepa.layout import IGNORE, step_spans, view_pairs
+from stepjepa.evaluate import end_ids
+from stepjepa.layout import IGNORE
+from stepjepa.pairs import step_spans, view_pairs
 from stepjepa.sources import Report, read_examples
 from stepjepa.steps import Splitter, split_steps
 
@@ -220,7 +221,7 @@ def check_labels(subject: Subject) -> Outcome:
     """No prompt token is labelled, the end of turn is and ends generation, and prompts agree with training."""
     subject.require("model", "rows")
     tokenizer, renderer = subject.tokenizer, ChatRenderer(subject.tokenizer)
-    ends = _end_ids(subject.model, tokenizer)
+    ends = end_ids(subject.model, tokenizer)
     sample = _evenly(list(range(len(subject.rows))), LABEL_SAMPLE)
     wrong = dict.fromkeys(LABEL_FAULTS, 0)
     whole, prefix = 0, 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepjepa.architectures import base_model
 from stepjepa.checks import Outcome, Subject, number, plural, relative_difference
-from stepjepa.layout import view_pairs
+from stepjepa.pairs import view_pairs
 from stepjepa.views import Views, encode_views
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from stepjepa.layout import ISOLATIONS, PAIR_SETS
+from stepjepa.layout import ISOLATIONS
 from stepjepa.losses import LOSSES
+from stepjepa.pairs import PAIR_SETS
 
 LEARNING_RATE_FULL = 2e-5
 LEARNING_RATE_LORA = 2e-4
@@ -21,8 +22,9 @@ class StepJEPAConfig(TrainingArguments):
 
     Parent defaults that differ: `per_device_train_batch_size` 4, `gradient_accumulation_steps` 4,
     `learning_rate` 2e-5 for all weights and 2e-4 under LoRA (filled in by the trainer while it is None),
-    `warmup_steps` 0.03 (a share of all steps), `logging_steps` 10, `logging_nan_inf_filter` False (a diverging
-    run should show it), `remove_unused_columns` False (the collator needs the step indices).
+    `warmup_steps` 0.03 (a share of all steps), `logging_steps` 10, `logging_first_step` True,
+    `logging_nan_inf_filter` False (a diverging run should show it), `remove_unused_columns` False (the collator
+    needs the step indices).
 
     Raises:
         ValueError: for values out of range, and for parent options that the loss cannot honour: label
@@ -82,6 +84,7 @@ class StepJEPAConfig(TrainingArguments):
     )
     warmup_steps: float = 0.03
     logging_steps: float = 10
+    logging_first_step: bool = True
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool = False
 

@@ -121,7 +121,7 @@ def generate_answers(
     Raises:
         ValueError: the tokenizer has no pad or no end-of-turn token.
     """
-    ends = _end_ids(model, tokenizer)
+    ends = end_ids(model, tokenizer)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which batched generation needs")
     prompts = [render_prompt(example["messages"], tokenizer) for example in examples]
@@ -165,7 +165,7 @@ def _left_pad(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tens
     return ids, mask
 
 
-def _end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the model's generation settings."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = {configured} if isinstance(configured, int) else set(configured or ())

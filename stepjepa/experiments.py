@@ -18,8 +18,9 @@ from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.config import StepJEPAConfig
 from stepjepa.evaluate import accuracy, generate_answers
-from stepjepa.layout import IGNORE, step_spans
+from stepjepa.layout import IGNORE
 from stepjepa.modeling import BUILTIN, load_model
+from stepjepa.pairs import step_spans
 from stepjepa.records import environment, write_json
 from stepjepa.sources import format_report, read_examples
 from stepjepa.steps import Splitter
@@ -105,6 +106,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train one model as configured and write model, record and loss curve into `args.output_dir`.
 
+    It is the last thing a distributed process does: the process group is closed at the end.
+
     Args:
         options, args: the run; `args.output_dir` None takes a new numbered folder under `runs/`.
         resume: True (the newest complete checkpoint in `args.output_dir`) or the path of a checkpoint.
@@ -177,6 +180,7 @@ def run_training(
         loss_curves(trainer.state.log_history, title=_title(options, args)).savefig(folder / "loss.png", dpi=150)
         say(summary_table(record, folder))
     state.wait_for_everyone()
+    state.destroy_process_group()  # left open, its threads may abort the process on the way out
     return record
 
 

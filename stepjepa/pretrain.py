@@ -2,13 +2,15 @@
 
 It is a plain language model of chat-formatted problems that are easier than those of fine-tuning (shorter
 chains, smaller numbers, nothing irrelevant), which leaves fine-tuning something to teach. Rerun it with
-``python -m stepjepa.pretrain --output_dir DIR``; one thread and a fixed seed make it repeatable.
+``stepjepa pretrain --output_dir DIR``; one thread and a fixed seed make it repeatable.
 """
 
 import argparse
 import math
 import random
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -226,21 +228,21 @@ def _check(folder: Path, held_out: list[dict], began: float) -> dict[str, float]
     return {"loss": loss / tokens, "accuracy": score, "seconds": seconds}
 
 
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description="Pretrain the built-in checkpoint on easy story problems.")
-    parser.add_argument("--output_dir", required=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """`stepjepa pretrain`."""
+    parser = argparse.ArgumentParser(
+        prog="stepjepa pretrain", description="Pretrain the built-in checkpoint on easy story problems."
+    )
+    parser.add_argument("--output_dir", required=True, help="folder to write the checkpoint and tokenizer to")
     parser.add_argument("--optimizer_steps", type=int, default=3300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=1, help="processor threads; they change the rounding")
+    arguments = parser.parse_args(argv)
     pretrain(
-        arguments.output_dir,
-        optimizer_steps=arguments.optimizer_steps,
-        seed=arguments.seed,
-        threads=arguments.threads,
+        arguments.output_dir, optimizer_steps=arguments.optimizer_steps, seed=arguments.seed, threads=arguments.threads
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

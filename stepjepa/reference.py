@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stepjepa.architectures import base_model, check_architecture
-from stepjepa.layout import IGNORE, step_spans
+from stepjepa.layout import IGNORE
 from stepjepa.masks import dense_mask, layer_windows, within_window
+from stepjepa.pairs import step_spans
 from stepjepa.views import Views, next_labels, token_losses
 
 

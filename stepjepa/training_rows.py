@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from stepjepa.data import TokenReport, tokenize_dataset
-from stepjepa.layout import view_pairs
+from stepjepa.pairs import view_pairs
 
 
 class TrainingRows:

@@ -64,3 +64,6 @@ if __name__ == "__main__":
     results = {name: run(**setting) for name, setting in SETTINGS.items()}  # type: ignore[arg-type]
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         torch.save(results, sys.argv[1])
+    if torch.distributed.is_initialized():  # left open, its threads may abort the process on the way out
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -20,7 +20,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from stepjepa.chat import PLAIN_TEMPLATE
 from stepjepa.data import TooLongError, render_prompt, tokenize_dataset, tokenize_example
-from stepjepa.layout import step_spans
+from stepjepa.pairs import step_spans
 from stepjepa.sources import make_example, read_examples
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"

@@ -1,5 +1,6 @@
 """Two processes give the step, the logs and the evaluation of one."""
 
+import json
 import os
 import socket
 import subprocess
@@ -18,14 +19,18 @@ def free_port():
         return s.getsockname()[1]
 
 
-def torchrun(*words, cwd=None):
-    """Run a module or script under torchrun with two CPU processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-               str(free_port()), *words]  # fmt: skip
+def two_processes(command, cwd=None):
+    """Run a launcher's command line on the CPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False
     )  # fmt: skip
+
+
+def torchrun(*words, cwd=None):
+    """Run a module or script under torchrun with two CPU processes."""
+    settings = ["--nproc_per_node", "2", "--master_port", str(free_port())]
+    return two_processes([sys.executable, "-m", "torch.distributed.run", *settings, *words], cwd)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +52,21 @@ def test_two_processes_equal_one(results, setting):
     assert one["eval"] == pytest.approx(two["eval"], rel=1e-5)
 
 
-def test_train_command_under_torchrun(tmp_path):
-    done = torchrun(
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch"])
+def test_train_command_under_a_launcher(tmp_path, launcher):
+    words = [
         "-m", "stepjepa", "train", "--max_steps", "2", "--problems", "64", "--eval_problems", "6", "--accuracy_problems",
-        "5", "--max_new_tokens", "8", "--use_cpu", "--save_strategy", "no", cwd=tmp_path,
-    )  # fmt: skip
+        "5", "--max_new_tokens", "8", "--use_cpu", "--save_strategy", "no",
+    ]  # fmt: skip
+    if launcher == "torchrun":
+        done = torchrun(*words, cwd=tmp_path)
+    else:
+        settings = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+                    "--dynamo_backend", "no", "--main_process_port", str(free_port())]  # fmt: skip
+        done = two_processes([sys.executable, "-m", "accelerate.commands.launch", *settings, *words], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("output folder: runs/train-001") == 1
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-001"]
-    import json
-
     record = json.loads((tmp_path / "runs" / "train-001" / "record.json").read_text())
     assert record["processes"] == 2
     assert record["after"]["accuracy_problems"] == 5

@@ -81,7 +81,7 @@ def test_public_names():
 
 FLOORS = [
     {"steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more", "masks", "losses",
-     "metrics", "records"},
+     "metrics", "records", "pairs"},
     {"formats", "rows", "sources", "chat", "layout", "data", "plots", "architectures"},
     {"modeling", "views", "reference", "monitor", "checkpoints", "config", "training_rows"},
     {"trainer", "evaluate"},
@@ -102,10 +102,10 @@ def test_doctests():
     import doctest
 
     import stepjepa.cli
-    import stepjepa.layout
+    import stepjepa.pairs
     import stepjepa.reference
 
-    for module in (stepjepa.layout, stepjepa.reference, stepjepa.cli):
+    for module in (stepjepa.pairs, stepjepa.reference, stepjepa.cli):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -1,0 +1,293 @@
+"""`stepjepa bench`: what a step of Step-JEPA costs, beside plain fine-tuning and the usual alternatives.
+
+All arms run once in every round on the same microbatch, so that a busy machine slows them alike; ratios are taken
+within rounds and their median is quoted. Peak memory is measured with each arm in a fresh process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from stepjepa.architectures import UnsupportedArchitectureError, check_architecture
+from stepjepa.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
+from stepjepa.bench_memory import peak_memory
+from stepjepa.bench_report import Times, format_table, summarise
+from stepjepa.bench_setup import (
+    ATTENTION,
+    DTYPES,
+    BenchError,
+    BenchOptions,
+    Workload,
+    make_workload,
+    restore_workload,
+    save_workload,
+)
+from stepjepa.masks import attention_masks
+from stepjepa.modeling import ModelLoadError
+from stepjepa.records import environment, write_json
+from stepjepa.sources import SourceError
+
+
+def bench(options: BenchOptions) -> dict[str, Any]:
+    """Run a benchmark.
+
+    Returns:
+        A record of JSON values: `configuration`, `environment`, `data`, `model`, `agreement` (the arms' losses on
+        the first microbatch), `arms` (per arm: seconds, ratios, tokens per second, counts, peak memory), `layout`
+        (the price of layout and masks), `comparisons` (other pairs of arms), `seconds` (every single time),
+        `load_average`, `wall_seconds`. Times are in seconds, memory in bytes; spreads are median and quartiles.
+
+    Raises:
+        BenchError: if CUDA is asked for and absent, or too few examples have two steps.
+        SourceError, ModelLoadError, UnsupportedArchitectureError: if data or model cannot be used.
+    """
+    began, load = time.perf_counter(), _load_average()
+    threads = torch.get_num_threads()
+    _use_device(options)
+    try:
+        workload = make_workload(options)
+        check_architecture(workload.model)
+        arms = [arm for arm in ARMS.values() if not (arm.dense and options.attn_implementation == "flex_attention")]
+        memory = _memory_of_all(arms, workload, options) if options.memory_batches else {}
+        model = workload.model.to(options.device)
+        agreement = _agreement(arms, workload, options)
+        model.train()
+        times = _race(arms, workload, options)
+        record = {
+            "kind": "bench",
+            "configuration": options.public(),
+            "environment": environment(),
+            "data": workload.data,
+            "model": {
+                "architecture": type(model).__name__,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary_rows": model.get_input_embeddings().weight.shape[0],
+                "tokenizer_tokens": len(workload.tokenizer),
+            },
+            "agreement": agreement,
+            **summarise(arms, times, memory),
+            "load_average": {"before": load, "after": _load_average()},
+        }
+    finally:
+        torch.set_num_threads(threads)
+    return {**record, "wall_seconds": round(time.perf_counter() - began, 1)}
+
+
+def _use_device(options: BenchOptions) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("CUDA is not available: this machine or this build of PyTorch has none. Use --device cpu.")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def _load_average() -> list[float] | None:
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+# -------- the race --------
+
+
+def _race(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> Times:
+    """Every arm once a round; the order rotates, and is reversed every other round."""
+    times, model, device = Times(arms), workload.model, options.device
+    for number in tqdm(range(-options.warmup, options.rounds), desc="rounds", leave=False):
+        counted = number >= 0
+        rows = workload.microbatches[number % len(workload.microbatches)]
+        first = number % len(arms)
+        order = [*arms[first:], *arms[:first]][:: -1 if number % 2 else 1]
+        gc.collect()
+        for arm in order:
+            start = time.perf_counter()
+            batch = collate(arm.collation, workload.tokenizer, rows, options.predictors)
+            layout = time.perf_counter() - start
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with counting(model) as counts:
+                seconds = _time_step(arm, model, batch, options)
+            if not counted:
+                continue
+            times.arms[arm.name].append(seconds)
+            times.counts[arm.name].append(counts)
+            if arm.name in SINGLE_PASS:
+                times.layout[arm.name].append(layout)
+                times.masks[arm.name].append(_time_masks(model, batch, device))
+        if counted:
+            times.trunk_tokens.append(sum(len(row["input_ids"]) for row in rows))
+    return times
+
+
+def _time_step(arm: Arm, model: Any, batch: Batch, options: BenchOptions) -> float:
+    """Seconds of one forward and backward, masks included; collation and optimizer are not."""
+    model.zero_grad(set_to_none=True)
+    _synchronise(options.device)
+    start = time.perf_counter()
+    arm.step(model, batch).total(options.lbd).backward()
+    _synchronise(options.device)
+    return time.perf_counter() - start
+
+
+def _time_masks(model: Any, batch: Batch, device: str) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    attention_masks(model.config, batch, model.dtype)
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def _agreement(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> dict[str, Any]:
+    """Each arm's losses on the first microbatch, without dropout: the race is between equal results."""
+    model = workload.model.eval()
+    losses: dict[str, ArmLosses] = {}
+    for arm in arms:
+        batch = collate(arm.collation, workload.tokenizer, workload.microbatches[0], options.predictors)
+        losses[arm.name] = arm.step(model, {name: tensor.to(options.device) for name, tensor in batch.items()})
+    lm = {name: float(each.lm) for name, each in losses.items()}
+    jepa = {name: float(each.jepa) for name, each in losses.items() if each.jepa is not None}
+    first = [value for name, value in jepa.items() if not name.endswith("_all")]
+    every = [value for name, value in jepa.items() if name.endswith("_all")]
+    return {
+        "lm_loss": lm,
+        "jepa_loss": jepa,
+        "lm_relative_difference": max(abs(value / lm["plain"] - 1) for value in lm.values()),
+        "jepa_difference": max(max(values) - min(values) for values in (first, every)),
+    }
+
+
+# -------- peak memory --------
+
+
+def _memory_of_all(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> dict[str, dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="stepjepa-bench-") as folder:
+        save_workload(workload, options, Path(folder))
+        progress = tqdm(arms, desc="memory, arm by arm", leave=False)
+        return {arm.name: _memory_in_own_process(arm.name, folder) for arm in progress}
+
+
+def _memory_in_own_process(arm: str, folder: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "stepjepa.bench", "--arm", arm, "--prepared", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"Measuring the memory of {arm} failed (exit {done.returncode}):\n{done.stderr[-2000:]}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def arm_memory(name: str, workload: Workload, options: BenchOptions) -> dict[str, Any]:
+    """Peak memory of one arm in this process, see `peak_memory`; run it in a fresh one."""
+    model, arm = workload.model.to(options.device).train(), ARMS[name]
+
+    def work() -> None:
+        for rows in workload.microbatches[: options.memory_batches]:
+            model.zero_grad(set_to_none=True)
+            batch = collate(arm.collation, workload.tokenizer, rows, options.predictors)
+            batch = {key: tensor.to(options.device) for key, tensor in batch.items()}
+            arm.step(model, batch).total(options.lbd).backward()
+
+    return {"arm": name, **peak_memory(work, options.device)}
+
+
+# -------- command line --------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stepjepa bench",
+        description="Time forward and backward of Step-JEPA beside plain fine-tuning, two passes and a doubled batch, "
+        "interleaved in one run; measure peak memory with each arm in a process of its own.",
+        epilog="The price of the JEPA term is quoted against both plain arms: with the head on every position, as "
+        "transformers.Trainer runs it, and with the head on labelled positions only.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    default = BenchOptions()
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name", metavar="NAME", help="'builtin', a Hub id or a folder; else a random Llama")
+    model.add_argument("--hidden_size", type=int, default=default.hidden_size, help="of the random Llama")
+    model.add_argument("--layers", type=int, default=default.layers, help="of the random Llama")
+    model.add_argument("--heads", type=int, default=default.heads, help="of the random Llama")
+    model.add_argument("--vocab_size", type=int, default=default.vocab_size, help="of its tokenizer, trained here")
+    model.add_argument(
+        "--vocab_rows", type=int, help="rows of its embedding and head: a larger vocabulary's cost on the same tokens"
+    )
+    model.add_argument("--predictors", type=int, default=default.predictors, help="predictor tokens before a view")
+    model.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of weights and activations")
+    model.add_argument("--attn_implementation", choices=ATTENTION, default=default.attn_implementation,
+                       help="flex_attention leaves out the arms that need dense masks")  # fmt: skip
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_file", nargs="+", default=default.train_file, metavar="SOURCE",
+                      help="'builtin', JSONL files (any form that prepare reads) or Hub data set ids")  # fmt: skip
+    data.add_argument("--max_length", type=int, help="longest example in tokens; longer ones are cut at a step")
+    data.add_argument("--batch_size", type=int, default=default.batch_size, help="rows in a microbatch")
+    data.add_argument("--seed", type=int, default=default.seed, help="of weights and choice of rows")
+    race = parser.add_argument_group("measuring")
+    race.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="where to run")
+    race.add_argument("--threads", type=int, help="CPU threads of PyTorch; its own choice if not given")
+    race.add_argument("--rounds", type=int, default=default.rounds, help="counted rounds, each arm once in each")
+    race.add_argument("--warmup", type=int, default=default.warmup, help="rounds before that, not counted")
+    race.add_argument("--memory_batches", type=int, default=default.memory_batches,
+                      help="microbatches that each arm's own process runs")  # fmt: skip
+    race.add_argument(
+        "--lbd", type=float, default=default.lbd, help="weight λ of the JEPA term; does not change the cost"
+    )
+    race.add_argument("--no_memory", action="store_true", help="do not measure peak memory")
+    race.add_argument("--json", metavar="FILE", help="write the record there")
+    race.add_argument("--arm", choices=tuple(ARMS), help="measure the peak memory of this arm only, print it as JSON")
+    parser.add_argument("--prepared", help=argparse.SUPPRESS)  # the folder that a parent process wrote
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`stepjepa bench`; returns the exit status: 0, or 2 with a message on stderr if it could not run."""
+    arguments = _parser().parse_args(argv)
+    values = {each.name: getattr(arguments, each.name) for each in fields(BenchOptions)}
+    try:
+        if arguments.arm:
+            return _arm_only(arguments, values)
+        if arguments.no_memory:
+            values["memory_batches"] = 0
+        result = bench(BenchOptions(**values))
+    except (BenchError, SourceError, ModelLoadError, UnsupportedArchitectureError) as error:
+        print(f"stepjepa bench: {error}", file=sys.stderr)
+        return 2
+    print(format_table(result))
+    if arguments.json:
+        try:
+            write_json(result, arguments.json)
+        except OSError as error:
+            print(f"stepjepa bench: cannot write {arguments.json}: {error.strerror}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _arm_only(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
+    if arguments.prepared:
+        workload, options = restore_workload(Path(arguments.prepared))
+        _use_device(options)
+    else:
+        options = BenchOptions(**values)
+        _use_device(options)
+        workload = make_workload(options)
+    print(json.dumps(arm_memory(arguments.arm, workload, options)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""What a benchmark runs on: options → model, tokenizer and microbatches of tokenized rows.
+
+Either any checkpoint, or a random Llama of a chosen size with a byte-level BPE tokenizer trained on the spot on
+the same text. Speed does not depend on what the weights have learnt, so no download is needed to measure.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.modeling import BUILTIN, add_predictor_tokens, load_model, set_pad_token
+from stepjepa.pairs import step_spans
+from stepjepa.sources import read_examples
+
+PAD, END = "<|pad|>", "<|end|>"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ATTENTION = ("sdpa", "eager", "flex_attention")
+BYTES = 256
+
+
+class BenchError(ValueError):
+    """The benchmark cannot run as asked; the message says why and what to do."""
+
+
+@dataclass
+class BenchOptions:
+    """Configuration of a benchmark.
+
+    Model: `model_name` ("builtin", a Hub id, a folder), or None for a random Llama of `hidden_size`, `layers`,
+    `heads`, with a tokenizer of `vocab_size` tokens and `vocab_rows` rows of embedding and head (None: as many).
+    Data: `train_file` is "builtin", files or Hub ids; `max_length` cuts at a step boundary.
+    Race: `batch_size` rows per microbatch, `rounds` counted rounds after `warmup` uncounted ones, a new microbatch
+    each round as long as the data last. `memory_batches` microbatches are run for peak memory; 0 measures none.
+
+    Raises:
+        BenchError: for values out of range.
+    """
+
+    model_name: str | None = None
+    hidden_size: int = 256
+    layers: int = 6
+    heads: int = 4
+    vocab_size: int = 4096
+    vocab_rows: int | None = None
+    train_file: list[str] = field(default_factory=lambda: ["builtin"])
+    max_length: int | None = None
+    batch_size: int = 8
+    rounds: int = 20
+    warmup: int = 2
+    memory_batches: int = 3
+    predictors: int = 1
+    lbd: float = 0.1
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn_implementation: str = "sdpa"
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        smallest = {"hidden_size": 1, "layers": 1, "heads": 1, "batch_size": 1, "rounds": 1, "warmup": 0,
+                    "memory_batches": 0, "predictors": 1}  # fmt: skip
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise BenchError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        for name, choices in (("dtype", DTYPES), ("attn_implementation", ATTENTION), ("device", ("cpu", "cuda"))):
+            if getattr(self, name) not in choices:
+                raise BenchError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.threads is not None and self.threads < 1:
+            raise BenchError(f"threads must be at least 1, not {self.threads}.")
+        if self.attn_implementation == "flex_attention" and self.device != "cuda":
+            raise BenchError("flex_attention needs --device cuda: on the CPU it has no backward.")
+        if self.model_name is None:
+            self._check_random_model()
+
+    def _check_random_model(self) -> None:
+        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
+            raise BenchError(
+                f"hidden_size {self.hidden_size} must be divisible by heads {self.heads} into an even head size "
+                "(rotary positions turn pairs of values)."
+            )
+        least = BYTES + 2 + self.predictors
+        if self.vocab_size < least:
+            raise BenchError(f"vocab_size must be at least {least}: 256 bytes, pad, end and predictor tokens.")
+        if self.vocab_rows is not None and self.vocab_rows < self.vocab_size:
+            raise BenchError(f"vocab_rows ({self.vocab_rows}) must be at least vocab_size ({self.vocab_size}).")
+
+    def public(self) -> dict[str, Any]:
+        """The options as JSON values, without the folders that files lie in."""
+        shown = {**asdict(self), "train_file": [without_folder(name) for name in self.train_file]}
+        if self.model_name is not None:
+            shown["model_name"] = without_folder(self.model_name)
+        return shown
+
+
+def without_folder(name: str) -> str:
+    """The last part of a path that exists here; any other name (a Hub id) as it is."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name
+
+
+@dataclass
+class Workload:
+    """Model (on the CPU still), tokenizer, and microbatches of tokenized rows, each row with at least one pair."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    microbatches: list[list[dict[str, Any]]]
+    data: dict[str, Any]
+
+
+def make_workload(options: BenchOptions) -> Workload:
+    """Read the data, load or make tokenizer and model, cut the usable rows into microbatches.
+
+    Raises:
+        BenchError: if fewer than `batch_size` examples have two steps (after the cut to `max_length`).
+        SourceError, ModelLoadError: if data or model cannot be read.
+    """
+    examples, _ = read_examples(options.train_file, seed=options.seed)
+    limit = options.max_length
+    if options.model_name is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(
+            (message["content"] for example in examples for message in example["messages"]),
+            options.vocab_size, options.predictors,
+        )  # fmt: skip
+        model = None
+    else:
+        model, tokenizer = _load(options)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limits = [limit, positions and positions - options.predictors]
+        limit = min((each for each in limits if each), default=None)
+    rows, report = tokenize_dataset(examples, tokenizer, limit)
+    microbatches, usable = _microbatches(rows, report, options)
+    if model is None:
+        model = random_llama(options, tokenizer)
+    used = [row for batch in microbatches for row in batch]
+    data = {
+        "examples": report.examples,
+        "usable": usable,
+        "rows": len(used),
+        "microbatches": len(microbatches),
+        "tokens_per_row": _mean(len(row["input_ids"]) for row in used),
+        "labelled_per_row": _mean(sum(label >= 0 for label in row["labels"]) for row in used),
+        "steps_per_row": _mean(len(step_spans(row["step_ids"])) for row in used),
+        "trunk_tokens": [sum(len(row["input_ids"]) for row in batch) for batch in microbatches],
+    }
+    return Workload(model, tokenizer, microbatches, data)
+
+
+def _microbatches(rows: Sequence[dict[str, Any]], report: TokenReport, options: BenchOptions) -> tuple[list, int]:
+    usable = [row for row in rows if len(step_spans(row["step_ids"])) >= 2]
+    size = options.batch_size
+    if len(usable) < size:
+        raise BenchError(
+            f"Only {len(usable)} of {report.examples} examples have at least two steps"
+            + (f" within max_length={options.max_length}" if options.max_length else "")
+            + f", but a microbatch needs {size}. Give more data, a larger max_length or a smaller batch_size."
+        )
+    random.Random(options.seed).shuffle(usable)
+    count = min(max(options.rounds, options.memory_batches), len(usable) // size)
+    kept = ("input_ids", "labels", "step_ids")
+    chosen = [{name: row[name] for name in kept} for row in usable[: count * size]]
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)], len(usable)
+
+
+def _mean(values: Iterable[int]) -> float:
+    listed = list(values)
+    return round(sum(listed) / len(listed), 2)
+
+
+# -------- model and tokenizer --------
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, predictors: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocab_size` tokens, pad, end and predictor tokens included.
+
+    It has no chat template, so that the package's plain one applies.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - predictors, special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+    add_predictor_tokens(wrapped, predictors)
+    return wrapped
+
+
+def random_llama(options: BenchOptions, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A Llama with random weights drawn from `options.seed`; embedding and head are not tied.
+
+    The feed-forward layer has 8/3 of the hidden size, rounded up to a multiple of 64.
+    """
+    config = LlamaConfig(
+        vocab_size=options.vocab_rows or options.vocab_size, hidden_size=options.hidden_size,
+        intermediate_size=-(-options.hidden_size * 8 // 3 // 64) * 64, num_hidden_layers=options.layers,
+        num_attention_heads=options.heads, num_key_value_heads=options.heads, max_position_embeddings=8192,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    config._attn_implementation = options.attn_implementation
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = LlamaForCausalLM(config).to(getattr(torch, options.dtype))
+    set_pad_token(model, tokenizer)
+    return model
+
+
+def _load(options: BenchOptions) -> tuple[Any, PreTrainedTokenizerBase]:
+    return load_model(
+        options.model_name or BUILTIN, predictors=options.predictors, dtype=options.dtype,
+        attn_implementation=options.attn_implementation, seed=options.seed,
+    )  # fmt: skip
+
+
+# -------- handing a workload to a fresh process --------
+
+
+def save_workload(workload: Workload, options: BenchOptions, folder: Path) -> None:
+    """Write what another process needs to build the same workload without reading the data again."""
+    (folder / "options.json").write_text(json.dumps(asdict(options)), encoding="utf-8")
+    (folder / "rows.json").write_text(json.dumps(workload.microbatches[: options.memory_batches]), encoding="utf-8")
+    workload.tokenizer.save_pretrained(folder)
+
+
+def restore_workload(folder: Path) -> tuple[Workload, BenchOptions]:
+    """The workload and options that `save_workload` wrote."""
+    options = BenchOptions(**json.loads((folder / "options.json").read_text(encoding="utf-8")))
+    microbatches = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    if options.model_name is None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return Workload(random_llama(options, tokenizer), tokenizer, microbatches, {}), options
+    return Workload(*_load(options), microbatches, {}), options
