@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -225,7 +226,7 @@ def split_debug(argv: list[str]) -> tuple[list[str], int]:
     (['--debug', 'underflow_overflow'], 0)
     """
     kept, level, skip = [], 0, False
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*argv, ""]):
         if skip:
             skip = False
         elif word == "--debug" and following.isdigit():
@@ -247,6 +248,7 @@ def train(argv: list[str]) -> int:
         raise UsageError(str(error)) from error
     from stepjepa.experiments import run_training
 
+    logging.disable_progress_bar()  # of loading and saving files; training keeps its own
     if debug:
         logging.set_verbosity_info()
         args.log_level = "info"

@@ -81,6 +81,12 @@ def test_the_original_names_all_work():
     assert (debug, resume, args.weight_decay) == (1, None, 0.1)
 
 
+def test_no_argument_at_all_is_the_main_job():
+    options, args, resume, debug = parse_train([])
+    assert (options.model_name, options.train_file) == ("builtin", ["builtin"])
+    assert (args.lbd, args.gamma, args.output_dir, resume, debug) == (0.1, 1.0, None, None, 0)
+
+
 def test_lambda_is_an_alias_and_the_parents_debug_passes_through():
     _, args, _, debug = parse_train(["--lambda", "0.3", "--debug", "underflow_overflow", "--use_cpu"])
     assert args.lbd == 0.3
