@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from scipy.stats import binomtest
 from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.config import StepJEPAConfig
@@ -161,6 +162,8 @@ def run_training(
         model.merge_and_unload().save_pretrained(folder / "merged")
         tokenizer.save_pretrained(folder / "merged")
 
+    start = {name: value for name, value in before.items() if name.startswith("eval_")}
+    history = [*([{"step": 0, **start}] if start else []), *trainer.state.log_history]
     record = {
         "configuration": {"run": asdict(options), "training": _plain(args)},
         "environment": environment(),
@@ -171,13 +174,13 @@ def run_training(
         "optimizer_steps": trained.global_step,
         "train_seconds": trained.metrics.get("train_runtime"),
         "wall_seconds": round(time.perf_counter() - began, 1),
-        "log_history": trainer.state.log_history,
+        "log_history": history,
     }
     if state.is_main_process:
         from stepjepa.plots import loss_curves
 
         write_json(record, folder / "record.json")
-        loss_curves(trainer.state.log_history, title=_title(options, args)).savefig(folder / "loss.png", dpi=150)
+        loss_curves(history, title=_title(options, args)).savefig(folder / "loss.png", dpi=150)
         say(summary_table(record, folder))
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
@@ -222,9 +225,15 @@ def _measure(
         )  # fmt: skip
         everyone = gather_object([{"correct": r["correct"], "truncated": r["truncated"]} for r in results])
         measured["accuracy"] = accuracy(everyone)
+        right = sum(r["correct"] for r in everyone)
+        interval = binomtest(right, len(everyone)).proportion_ci(method="wilson")
+        measured["accuracy_interval"] = [interval.low, interval.high]  # 95%, over questions
         measured["accuracy_problems"] = len(everyone)
         measured["truncated"] = sum(r["truncated"] for r in everyone) / len(everyone)
-        state.print(f"accuracy {when} training: {measured['accuracy']:.1%} of {len(everyone)} held-out problems")
+        state.print(
+            f"accuracy {when} training: {right} of {len(everyone)} held-out problems, {measured['accuracy']:.1%} "
+            f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
+        )
     return measured
 
 
@@ -268,8 +277,11 @@ def summary_table(record: Mapping[str, Any], folder: Path) -> str:
     for name in ("lm_loss", "jepa_loss", "retrieval", "retrieval_chance"):
         add(f"eval {name}", record["before"].get(f"eval_{name}"), record["after"].get(f"eval_{name}"))
     count = record["after"].get("accuracy_problems")
-    add(f"accuracy on {count} held-out problems", record["before"].get("accuracy"), record["after"].get("accuracy"),
-        "{:.1%}")  # fmt: skip
+    label = f"accuracy on {count} held-out problems"
+    add(label, record["before"].get("accuracy"), record["after"].get("accuracy"), "{:.1%}")
+    ends = [record[when].get("accuracy_interval", [None, None]) for when in ("before", "after")]
+    for side, name in enumerate(("from", "to")):
+        add(f"  95% interval, {name}", ends[0][side], ends[1][side], "{:.1%}")
     width = max(len(label) for label, _, _ in rows)
     lines = [f"{'':{width}}  {'first':>9}  {'last':>9}"]
     lines += [f"{label:{width}}  {first:>9}  {last:>9}" for label, first, last in rows]
