@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from stepjepa.layout import StepJEPACollator
 from stepjepa.masks import allowed
-from stepjepa.plots import loss_curves, mask_panels
+from stepjepa.plots import loss_curves, mask_panels, price_bars
 from stepjepa.records import write_json
 from stepjepa.reference import build_step2_isolation_mask
 
@@ -61,25 +61,35 @@ def _strings(mask: Any) -> list[str]:
 
 
 def _curves(record: Mapping[str, Any]) -> Figure:
-    return loss_curves(record["log_history"], title=record.get("title", ""))
+    run, training = record["configuration"]["run"], record["configuration"]["training"]
+    data = ", ".join(Path(name).stem for name in run["train_file"])
+    return loss_curves(
+        record["log_history"],
+        title=f"{run['model_name']} model on {data}: λ = {training['lbd']:g}, γ = {training['gamma']:g}, "
+        f"{training['jepa_loss_type']}, {training['pairs']} pairs, isolation {training['isolation']}, "
+        f"seed {training['seed']}",
+    )
 
 
-FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
-    "masks": mask_panels,
-    "train-builtin": _curves,
-    "train-gsm8k": _curves,
+FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    "masks": (mask_panels, ("masks",)),
+    "train-builtin": (_curves, ("train-builtin",)),
+    "train-gsm8k": (_curves, ("train-gsm8k",)),
+    "price": (price_bars, ("bench-4k", "bench-32k")),
 }
+"""Name of the figure → how it is drawn, and from which records."""
 
 
 def draw_all(data: Path, output: Path) -> list[Path]:
-    """Draw every figure of `FIGURES` from `data/NAME.json` as PNG and PDF; returns the files.
+    """Draw every figure of `FIGURES` from the records `data/NAME.json` as PNG and PDF; returns the files.
 
     Raises:
         FileNotFoundError: names the record that is missing.
     """
     written = []
-    for name, draw in FIGURES.items():
-        figure = draw(json.loads((data / f"{name}.json").read_text(encoding="utf-8")))
+    for name, (draw, sources) in FIGURES.items():
+        records = [json.loads((data / f"{source}.json").read_text(encoding="utf-8")) for source in sources]
+        figure = draw(*records)
         for suffix in ("png", "pdf"):
             path = output / f"{name}.{suffix}"
             figure.savefig(path, dpi=160, metadata={"CreationDate": None} if suffix == "pdf" else None)

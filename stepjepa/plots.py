@@ -54,6 +54,41 @@ def mask_panels(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def price_bars(*results: Mapping[str, Any]) -> Figure:
+    """Time and peak memory of each arm of `stepjepa bench`, as multiples of plain fine-tuning.
+
+    Args:
+        results: as `stepjepa bench --json` writes them; each gets a panel for time and one for memory.
+    """
+    arms = list(results[0]["arms"])
+    colours = [GREY if arm.startswith("plain") else ORANGE if arm.startswith("single") else BLUE for arm in arms]
+    rows = range(len(arms))
+    figure = Figure(figsize=(3.1 * 2 * len(results), 0.3 * len(arms) + 1.1), layout="constrained")
+    panels = figure.subplots(1, 2 * len(results), sharey=True)
+    for i, result in enumerate(results):
+        size = f"{result['model']['vocabulary_rows']:,} rows of vocabulary"
+        ratios = [result["arms"][arm]["ratio_to_plain"] for arm in arms]
+        medians = [ratio["median"] for ratio in ratios]
+        spans = [[r["median"] - r["q1"] for r in ratios], [r["q3"] - r["median"] for r in ratios]]
+        growth = [result["arms"][arm]["memory"]["growth_bytes"] for arm in arms]
+        memory = [value / growth[arms.index("plain")] for value in growth]
+        for axes, values, title, errors in (
+            (panels[2 * i], medians, f"time, {size}", spans),
+            (panels[2 * i + 1], memory, f"peak memory, {size}", None),
+        ):
+            axes.barh(rows, values, color=colours, xerr=errors, error_kw={"linewidth": 1})
+            for row, value in zip(rows, values, strict=True):
+                axes.text(0.06, row, f"{value:.2f}", va="center", fontsize=8, color="white", fontweight="bold")
+            axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+            axes.set_title(title, fontsize=8)
+            axes.set_xlabel("× plain fine-tuning", fontsize=8)
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(rows, [arm.replace("_", " ") for arm in arms])
+    panels[0].invert_yaxis()
+    return figure
+
+
 def loss_curves(log_history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Both losses over optimizer steps, and beside them whether the JEPA loss means anything.
 

@@ -116,3 +116,14 @@ def test_a_checkpoint_of_the_same_name_is_replaced(uninterrupted, tmp_path):
     trainer.train()
     assert not any(tmp_path.rglob("stale"))
     assert newest_complete(tmp_path)[0].name == "checkpoint-10"
+
+
+def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):
+    trainer = make(str(tmp_path))
+    trainer.args.load_best_model_at_end = True
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.parent == tmp_path
+    evaluations = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
+    assert best.name == f"checkpoint-{min(evaluations, key=evaluations.get)}"
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluations.values()), rel=1e-6)

@@ -1,0 +1,55 @@
+"""Figures come from records: none without one, all drawn again by one command."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stepjepa.figures import FIGURES, draw_all, main, mask_record
+from stepjepa.plots import loss_curves
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "figures" / "data"
+
+
+def test_every_figure_has_its_records_and_every_record_its_place():
+    names = {path.stem for path in (ROOT / "figures").glob("*.p[nd][gf]")}
+    assert names == set(FIGURES)
+    text = (ROOT / "figures" / "README.md").read_text()
+    for path in DATA.glob("*.json"):
+        assert path.name in text, f"{path.name} is not explained in figures/README.md"
+    for _, sources in FIGURES.values():
+        for source in sources:
+            assert (DATA / f"{source}.json").exists()
+
+
+def test_all_figures_are_drawn_again(tmp_path, capsys):
+    assert main(["--data", str(DATA), "--output", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match=r"masks\.json"):
+        draw_all(tmp_path, tmp_path)
+
+
+def test_the_mask_record_is_what_the_code_computes():
+    assert json.loads((DATA / "masks.json").read_text()) == mask_record()
+
+
+def test_records_name_versions_hardware_and_commit_but_no_paths():
+    for path in DATA.glob("*.json"):
+        text = path.read_text()
+        assert not re.search(r'"/\w+/', text), f"{path.name} holds a path"
+        if path.name != "masks.json":
+            environment = json.loads(text)["environment"]
+            assert environment["packages"]["torch"]
+            assert environment["hardware"]["processor"]
+            assert len(environment["git"]["commit"]) == 40
+            assert environment["git"]["dirty"] is False
+
+
+def test_loss_curves_say_so_when_there_is_no_jepa_term():
+    figure = loss_curves([{"step": 1, "lm_loss": 2.0}, {"step": 2, "lm_loss": 1.0}, {"step": 2, "eval_lm_loss": 1.1}])
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert any("λ = 0" in text for text in texts)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
