@@ -121,6 +121,7 @@ def run_training(
         OutputFolderError, SourceError, ModelLoadError, UnsupportedArchitectureError, NoCheckpointError, ValueError.
     """
     began = time.perf_counter()
+    started_with = environment()  # now: the files on disk may change while a long run goes on
     state = PartialState()  # the process group is up: args have set the device
     claim: list[Any] = [None]
     if state.is_main_process:
@@ -166,7 +167,7 @@ def run_training(
     history = [*([{"step": 0, **start}] if start else []), *trainer.state.log_history]
     record = {
         "configuration": {"run": asdict(options), "training": _plain(args)},
-        "environment": environment(),
+        "environment": started_with,
         "processes": state.num_processes,
         "data": {name: asdict(report) for name, report in trainer.token_reports.items()},
         "before": before,
