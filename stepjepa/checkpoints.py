@@ -17,6 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 STAGING = ".staging-checkpoint"
+REPLACED = "replaced-"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -30,16 +31,33 @@ def publish(staged: Path, final: Path) -> None:
     A checkpoint of the same name, as left by a run resumed from an earlier one, is replaced.
     """
     for path in [*staged.rglob("*"), staged]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _flush(path)
     if final.exists():
-        replaced = staged.parent / f"replaced-{final.name}"
+        replaced = staged.parent / f"{REPLACED}{final.name}"
         os.rename(final, replaced)
         os.rename(staged, final)
         shutil.rmtree(replaced)
     else:
         os.rename(staged, final)
+    _flush(final.parent)
+
+
+def finish_interrupted(folder: Path) -> None:
+    """Complete a `publish` that was killed between moving the old checkpoint away and the new one in.
+
+    Both are complete then; the new one takes its name.
+    """
+    for replaced in folder.glob(f"{STAGING}-*/{REPLACED}*"):
+        final = folder / replaced.name.removeprefix(REPLACED)
+        staged = replaced.parent / final.name
+        if not final.exists():
+            os.rename(staged if staged.exists() else replaced, final)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -57,7 +75,11 @@ def damage(checkpoint: Path) -> str | None:
         return "it has no model weights"
     index = checkpoint / "model.safetensors.index.json"
     if index.exists():
-        missing = set(json.loads(index.read_text())["weight_map"].values()) - {path.name for path in weights}
+        try:
+            named = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError) as error:
+            return f"{index.name} cannot be read ({error})"
+        missing = named - {path.name for path in weights}
         if missing:
             return f"{', '.join(sorted(missing))} is missing"
     for path in weights:
@@ -69,6 +91,8 @@ def damage(checkpoint: Path) -> str | None:
     optimizer = [path for path in checkpoint.glob("optimizer*") if path.name.startswith("optimizer")]
     if not optimizer:
         return "it has no optimizer state (saved with save_only_model?)"
+    if not (checkpoint / "scheduler.pt").exists():
+        return "it has no learning-rate schedule"
     if not list(checkpoint.glob("rng_state*.pth")):
         return "it has no random-number state"
     for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"), *checkpoint.glob("*.bin")]:
@@ -92,6 +116,8 @@ def newest_complete(folder: str | Path) -> tuple[Path, list[str]]:
     """
     folder = Path(folder)
     skipped: list[str] = []
+    if folder.is_dir():
+        finish_interrupted(folder)
     for path in checkpoints(folder) if folder.is_dir() else []:
         wrong = damage(path)
         if wrong is None:

@@ -67,15 +67,12 @@ def overview() -> str:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from stepjepa.architectures import UnsupportedArchitectureError
     from stepjepa.checkpoints import NoCheckpointError
-    from stepjepa.experiments import OutputFolderError
-    from stepjepa.modeling import ModelLoadError
+    from stepjepa.experiments import SetupError
     from stepjepa.rows import SourceError
+    from stepjepa.run_folder import OutputFolderError
 
-    return (
-        UsageError, SourceError, ModelLoadError, UnsupportedArchitectureError, OutputFolderError, NoCheckpointError,
-    )  # fmt: skip
+    return (UsageError, SourceError, SetupError, OutputFolderError, NoCheckpointError)
 
 
 # ---- prepare -------------------------------------------------------------------------------------------------
@@ -120,13 +117,16 @@ def prepare(argv: list[str]) -> int:
     from stepjepa.sources import prepare as write_examples
 
     prompt = {None: "auto", "none": None}.get(options.system_prompt, options.system_prompt)
-    report = write_examples(
-        options.source, options.output_file, config=options.hub_config, split=options.split,
-        row_format=options.row_format, splitter=options.splitter, think=options.think,
-        short="drop" if options.drop_short else "merge", min_chars=options.min_chars, system_prompt=prompt,
-        source_name=options.source_name, only_correct=options.only_correct, strict=options.strict,
-        count=options.problems, seed=options.seed,
-    )  # fmt: skip
+    try:
+        report = write_examples(
+            options.source, options.output_file, config=options.hub_config, split=options.split,
+            row_format=options.row_format, splitter=options.splitter, think=options.think,
+            short="drop" if options.drop_short else "merge", min_chars=options.min_chars, system_prompt=prompt,
+            source_name=options.source_name, only_correct=options.only_correct, strict=options.strict,
+            count=options.problems, seed=options.seed,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
+        raise UsageError(str(error)) from error
     print(format_report(report))
     print(f"written: {options.output_file}")
     return 0
@@ -158,12 +158,12 @@ def named_configurations() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def read_configuration(name: str, known: set[str]) -> dict[str, Any]:
+def read_configuration(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Options from a named configuration or a YAML file.
 
     Args:
         name: one of `named_configurations`, or a path.
-        known: the option names there are.
+        parser: knows the options and their choices.
 
     Raises:
         UsageError: names the file and what is wrong in it.
@@ -181,31 +181,41 @@ def read_configuration(name: str, known: set[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
     values = {YAML_ALIASES.get(key, key): value for key, value in values.items()}
-    for key in values:
+    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    known = set(options)
+    for key, value in values.items():
+        choices = list((options[key].choices if key in known else None) or ())
+        if choices and value not in (None, *choices):
+            raise UsageError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             raise UsageError(
                 f"--config {name}: unknown option {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
     for key in ("train_file", "eval_file"):
-        if isinstance(values.get(key), str):
-            values[key] = [values[key]]
+        if key in values and not isinstance(values[key], list):
+            values[key] = [str(values[key])]
     return values
 
 
 def parse_train(argv: list[str]) -> tuple[Any, Any, str | bool | None, int]:
     """Command line → run options, training configuration, where to resume, our debug level.
 
-    Without `--config`, the built-in model takes the configuration `builtin`, any other model the defaults of
-    `StepJEPAConfig`.
+    Under the built-in model lies the configuration `builtin`, under any other the defaults of `StepJEPAConfig`; over
+    it comes `--config`, over that the command line.
     """
     argv, debug = split_debug(argv)
     parser = train_parser()
-    known = {action.dest for action in parser._actions}
     given, _ = parser.parse_known_args(argv)
-    name = given.config or ("builtin" if given.model_name == "builtin" else None)
-    if name is not None:
-        parser.set_defaults(**read_configuration(name, known))
+    own = read_configuration(given.config, parser) if given.config else {}
+    if str(own.get("debug", "")).isdigit():
+        debug = debug or int(own.pop("debug"))
+    named = any(word.split("=")[0] in ("--model_name", "--model-name") for word in argv)
+    model = given.model_name if named else own.get("model_name", given.model_name)
+    base = read_configuration(model, parser) if model == "builtin" else {}
+    if given.lora or own.get("lora"):
+        base.pop("learning_rate", None)  # it is that of training all weights
+    parser.set_defaults(**{**base, **own})
     options, args, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     resume: str | bool | None = args.resume_from_checkpoint
     if isinstance(resume, str) and resume.lower() in ("true", "1", "yes", "auto"):
@@ -244,7 +254,7 @@ def train(argv: list[str]) -> int:
 
     try:
         options, args, resume, debug = parse_train(argv)
-    except ValueError as error:  # a value that StepJEPAConfig refuses, by name
+    except (ValueError, TypeError) as error:  # a value that StepJEPAConfig refuses, by name
         raise UsageError(str(error)) from error
     from stepjepa.experiments import run_training
 
@@ -277,7 +287,10 @@ def figures(argv: list[str]) -> int:
     """`stepjepa figures`."""
     from stepjepa.figures import main as command
 
-    return command(argv)
+    try:
+        return command(argv)
+    except OSError as error:
+        raise UsageError(str(error)) from error
 
 
 def pretrain(argv: list[str]) -> int:

@@ -100,6 +100,9 @@ class StepJEPAConfig(TrainingArguments):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
         for name, good, rule in (
+            ("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "≥ 1"),
+            ("per_device_eval_batch_size", self.per_device_eval_batch_size >= 1, "≥ 1"),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "≥ 1"),
             ("lbd", 0 <= self.lbd < math.inf, "≥ 0 and finite"),
             ("gamma", 0 <= self.gamma < math.inf, "≥ 0 and finite"),
             ("pairs", self.pairs != "none" or self.lbd == 0, "a set of pairs, unless lbd is 0"),
@@ -119,6 +122,8 @@ class StepJEPAConfig(TrainingArguments):
             (self.parallelism_config, "parallelism_config", "splitting a sequence over devices tears its mask"),
             (not self.average_tokens_across_devices, "average_tokens_across_devices=False",
              "both loss terms are normalised over the whole optimizer step on all processes"),
+            (not self.eval_do_concat_batches, "eval_do_concat_batches=False", "evaluation sums over all examples"),
+            (self.batch_eval_metrics, "batch_eval_metrics", "evaluation sums over all examples"),
             (self.remove_unused_columns, "remove_unused_columns", "the collator needs the step indices"),
         ):  # fmt: skip
             if bad:

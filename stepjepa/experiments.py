@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,17 +16,18 @@ from accelerate.utils import broadcast_object_list, gather_object
 from scipy.stats import binomtest
 from transformers.trainer_callback import ProgressCallback
 
+from stepjepa.checkpoints import NoCheckpointError
 from stepjepa.config import StepJEPAConfig
 from stepjepa.evaluate import accuracy, generate_answers
 from stepjepa.layout import IGNORE
 from stepjepa.modeling import BUILTIN, load_model
 from stepjepa.pairs import step_spans
 from stepjepa.records import environment, write_json
+from stepjepa.run_folder import Claim, OutputFolderError, claim_folder
 from stepjepa.sources import format_report, read_examples
 from stepjepa.steps import Splitter
 from stepjepa.trainer import StepJEPATrainer
 
-RUNS = Path("runs")
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
 
 
@@ -67,40 +67,8 @@ class RunOptions:
     merge_lora: bool = field(default=False, metadata={"help": "Save a merged full model besides the adapter."})
 
 
-class OutputFolderError(ValueError):
-    """The output folder cannot be used; the message says why and what to do."""
-
-
-def claim_folder(wanted: str | None, resume: str | bool | None) -> Path:
-    """The folder of a run, made now: a new numbered one by default, never one that is in use.
-
-    Raises:
-        OutputFolderError: if the folder has content and the run does not resume from it.
-    """
-    if isinstance(resume, str):
-        return Path(wanted) if wanted else Path(resume).parent
-    if wanted is None:
-        if resume:
-            raise OutputFolderError("--resume_from_checkpoint without a path needs --output_dir: which run goes on?")
-        RUNS.mkdir(exist_ok=True)
-        numbers = [int(match[1]) for path in RUNS.iterdir() if (match := re.fullmatch(r"train-(\d+)", path.name))]
-        number = max(numbers, default=0) + 1
-        while True:
-            folder = RUNS / f"train-{number:03d}"
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another run took it a moment ago
-                number += 1
-            else:
-                return folder
-    folder = Path(wanted)
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputFolderError(
-            f"The output folder {folder} is in use. Go on with that run by --resume_from_checkpoint true, or give "
-            "another --output_dir; nothing is ever deleted here."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+class SetupError(ValueError):
+    """A run could not be set up as asked; the message is that of whatever refused."""
 
 
 def run_training(
@@ -119,38 +87,25 @@ def run_training(
         The record, as written to `record.json`.
 
     Raises:
-        OutputFolderError, SourceError, ModelLoadError, UnsupportedArchitectureError, NoCheckpointError, ValueError.
+        OutputFolderError, NoCheckpointError: see `claim_folder`.
+        SetupError: whatever data, model or trainer refuse; the folder is given back if it was made for this run.
     """
     began = time.perf_counter()
     started_with = environment()  # now: the files on disk may change while a long run goes on
     state = PartialState()  # the process group is up: args have set the device
-    claim: list[Any] = [None]
-    if state.is_main_process:
-        try:
-            claim = [claim_folder(args.output_dir, resume)]
-        except OutputFolderError as error:
-            claim = [error]
-    folder = broadcast_object_list(claim)[0]
-    if isinstance(folder, OutputFolderError):
-        raise folder
+    claim = _claim(state, args.output_dir, resume)
+    folder = claim.folder
     args.output_dir = str(folder)
-
     say = state.print
     say(f"output folder: {folder}")
-    train, evaluation, problems = _data(options, say)
-    model, tokenizer = load_model(
-        options.model_name, predictors=args.predictors, lora=options.lora, lora_rank=options.lora_rank,
-        lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, dtype=options.dtype,
-        attn_implementation=options.attn_implementation, revision=options.revision,
-        trust_remote_code=options.trust_remote_code, seed=args.seed,
-    )  # fmt: skip
-    trainer = StepJEPATrainer(
-        model=model, args=args, train_dataset=train, eval_dataset=evaluation or None, processing_class=tokenizer
-    )
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(QuietProgress)
-    for name, report in trainer.token_reports.items():
-        say(f"{name}: {report}")
+    try:
+        trainer, tokenizer, problems = _set_up(options, args, say)
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
+        # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
+        if state.is_main_process:
+            claim.give_back()
+        raise SetupError(str(error)) from error
+    model: Any = trainer.model
 
     if show_first:
         rows: Any = trainer.train_dataset
@@ -160,7 +115,7 @@ def run_training(
     trained = trainer.train(resume_from_checkpoint=resume)
     after = _measure(trainer, tokenizer, problems, options, "after")
     trainer.save_model()
-    if options.merge_lora and hasattr(model, "merge_and_unload") and state.is_main_process:
+    if options.merge_lora and state.is_main_process:
         model.merge_and_unload().save_pretrained(folder / "merged")
         tokenizer.save_pretrained(folder / "merged")
 
@@ -187,6 +142,41 @@ def run_training(
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
     return record
+
+
+def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -> Claim:
+    """The output folder, claimed by the first process for all of them."""
+    claim: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            claim = [claim_folder(wanted, resume)]
+        except (OutputFolderError, NoCheckpointError) as error:
+            claim = [error]
+    result = broadcast_object_list(claim)[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJEPATrainer, Any, list[dict]]:
+    """Trainer, tokenizer, and held-out problems."""
+    train, evaluation, problems = _data(options, say)
+    model, tokenizer = load_model(
+        options.model_name, predictors=args.predictors, lora=options.lora, lora_rank=options.lora_rank,
+        lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, dtype=options.dtype,
+        attn_implementation=options.attn_implementation, revision=options.revision,
+        trust_remote_code=options.trust_remote_code, seed=args.seed,
+    )  # fmt: skip
+    if options.merge_lora and not hasattr(model, "merge_and_unload"):
+        raise ValueError("--merge_lora has nothing to merge: there is no LoRA adapter; add --lora.")
+    trainer = StepJEPATrainer(
+        model=model, args=args, train_dataset=train, eval_dataset=evaluation or None, processing_class=tokenizer
+    )
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(QuietProgress)
+    for name, report in trainer.token_reports.items():
+        say(f"{name}: {report}")
+    return trainer, tokenizer, problems
 
 
 def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[dict]]:

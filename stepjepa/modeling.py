@@ -72,17 +72,19 @@ def load_model(
     if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     path = str(BUILTIN_PATH) if name == BUILTIN else name
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         adapter = find_adapter_config_file(path, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-        options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **hub}
+        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+        options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **remote}
         model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        hub = "" if Path(path).exists() else (
+            " For a gated or private model run `hf auth login` first and accept its licence on its page."
+        )  # fmt: skip
         raise ModelLoadError(
-            f"Could not load {name!r}: {error}\nGive a folder with config.json, safetensors weights and a "
-            "tokenizer, or a Hub id. For a gated or private model run `hf auth login` first and accept its "
-            "licence on its page."
+            f"Could not load {name!r}: {error}\nIt has to be a folder with config.json, safetensors weights and a "
+            f"tokenizer, or a Hub id.{hub}"
         ) from error
     if adapter and lora:
         raise ValueError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")

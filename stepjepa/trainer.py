@@ -8,6 +8,7 @@ processes therefore does not change the gradient (InfoNCE aside: its negatives a
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import random
 import shutil
@@ -102,7 +103,7 @@ class StepJEPATrainer(Trainer):
             getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None) if model else None
         )
         rows = TrainingRows(processing_class, args.max_length, positions, args.predictors, args.pairs, args.horizon)
-        self.token_reports, self.sources = rows.reports, rows.sources
+        self._make_rows, self.token_reports, self.sources = rows, rows.reports, rows.sources
         train_dataset = rows(train_dataset, "train")
         if isinstance(eval_dataset, Mapping):
             eval_dataset = {name: rows(dataset, name) for name, dataset in eval_dataset.items()}
@@ -110,8 +111,10 @@ class StepJEPATrainer(Trainer):
             eval_dataset = rows(eval_dataset, "eval")
 
         layout: dict[str, Any] = {"horizon": args.horizon, "predictors": args.predictors, "isolation": args.isolation}
-        self.eval_collator = data_collator or StepJEPACollator(processing_class, pairs=args.pairs, **layout)
-        if data_collator is None:
+        if data_collator is not None:
+            self.eval_collator = dataclasses.replace(data_collator, packing_length=None)
+        else:
+            self.eval_collator = StepJEPACollator(processing_class, pairs=args.pairs, **layout)
             pairs = "none" if args.lbd == 0 else args.pairs
             data_collator = StepJEPACollator(
                 processing_class, pairs=pairs, packing_length=args.packing_length, **layout
@@ -140,9 +143,20 @@ class StepJEPATrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, with view pairs also when λ = 0, and without packing."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._make_rows(eval_dataset, "eval")
         training, self.data_collator = self.data_collator, self.eval_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As `get_eval_dataloader`, for `predict`."""
+        test_dataset = self._make_rows(test_dataset, "test")
+        training, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_test_dataloader(test_dataset)
         finally:
             self.data_collator = training
 
@@ -246,7 +260,7 @@ class StepJEPATrainer(Trainer):
         views = encode_views(model, inputs)
         rows = len(inputs["input_ids"])
         sums = example_sums(views, self._jepa_losses(views), rows)
-        sources = inputs.get("source_id", torch.zeros(rows, dtype=torch.long, device=sums.device))
+        sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 
     def _eval_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -256,8 +270,9 @@ class StepJEPATrainer(Trainer):
             torch.as_tensor(prediction.label_ids).flatten(),
         )
         metrics = self._summary(sums)
-        if len(self.sources) > 1:
-            for number in sources.unique().tolist():
+        present = [number for number in sources.unique().tolist() if number >= 0]
+        if len(present) > 1:
+            for number in present:
                 part = self._summary(sums[sources == number])
                 metrics |= {f"{self.sources[number]}_{name}": value for name, value in part.items()}
         return metrics

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from stepjepa.data import TokenReport, tokenize_dataset
 from stepjepa.pairs import view_pairs
+
+COLUMNS = ("input_ids", "labels", "step_ids")
 
 
 class TrainingRows:
@@ -34,13 +37,19 @@ class TrainingRows:
         self.sources: list[str] = []
 
     def __call__(self, dataset: Any, name: str) -> Any:
-        """Rows of a dataset of chat examples or of rows of `tokenize_example`; iterable datasets pass unchanged.
+        """Rows of a dataset of chat examples or of rows of `tokenize_example`.
+
+        Datasets without a length are converted as they are read.
 
         Raises:
             ValueError: for an empty dataset, unknown fields, or tokenized rows longer than the model's positions.
         """
-        if dataset is None or isinstance(dataset, IterableDataset):
-            return dataset
+        if dataset is None:
+            return None
+        if not hasattr(dataset, "__len__"):
+            return _Stream(dataset, self, name)
+        if isinstance(dataset, Mapping):
+            raise ValueError(f"The {name} dataset is a mapping of {', '.join(map(str, dataset))}; pass one of them.")
         if len(dataset) == 0:
             raise ValueError(f"The {name} dataset is empty.")
         first = dataset[0]
@@ -61,9 +70,14 @@ class TrainingRows:
 
     def _check_lengths(self, rows: Any, name: str) -> None:
         for number, row in enumerate(rows):
-            if self.room is not None and len(row["input_ids"]) > self.room:
+            sizes = {column: len(row[column]) for column in COLUMNS if column in row}
+            if len(sizes) < len(COLUMNS) or len(set(sizes.values())) > 1:
                 raise ValueError(
-                    f"Row {number} of the {name} dataset has {len(row['input_ids'])} tokens, but the model's positions "
+                    f"Row {number} of the {name} dataset needs {', '.join(COLUMNS)} of equal lengths; it has {sizes}."
+                )
+            if self.room is not None and sizes["input_ids"] > self.room:
+                raise ValueError(
+                    f"Row {number} of the {name} dataset has {sizes['input_ids']} tokens, but the model's positions "
                     f"hold {self.room} beside the predictor tokens; tokenize with max_length={self.room}."
                 )
 
@@ -73,3 +87,19 @@ class TrainingRows:
         if source not in self.sources:
             self.sources.append(source)
         return {**row, "source_id": self.sources.index(source)}
+
+
+class _Stream(IterableDataset):
+    """A dataset without a length, converted row by row; examples of which no step fits are left out."""
+
+    def __init__(self, dataset: Any, make_rows: TrainingRows, name: str) -> None:
+        self.dataset, self.make_rows, self.name = dataset, make_rows, name
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.dataset:
+            if "input_ids" in row:
+                self.make_rows._check_lengths([row], self.name)
+                yield {column: row[column] for column in COLUMNS}
+            else:
+                tokenized, _ = tokenize_dataset([row], self.make_rows.tokenizer, self.make_rows.limit)
+                yield from ({column: each[column] for column in COLUMNS} for each in tokenized)

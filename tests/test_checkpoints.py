@@ -1,6 +1,7 @@
 """Checkpoints are complete or absent; a killed run resumes to the same weights, bit for bit."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 from resume_worker import make
 
-from stepjepa.checkpoints import NoCheckpointError, damage, newest_complete
+from stepjepa.checkpoints import NoCheckpointError, damage, newest_complete, publish
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 
@@ -102,6 +103,9 @@ def test_missing_files_and_no_checkpoint_at_all(uninterrupted, tmp_path):
     shutil.copytree(Path(uninterrupted.args.output_dir) / "checkpoint-10", copy)
     (copy / "optimizer.pt").unlink()
     assert "optimizer" in damage(copy)
+    (copy / "model.safetensors.index.json").write_text("{")
+    assert "index.json cannot be read" in damage(copy)
+    (copy / "model.safetensors.index.json").unlink()
     with pytest.raises(NoCheckpointError, match="checkpoint-10: it has no optimizer state"):
         newest_complete(tmp_path)
     with pytest.raises(NoCheckpointError, match="no checkpoint-N folder"):
@@ -116,6 +120,29 @@ def test_a_checkpoint_of_the_same_name_is_replaced(uninterrupted, tmp_path):
     trainer.train()
     assert not any(tmp_path.rglob("stale"))
     assert newest_complete(tmp_path)[0].name == "checkpoint-10"
+
+
+@pytest.mark.parametrize("deadly", [1, 2])
+def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(uninterrupted, tmp_path, monkeypatch, deadly):
+    final, staging = tmp_path / "checkpoint-10", tmp_path / ".staging-checkpoint-10"
+    shutil.copytree(Path(uninterrupted.args.output_dir) / "checkpoint-10", final)
+    shutil.copytree(final, staging / "checkpoint-10")
+    (staging / "checkpoint-10" / "new").write_text("yes")
+    renames = []
+
+    def rename(a, b, _rename=os.rename):
+        renames.append(a)
+        if len(renames) == deadly:
+            raise KeyboardInterrupt
+        _rename(a, b)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        publish(staging / "checkpoint-10", final)
+    monkeypatch.undo()
+    path, skipped = newest_complete(tmp_path)
+    assert (path, skipped) == (final, [])
+    assert (final / "new").exists() == (deadly == 2)
 
 
 def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):

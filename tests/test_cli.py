@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from stepjepa.checkpoints import NoCheckpointError
 from stepjepa.cli import COMMANDS, main, parse_train, prepare_parser, split_debug
-from stepjepa.experiments import OutputFolderError, claim_folder
+from stepjepa.run_folder import OutputFolderError, claim_folder
 
 SMALL = [
     "--max_steps", "4", "--problems", "40", "--eval_problems", "6", "--accuracy_problems", "4", "--max_new_tokens", "8",
@@ -111,6 +112,18 @@ def test_yaml_configuration_and_command_line_over_it(tmp_path):
     assert (options.train_file, options.model_name) == (["x.jsonl"], "y")
 
 
+def test_the_built_in_configuration_lies_under_the_users_own(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("lbd: 0.2\ndebug: 1\n")
+    _, args, _, debug = parse_train(["--config", str(file), "--use_cpu"])
+    assert (args.lbd, args.learning_rate, args.num_train_epochs, debug) == (0.2, 2e-3, 2, 1)
+    _, args, _, _ = parse_train(["--lora", "--use_cpu"])
+    assert args.learning_rate is None  # LoRA's own default
+    file.write_text("model_name: elsewhere\n")
+    _, args, _, _ = parse_train(["--config", str(file), "--use_cpu"])
+    assert (args.learning_rate, args.num_train_epochs) == (None, 3)
+
+
 def test_another_model_does_not_inherit_the_built_in_learning_rate():
     _, builtin, _, _ = parse_train(["--use_cpu"])
     _, other, _, _ = parse_train(["--model_name", "x", "--use_cpu"])
@@ -126,12 +139,30 @@ def test_another_model_does_not_inherit_the_built_in_learning_rate():
         (["train", "--jepa_loss_type", "cos"], "'cos'"),
         (["train", "--label_smoothing_factor", "0.1"], "label_smoothing_factor"),
         (["train", "--train_file", "missing.jsonl", "--use_cpu", "--output_dir", "out"], "missing.jsonl"),
+        (["train", "--dtype", "float8", "--use_cpu"], "float8"),
+        (["train", "--lora", "--lora_rank", "0", "--use_cpu"], "r"),
+        (["train", "--merge_lora", "--use_cpu"], "--merge_lora"),
+        (["train", "--max_length", "20", "--use_cpu"], "could be used"),
+        (["train", "--batch_size", "0"], "per_device_train_batch_size=0"),
+        (["train", "--train_file", "own.jsonl", "--eval_strategy", "steps", "--use_cpu"], "eval"),
+        (["train", "--output_dir", "typo", "--resume_from_checkpoint", "true", "--use_cpu"], "typo"),
+        (["figures", "--data", "nowhere"], "nowhere"),
+        (["prepare", "--source", "builtin", "--output_file", "."], "'.'"),
+        (["prepare", "--source", "builtin", "--split", "foo", "--output_file", "o"], "foo"),
         (["prepare", "--source", "missing.jsonl", "--output_file", "out.jsonl"], "missing.jsonl"),
     ],
 )
 def test_errors_are_one_message_and_a_non_zero_exit(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
+    example = {
+        "question": "q",
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a\n\nb"}],
+    }
+    (tmp_path / "own.jsonl").write_text(
+        json.dumps({**example, "steps": ["a", "b"], "total_steps": 2, "answer": "1", "source": "s"})
+    )
     assert main(words) == 1
+    assert not list((tmp_path / "runs").iterdir() if (tmp_path / "runs").exists() else [])  # no folder left behind
     error = capsys.readouterr().err
     assert error.startswith(f"stepjepa {words[0]}: ")
     assert message in error
@@ -143,6 +174,14 @@ def test_a_misspelt_option_in_yaml_is_named(tmp_path, capsys):
     file.write_text("lamda: 0.7\n")
     assert main(["train", "--config", str(file)]) == 1
     assert "'lamda'; did you mean" in capsys.readouterr().err
+    file.write_text("splitter: nope\n")
+    assert main(["train", "--config", str(file)]) == 1
+    assert "'nope' is not one of" in capsys.readouterr().err
+    file.write_text("lbd: [1]\n")
+    assert main(["train", "--config", str(file)]) == 1
+    file.write_text("config: other\n")
+    assert main(["train", "--config", str(file)]) == 1
+    assert "unknown option 'config'" in capsys.readouterr().err
     file.write_text("- 1\n")
     assert main(["train", "--config", str(file)]) == 1
     assert "mapping" in capsys.readouterr().err
@@ -150,17 +189,41 @@ def test_a_misspelt_option_in_yaml_is_named(tmp_path, capsys):
 
 def test_output_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(claim_folder(None, None)) == "runs/train-001"
-    assert str(claim_folder(None, None)) == "runs/train-002"
+    first, second = claim_folder(None, None), claim_folder(None, None)
+    assert (str(first.folder), str(second.folder)) == ("runs/train-001", "runs/train-002")
+    second.give_back()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-001"]
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thing").write_text("mine")
     with pytest.raises(OutputFolderError, match="--resume_from_checkpoint"):
         claim_folder("used", None)
-    assert (tmp_path / "used" / "thing").read_text() == "mine"
-    assert str(claim_folder("used", True)) == "used"
-    assert str(claim_folder(None, "used/checkpoint-5")) == "used"
+    with pytest.raises(NoCheckpointError, match="no checkpoint-N folder"):
+        claim_folder("used", True)
+    with pytest.raises(NoCheckpointError, match="typo"):
+        claim_folder("typo", True)
+    assert not (tmp_path / "typo").exists()
     with pytest.raises(OutputFolderError, match="--output_dir"):
         claim_folder(None, True)
+    (tmp_path / "empty").mkdir()
+    claim_folder("empty", None).give_back()
+    assert (tmp_path / "empty").exists()  # it was there before: not ours to remove
+    assert (tmp_path / "used" / "thing").read_text() == "mine"
+
+
+def test_resuming_from_a_path_never_writes_into_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logging.disable(logging.WARNING)
+    assert main(["train", *SMALL, "--output_dir", "a", "--save_steps", "2", "--accuracy_problems", "0"]) == 0
+    logging.disable(logging.NOTSET)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "record.json").write_text("{}")
+    with pytest.raises(OutputFolderError, match="something else"):
+        claim_folder("other", "a/checkpoint-2")
+    with pytest.raises(NoCheckpointError, match="--output_dir a --resume_from_checkpoint true"):
+        claim_folder(None, "a")
+    assert str(claim_folder(None, "a/checkpoint-2").folder) == "a"
+    assert str(claim_folder("a", "a/checkpoint-2").folder) == "a"
+    assert str(claim_folder("new", "a/checkpoint-2").folder) == "new"
 
 
 def test_prepare_built_in(tmp_path, capsys):

@@ -26,7 +26,9 @@ def test_every_figure_has_its_records_and_every_record_its_place():
 
 def test_all_figures_are_drawn_again(tmp_path, capsys):
     assert main(["--data", str(DATA), "--output", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
+    }
     assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match=r"masks\.json"):
         draw_all(tmp_path, tmp_path)

@@ -1,5 +1,6 @@
 """The package as a whole: one truth about dependencies, light imports, commands that explain themselves."""
 
+import json
 import re
 import subprocess
 import sys
@@ -45,6 +46,23 @@ def test_readme_has_the_two_commands():
     assert len(re.findall(r"^pip install .*&& python -m pytest$", readme, re.M)) == 1
 
 
+def test_readme_has_no_gaps():
+    assert "@@" not in (ROOT / "README.md").read_text()
+
+
+def test_readme_tables_are_those_of_the_records():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("train-builtin", "train-builtin-plain"):
+        record = json.loads((ROOT / "figures" / "data" / f"{name}.json").read_text())
+        low, high = record["after"]["accuracy_interval"]
+        assert f"{record['after']['accuracy']:.1%} ({low:.1%}–{high:.1%})" in readme, name
+    for name in ("bench-4k", "bench-32k"):
+        record = json.loads((ROOT / "figures" / "data" / f"{name}.json").read_text())
+        for arm in record["arms"].values():
+            ratio = arm["ratio_to_plain"]
+            assert f"{ratio['median']:.2f} ({ratio['q1']:.2f}–{ratio['q3']:.2f})" in readme, name
+
+
 def test_the_file_tree_in_the_readme_is_complete():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "stepjepa").rglob("*.py"):
@@ -83,7 +101,7 @@ FLOORS = [
     {"steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more", "masks", "losses",
      "metrics", "records", "pairs"},
     {"formats", "rows", "sources", "chat", "layout", "data", "plots", "architectures"},
-    {"modeling", "views", "reference", "monitor", "checkpoints", "config", "training_rows"},
+    {"modeling", "views", "reference", "monitor", "checkpoints", "config", "training_rows", "run_folder"},
     {"trainer", "evaluate"},
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 import transformers as tf
+from accelerate import ParallelismConfig
 from small_models import Tokens, collator, small_model, small_rows
 
 from stepjepa.config import StepJEPAConfig
@@ -226,6 +227,9 @@ def test_defaults_that_differ(tmp_path):
         ({"torch_compile": True}, "torch_compile"),
         ({"average_tokens_across_devices": False}, "average_tokens_across_devices"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics"),
+        ({"parallelism_config": ParallelismConfig(cp_size=2)}, "parallelism_config"),
         ({"lbd": -1.0}, "lbd=-1.0"),
         ({"lbd": math.inf}, "lbd=inf"),
         ({"pairs": "none"}, "unless lbd is 0"),
@@ -292,3 +296,46 @@ def test_retrieval_is_not_claimed_for_batches_of_one_pair(tmp_path):
     assert "eval_retrieval" not in metrics
     together = make_trainer(tmp_path, eval_rows=rows, per_device_eval_batch_size=4).evaluate()
     assert together["eval_retrieval_chance"] == pytest.approx(0.25)
+
+
+def test_predict_measures_like_evaluate(tmp_path):
+    rows = small_rows(5, seed=5)
+    trainer = make_trainer(tmp_path, lbd=0.0, packing_length=200, eval_rows=rows)
+    evaluated, predicted = trainer.evaluate(), trainer.predict(rows).metrics
+    for name in ("lm_loss", "jepa_loss", "loss"):
+        assert predicted[f"test_{name}"] == evaluated[f"eval_{name}"]
+
+
+def test_evaluation_rows_without_a_source_are_not_credited_to_one(tmp_path):
+    train = [{**row, "source": name} for row, name in zip(small_rows(2), "ab", strict=True)]
+    metrics = make_trainer(tmp_path, rows=train, eval_rows=small_rows(3)).evaluate()
+    assert not any(name.startswith(("eval_a_", "eval_b_")) for name in metrics)
+
+
+@pytest.mark.parametrize("kind", ["list", "dataset", "torch stream", "datasets stream"])
+def test_every_kind_of_dataset_trains_alike(tmp_path, kind):
+    import datasets
+
+    rows = small_rows(8)
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from rows
+
+    given = {
+        "list": rows,
+        "dataset": datasets.Dataset.from_list(rows),
+        "torch stream": Stream(),
+        "datasets stream": datasets.Dataset.from_list(rows).to_iterable_dataset(),
+    }[kind]
+    _, trainer = step_of(tmp_path, rows=given, lbd=0.5)
+    _, reference = step_of(tmp_path, rows=rows, lbd=0.5)
+    assert losses(trainer)[0] == pytest.approx(losses(reference)[0], rel=1e-5)
+
+
+def test_ragged_rows_and_mappings_of_datasets_are_named(tmp_path):
+    ragged = {"input_ids": [5, 6, 7], "labels": [5, 6], "step_ids": [0, 0, 0]}
+    with pytest.raises(ValueError, match="Row 1 of the train dataset needs"):
+        make_trainer(tmp_path, rows=[*small_rows(1), ragged])
+    with pytest.raises(ValueError, match="mapping of train, test"):
+        make_trainer(tmp_path, rows={"train": small_rows(1), "test": small_rows(1)})
