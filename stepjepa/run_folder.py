@@ -54,9 +54,7 @@ def claim_folder(wanted: str | None, resume: str | bool | None) -> Claim:
             f"The output folder {folder} is in use. Go on with that run by --resume_from_checkpoint true, or give "
             "another --output_dir; nothing is ever deleted here."
         )
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    return Claim(folder, made)
+    return _make(folder)
 
 
 def _of_checkpoint(wanted: str | None, checkpoint: Path) -> Claim:
@@ -74,6 +72,10 @@ def _of_checkpoint(wanted: str | None, checkpoint: Path) -> Claim:
             f"The output folder {folder} is in use by something else than {checkpoint}; give an empty --output_dir, or "
             "none to go on in the checkpoint's own run."
         )
+    return _make(folder)
+
+
+def _make(folder: Path) -> Claim:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     return Claim(folder, made)

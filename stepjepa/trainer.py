@@ -12,7 +12,8 @@ import dataclasses
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +146,20 @@ class StepJEPATrainer(Trainer):
         """As the parent's, with view pairs also when λ = 0, and without packing."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._make_rows(eval_dataset, "eval")
-        training, self.data_collator = self.data_collator, self.eval_collator
-        try:
+        with self._evaluating():
             return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As `get_eval_dataloader`, for `predict`."""
-        test_dataset = self._make_rows(test_dataset, "test")
+        with self._evaluating():
+            return super().get_test_dataloader(self._make_rows(test_dataset, "test"))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Loaders made inside use the evaluation collator."""
         training, self.data_collator = self.data_collator, self.eval_collator
         try:
-            return super().get_test_dataloader(test_dataset)
+            yield
         finally:
             self.data_collator = training
 
