@@ -14,9 +14,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from stepjepa.data import render_prompt
+from stepjepa.chat import ChatRenderer
+from stepjepa.steps import last_boxed
 
-_BOX = re.compile(r"\\boxed\s*\{")
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
 _WRAPPING = re.compile(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -28,28 +28,14 @@ def extract_answer(text: str) -> str | None:
     Taken from the last complete ``\boxed{…}`` (nested braces allowed), else what follows the last ``####``,
     else the last number.
     """
-    for match in reversed(list(_BOX.finditer(text))):
-        content = _balanced(text, match.end())
-        if content is not None:
-            return content.strip()
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
     marked = _HASHES.findall(text)
     if marked:
         return str(marked[-1]).strip()
     numbers = _NUMBER.findall(text)
     return str(numbers[-1]) if numbers else None
-
-
-def _balanced(text: str, start: int) -> str | None:
-    """The text from `start` to the brace that closes the one before it; None where it is never closed."""
-    depth = 1
-    for index in range(start, len(text)):
-        if text[index] == "{" and text[index - 1] != "\\":
-            depth += 1
-        elif text[index] == "}" and text[index - 1] != "\\":
-            depth -= 1
-            if depth == 0:
-                return text[start:index]
-    return None
 
 
 def answers_match(predicted: str | None, gold: str) -> bool:
@@ -124,7 +110,8 @@ def generate_answers(
     ends = end_ids(model, tokenizer)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which batched generation needs")
-    prompts = [render_prompt(example["messages"], tokenizer) for example in examples]
+    renderer = ChatRenderer(tokenizer)  # once: it probes the template
+    prompts = [renderer.prompt(example["messages"]) for example in examples]
     ids: list[list[int]] = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]), reverse=True)
     config = GenerationConfig(
