@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from stepjepa.errors import UserError
+
 SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
 RECURRENT_NAMES = (
@@ -26,7 +28,7 @@ RECURRENT_NAMES = (
 )
 
 
-class UnsupportedArchitectureError(ValueError):
+class UnsupportedArchitectureError(UserError):
     """The model cannot hold the single-pass invariants; the message names the model and the reason."""
 
 

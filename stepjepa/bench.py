@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.architectures import UnsupportedArchitectureError, check_architecture
+from stepjepa.architectures import check_architecture
 from stepjepa.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
 from stepjepa.bench_memory import peak_memory
 from stepjepa.bench_report import Times, format_table, summarise
@@ -37,9 +37,7 @@ from stepjepa.bench_setup import (
     save_workload,
 )
 from stepjepa.masks import attention_masks
-from stepjepa.modeling import ModelLoadError
 from stepjepa.records import environment, write_json
-from stepjepa.sources import SourceError
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:
@@ -214,7 +212,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Time forward and backward of Step-JEPA beside plain fine-tuning, two passes and a doubled batch, "
         "interleaved in one run; measure peak memory with each arm in a process of its own.",
         epilog="The price of the JEPA term is quoted against both plain arms: with the head on every position, as "
-        "transformers.Trainer runs it, and with the head on labelled positions only.",
+        "transformers.Trainer runs it, and with the head on labelled positions only. `stepjepa bench --generation` "
+        "races batched generation against one problem at a time instead.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = BenchOptions()
@@ -255,25 +254,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`stepjepa bench`; returns the exit status: 0, or 2 with a message on stderr if it could not run."""
-    arguments = _parser().parse_args(argv)
+    """`stepjepa bench`; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--generation" in words:
+        from stepjepa.bench_generation import main as generation
+
+        return generation([word for word in words if word != "--generation"])
+    arguments = _parser().parse_args(words)
     values = {each.name: getattr(arguments, each.name) for each in fields(BenchOptions)}
-    try:
-        if arguments.arm:
-            return _arm_only(arguments, values)
-        if arguments.no_memory:
-            values["memory_batches"] = 0
-        result = bench(BenchOptions(**values))
-    except (BenchError, SourceError, ModelLoadError, UnsupportedArchitectureError) as error:
-        print(f"stepjepa bench: {error}", file=sys.stderr)
-        return 2
+    if arguments.arm:
+        return _arm_only(arguments, values)
+    if arguments.no_memory:
+        values["memory_batches"] = 0
+    result = bench(BenchOptions(**values))
     print(format_table(result))
     if arguments.json:
-        try:
-            write_json(result, arguments.json)
-        except OSError as error:
-            print(f"stepjepa bench: cannot write {arguments.json}: {error.strerror}", file=sys.stderr)
-            return 2
+        write_json(result, arguments.json)
     return 0
 
 

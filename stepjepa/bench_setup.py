@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.errors import UserError
 from stepjepa.modeling import BUILTIN, add_predictor_tokens, load_model, set_pad_token
 from stepjepa.pairs import step_spans
 from stepjepa.sources import read_examples
@@ -28,7 +29,7 @@ ATTENTION = ("sdpa", "eager", "flex_attention")
 BYTES = 256
 
 
-class BenchError(ValueError):
+class BenchError(UserError):
     """The benchmark cannot run as asked; the message says why and what to do."""
 
 

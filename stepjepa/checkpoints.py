@@ -16,12 +16,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from stepjepa.errors import UserError
+
 STAGING = ".staging-checkpoint"
 REPLACED = "replaced-"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
-class NoCheckpointError(ValueError):
+class NoCheckpointError(UserError):
     """There is no complete checkpoint to resume from."""
 
 

@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from stepjepa.chat import ChatRenderer, Rendering
 from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
 from stepjepa.data import tokenize_dataset
-from stepjepa.evaluate import end_ids
+from stepjepa.generate import end_ids
 from stepjepa.layout import IGNORE
 from stepjepa.pairs import step_spans, view_pairs
 from stepjepa.sources import Report, read_examples

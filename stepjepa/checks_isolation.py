@@ -6,32 +6,19 @@ to the bit when that token becomes another one, and a view that sees it has to m
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from stepjepa.architectures import base_model
 from stepjepa.checks import Outcome, Subject, number, plural, relative_difference
+from stepjepa.leakage import EXPERT_TOLERANCE, has_experts, perturb
 from stepjepa.pairs import view_pairs
 from stepjepa.views import Views, encode_views
-
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-EXPERT_TOLERANCE = 1e-4
-"""Mixtures of experts group the tokens of the batch into one product, so other tokens change the rounding."""
 
 FUTURE_CONTEXT = "a future token changes a context view"
 PAST_TARGET = "the question or step 1 changes a target view"
 NEARER_TARGET = "an earlier step changes a target view"
 PAST_CONTEXT = "the question changes no context view"
 OWN_TARGET = "its own tokens change no target view"
-
-
-def has_experts(model: Any) -> bool:
-    """Whether the model's configuration names more than one expert."""
-    config = base_model(model).config.get_text_config()
-    return any((getattr(config, name, None) or 0) > 1 for name in EXPERT_COUNTS)
 
 
 @torch.no_grad()
@@ -50,7 +37,7 @@ def check_perturbation(subject: Subject) -> Outcome:
     sink = int(options.isolation == "sink")  # the first token is seen by design
 
     def after(ranges: list[tuple[int, int]]) -> Views:
-        changed = [_perturb(row, *span) for row, span in zip(rows, ranges, strict=True)]
+        changed = [perturb(row, *span) for row, span in zip(rows, ranges, strict=True)]
         return encode_views(model, collator(changed))
 
     past = after([(sink, pairs[0].target_start) for pairs in spans])
@@ -84,14 +71,6 @@ def check_perturbation(subject: Subject) -> Outcome:
         f"({number(silent[FUTURE_CONTEXT])}); the question moves contexts by {number(moved[PAST_CONTEXT])} or more"
     )
     return Outcome(True, figures, values=values)
-
-
-def _perturb(row: dict[str, Any], start: int, end: int) -> dict[str, Any]:
-    """The row with every token of a range replaced by another one, taken from its own steps."""
-    ids = list(row["input_ids"])
-    pool = sorted({token for token, step in zip(ids, row["step_ids"], strict=True) if step >= 0})
-    ids[start:end] = [pool[bisect_right(pool, token) % len(pool)] for token in ids[start:end]]
-    return {**row, "input_ids": ids}
 
 
 def _first_pairs(views: Views) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from stepjepa.controls import TARGETS
 from stepjepa.layout import ISOLATIONS
 from stepjepa.losses import LOSSES
 from stepjepa.pairs import PAIR_SETS
@@ -43,6 +44,13 @@ class StepJEPAConfig(TrainingArguments):
     isolation: str = field(
         default="step",
         metadata={"help": f"What a target view sees besides itself: {', '.join(ISOLATIONS)}."},
+    )
+    target: str = field(
+        default="step",
+        metadata={
+            "help": f"What a context view predicts in training: {', '.join(TARGETS)}. The last two are control arms: "
+            "another pair's target view, and a random vector of the same length."
+        },
     )
     predictors: int = field(default=1, metadata={"help": "K, predictor tokens before a context view is read."})
     target_gradient: bool = field(
@@ -96,6 +104,7 @@ class StepJEPAConfig(TrainingArguments):
             ("jepa_loss_type", self.jepa_loss_type, tuple(LOSSES)),
             ("pairs", self.pairs, PAIR_SETS),
             ("isolation", self.isolation, ISOLATIONS),
+            ("target", self.target, TARGETS),
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")

@@ -6,25 +6,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from scipy.stats import binomtest
 from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.checkpoints import NoCheckpointError
 from stepjepa.config import StepJEPAConfig
+from stepjepa.errors import UserError
 from stepjepa.evaluate import accuracy, generate_answers
-from stepjepa.layout import IGNORE
 from stepjepa.modeling import BUILTIN, load_model
-from stepjepa.pairs import step_spans
 from stepjepa.records import environment, write_json
 from stepjepa.run_folder import Claim, OutputFolderError, claim_folder
+from stepjepa.run_summary import QuietProgress, describe_row, run_title, summary_table
 from stepjepa.sources import format_report, read_examples
+from stepjepa.statistics import wilson
 from stepjepa.steps import Splitter
 from stepjepa.trainer import StepJEPATrainer
 
@@ -63,11 +63,11 @@ class RunOptions:
         default=200,
         metadata={"help": "Held-out problems to answer before and after training; needs evaluation data. 0: none."},
     )
-    max_new_tokens: int = field(default=512, metadata={"help": "Longest response when measuring accuracy."})
+    max_new_tokens: int = field(default=768, metadata={"help": "Longest response when measuring accuracy."})
     merge_lora: bool = field(default=False, metadata={"help": "Save a merged full model besides the adapter."})
 
 
-class SetupError(ValueError):
+class SetupError(UserError):
     """A run could not be set up as asked; the message is that of whatever refused."""
 
 
@@ -99,7 +99,7 @@ def run_training(
     say = state.print
     say(f"output folder: {folder}")
     try:
-        trainer, tokenizer, problems = _set_up(options, args, say)
+        trainer, tokenizer, problems, system_prompt = _set_up(options, args, say)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
         if state.is_main_process:
@@ -122,9 +122,10 @@ def run_training(
     start = {name: value for name, value in before.items() if name.startswith("eval_")}
     history = [*([{"step": 0, **start}] if start else []), *trainer.state.log_history]
     record = {
-        "configuration": {"run": asdict(options), "training": _plain(args)},
+        "configuration": {"run": asdict(options), "training": plain_arguments(args)},
         "environment": started_with,
         "processes": state.num_processes,
+        "system_prompt": system_prompt,
         "data": {name: asdict(report) for name, report in trainer.token_reports.items()},
         "before": before,
         "after": after,
@@ -137,7 +138,7 @@ def run_training(
         from stepjepa.plots import loss_curves
 
         write_json(record, folder / "record.json")
-        loss_curves(history, title=_title(options, args)).savefig(folder / "loss.png", dpi=150)
+        loss_curves(history, title=run_title(options.model_name, args)).savefig(folder / "loss.png", dpi=150)
         say(summary_table(record, folder))
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
@@ -158,15 +159,10 @@ def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -
     return result
 
 
-def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJEPATrainer, Any, list[dict]]:
-    """Trainer, tokenizer, and held-out problems."""
+def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJEPATrainer, Any, list[dict], str | None]:
+    """Trainer, tokenizer, held-out problems, and the system prompt of the training data."""
     train, evaluation, problems = _data(options, say)
-    model, tokenizer = load_model(
-        options.model_name, predictors=args.predictors, lora=options.lora, lora_rank=options.lora_rank,
-        lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, dtype=options.dtype,
-        attn_implementation=options.attn_implementation, revision=options.revision,
-        trust_remote_code=options.trust_remote_code, seed=args.seed,
-    )  # fmt: skip
+    model, tokenizer = load_run_model(options, args)
     if options.merge_lora and not hasattr(model, "merge_and_unload"):
         raise ValueError("--merge_lora has nothing to merge: there is no LoRA adapter; add --lora.")
     trainer = StepJEPATrainer(
@@ -176,7 +172,23 @@ def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJE
         trainer.add_callback(QuietProgress)
     for name, report in trainer.token_reports.items():
         say(f"{name}: {report}")
-    return trainer, tokenizer, problems
+    return trainer, tokenizer, problems, _system_prompt(train)
+
+
+def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]:
+    """Model and tokenizer of a run; see `load_model`."""
+    return load_model(
+        options.model_name, predictors=args.predictors, lora=options.lora, lora_rank=options.lora_rank,
+        lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, dtype=options.dtype,
+        attn_implementation=options.attn_implementation, revision=options.revision,
+        trust_remote_code=options.trust_remote_code, seed=args.seed,
+    )  # fmt: skip
+
+
+def _system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
+    """The most frequent system message of the examples; evaluation asks with the same one by default."""
+    first = (example["messages"][0] for example in examples)
+    return Counter(m["content"] if m["role"] == "system" else None for m in first).most_common(1)[0][0]
 
 
 def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[dict]]:
@@ -218,78 +230,17 @@ def _measure(
         everyone = gather_object([{"correct": r["correct"], "truncated": r["truncated"]} for r in results])
         measured["accuracy"] = accuracy(everyone)
         right = sum(r["correct"] for r in everyone)
-        interval = binomtest(right, len(everyone)).proportion_ci(method="wilson")
-        measured["accuracy_interval"] = [interval.low, interval.high]  # 95%, over questions
+        low, high = wilson(right, len(everyone))
+        measured["accuracy_interval"] = [low, high]  # 95%, over questions
         measured["accuracy_problems"] = len(everyone)
         measured["truncated"] = sum(r["truncated"] for r in everyone) / len(everyone)
         state.print(
             f"accuracy {when} training: {right} of {len(everyone)} held-out problems, {measured['accuracy']:.1%} "
-            f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
+            f"(95% interval {low:.1%} to {high:.1%})"
         )
     return measured
 
 
-def describe_row(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """The steps of a tokenized row and the tokens they cover, a line each."""
-    lines = [f"first example: {len(row['input_ids'])} tokens, {sum(x != IGNORE for x in row['labels'])} labelled"]
-    for step, start, end in step_spans(row["step_ids"]):
-        lines.append(f"  step {step + 1}: tokens {start}–{end - 1}: {tokenizer.decode(row['input_ids'][start:end])!r}")
-    return "\n".join(lines)
-
-
-def _plain(args: StepJEPAConfig) -> dict[str, Any]:
+def plain_arguments(args: StepJEPAConfig) -> dict[str, Any]:
     """The training configuration as JSON values, without secrets."""
     return {name: value for name, value in args.to_dict().items() if "token" not in name or name.endswith("tokens")}
-
-
-def _title(options: RunOptions, args: StepJEPAConfig) -> str:
-    return (
-        f"{Path(options.model_name).name}, λ = {args.lbd:g}, γ = {args.gamma:g}, {args.jepa_loss_type}, "
-        f"{args.pairs} pairs, isolation {args.isolation}, seed {args.seed}"
-    )
-
-
-def summary_table(record: Mapping[str, Any], folder: Path) -> str:
-    """First and last figures of a run as a small text table."""
-    logs = [entry for entry in record["log_history"] if "lm_loss" in entry]
-    rows: list[tuple[str, str, str]] = []
-
-    def add(label: str, first: Any, last: Any, form: str = "{:.4f}") -> None:
-        if first is not None or last is not None:
-            shown = ["–" if value is None else form.format(value) for value in (first, last)]
-            rows.append((label, shown[0], shown[1]))
-
-    for name, label in (
-        ("lm_loss", "lm_loss"), ("jepa_loss", "jepa_loss"), ("retrieval", "retrieval in the microbatch"),
-        ("retrieval_chance", "  by chance"), ("target_spread", "target spread (0: collapse)"),
-    ):  # fmt: skip
-        values = [entry[name] for entry in logs if name in entry]
-        if values:
-            add(f"train {label}", values[0], values[-1])
-    for name in ("lm_loss", "jepa_loss", "retrieval", "retrieval_chance"):
-        add(f"eval {name}", record["before"].get(f"eval_{name}"), record["after"].get(f"eval_{name}"))
-    count = record["after"].get("accuracy_problems")
-    label = f"accuracy on {count} held-out problems"
-    add(label, record["before"].get("accuracy"), record["after"].get("accuracy"), "{:.1%}")
-    ends = [record[when].get("accuracy_interval", [None, None]) for when in ("before", "after")]
-    for side, name in enumerate(("from", "to")):
-        add(f"  95% interval, {name}", ends[0][side], ends[1][side], "{:.1%}")
-    width = max(len(label) for label, _, _ in rows)
-    lines = [f"{'':{width}}  {'first':>9}  {'last':>9}"]
-    lines += [f"{label:{width}}  {first:>9}  {last:>9}" for label, first, last in rows]
-    lines.append(
-        f"{record['optimizer_steps']} optimizer steps, {record['wall_seconds']:.0f} s in all; model, record.json and "
-        f"loss.png are in {folder}"
-    )
-    return "\n".join(["", *lines])
-
-
-class QuietProgress(ProgressCallback):
-    """The parent's progress bar, with the latest figures in it instead of a printed line per log."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show the losses beside the bar."""
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            shown = {k: f"{logs[k]:.3f}" for k in ("lm_loss", "jepa_loss", "retrieval") if k in logs}
-            if shown:
-                self.training_bar.set_postfix(shown)

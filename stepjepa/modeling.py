@@ -17,6 +17,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from stepjepa.architectures import base_model
 from stepjepa.chat import end_of_turn_id
+from stepjepa.errors import UserError
 from stepjepa.layout import predictor_token_ids, predictor_tokens
 
 BUILTIN = "builtin"
@@ -25,7 +26,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
 
 
-class ModelLoadError(OSError):
+class ModelLoadError(UserError, OSError):
     """A model or tokenizer could not be loaded; the message says what was tried and what to do."""
 
 

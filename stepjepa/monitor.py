@@ -65,6 +65,16 @@ def summarise(sums: Tensor, gamma: float, lbd: float) -> dict[str, float]:
     return metrics
 
 
+def collapse_message(logs: dict[str, float]) -> str:
+    """What `target_spread` near 0 means, and what to try; `logs` as `Monitor.read` gives them."""
+    return (
+        f"Targets are collapsing: the mean cosine distance between different steps' embeddings is "
+        f"{logs['target_spread']:.1e} (0 means all are the same vector), while the true next step is found in "
+        f"{logs['retrieval']:.0%} of cases by {logs['retrieval_chance']:.0%} chance. A small JEPA loss means nothing "
+        "then. Try a smaller lbd, target_gradient=False, jepa_loss_type=infonce, or a lower learning rate."
+    )
+
+
 class Monitor(TrainerCallback):
     """Running sums of one logging interval. Time spent evaluating and saving is not counted."""
 

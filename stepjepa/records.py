@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("stepjepa", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+from stepjepa.errors import UserError
+
+PACKAGES = (
+    "stepjepa", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "statsmodels",
+    "scikit-learn", "math-verify",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -67,10 +72,17 @@ def git_state() -> dict[str, Any] | None:
 
 
 def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(data, file, indent=2, ensure_ascii=False)

@@ -81,7 +81,7 @@ def two_pass_views(model: nn.Module, batch: dict[str, Tensor]) -> Views:
     trunks: list[Tensor] = []
     labels: list[Tensor] = []
     numbers: list[int] = []
-    second: list[_SecondPass] = []
+    second: list[SecondPass] = []
     for row in range(len(batch["input_ids"])):
         example_ids = batch["example_ids"][row]
         for example in example_ids[example_ids >= 0].unique().tolist():
@@ -92,7 +92,7 @@ def two_pass_views(model: nn.Module, batch: dict[str, Tensor]) -> Views:
             first = int(trunk[0])
             for pair in range(batch["context_index"].shape[1]):
                 if first < batch["context_end"][row, pair] <= first + len(trunk):
-                    second.append(_SecondPass.of(batch, row, pair, trunks[-1].tolist(), first, example))
+                    second.append(SecondPass.of(batch, row, pair, trunks[-1].tolist(), first, example))
 
     wanted = next_labels(pad_sequence(labels, batch_first=True, padding_value=IGNORE))
     present = pad_sequence([torch.ones_like(trunk) for trunk in trunks], batch_first=True)
@@ -112,7 +112,7 @@ def two_pass_views(model: nn.Module, batch: dict[str, Tensor]) -> Views:
 
 
 @dataclass
-class _SecondPass:
+class SecondPass:
     """One row of the second pass: a sequence with the predictor inserted and one step isolated."""
 
     tokens: list[int]
@@ -126,7 +126,7 @@ class _SecondPass:
     @classmethod
     def of(
         cls, batch: dict[str, Tensor], row: int, pair: int, trunk: list[int], first: int, example: int
-    ) -> _SecondPass:
+    ) -> SecondPass:
         """The row for one view pair of a trunk that begins at column `first`."""
         cut = int(batch["context_end"][row, pair]) - first
         start, end = (int(batch[name][row, pair]) - first for name in ("target_start", "target_end"))
@@ -151,7 +151,7 @@ class _SecondPass:
         )
 
 
-def _run_second_pass(inner: Any, rows: list[_SecondPass]) -> tuple[Tensor, Tensor]:
+def _run_second_pass(inner: Any, rows: list[SecondPass]) -> tuple[Tensor, Tensor]:
     """Context and target views `[P, D]`, `[P, D]` of the second pass."""
     device = inner.device
     if not rows:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from tqdm.auto import tqdm
 
+from stepjepa.errors import UserError
 from stepjepa.formats import RowError
 
 _UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}
@@ -25,7 +26,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}  # the Hub names no default configuration for it
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source that cannot be read, a line refused under ``strict``, or one with nothing to keep."""
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepjepa.checkpoints import NoCheckpointError, checkpoints, damage, newest_complete
+from stepjepa.errors import UserError
 
 RUNS = Path("runs")
 
 
-class OutputFolderError(ValueError):
+class OutputFolderError(UserError):
     """The output folder cannot be used; the message says why and what to do."""
 
 

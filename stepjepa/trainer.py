@@ -2,34 +2,32 @@
 
 Both terms are normalised over the whole optimizer step and all processes: the language-modelling term by
 labelled tokens, the JEPA term by view pairs. How examples are spread over microbatches, accumulation and
-processes therefore does not change the gradient (InfoNCE aside: its negatives are those of the microbatch).
+processes therefore does not change the gradient (InfoNCE and shuffled targets aside: they draw on the other pairs of
+the microbatch).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
-from transformers.trainer_utils import EvalPrediction, rotate_checkpoints
+from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from stepjepa.architectures import base_model, check_architecture, check_isolation
-from stepjepa.checkpoints import STAGING, NoCheckpointError, damage, newest_complete, publish
+from stepjepa.checkpointing import CompleteCheckpoints
 from stepjepa.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
+from stepjepa.controls import training_target
 from stepjepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.losses import jepa_losses
-from stepjepa.monitor import Monitor, example_sums, summarise
+from stepjepa.losses import at_least_float32, jepa_losses
+from stepjepa.monitor import Monitor, collapse_message, example_sums, summarise
 from stepjepa.training_rows import TrainingRows
 from stepjepa.views import Views, encode_views, next_labels
 
@@ -40,7 +38,7 @@ TRIED_ARCHITECTURES = (
 )  # fmt: skip
 
 
-class StepJEPATrainer(Trainer):
+class StepJEPATrainer(CompleteCheckpoints):
     """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
 
     Args:
@@ -56,7 +54,9 @@ class StepJEPATrainer(Trainer):
     Logged besides the parent's: `lm_loss`, `jepa_loss`, `retrieval` (is a context nearest to its own target in
     the microbatch?) and `retrieval_chance`, `target_spread` (mean cosine distance between targets; 0 is
     collapse), `without_pair` (share of examples without a view pair), `tokens_per_second`. With λ = 0 no branch
-    is built in training and only `lm_loss` and speed are logged; evaluation measures both losses either way.
+    is built in training and only `lm_loss` and speed are logged; evaluation measures both losses either way. Under a
+    control target (`target="shuffled"` or `"random"`, see `controls`) `jepa_loss` is the loss that is trained, while
+    retrieval, spread and everything in evaluation are about the true next step, so that arms compare.
 
     >>> model, tokenizer = load_model("builtin")  # doctest: +SKIP
     >>> args = StepJEPAConfig(output_dir="out")  # doctest: +SKIP
@@ -127,7 +127,7 @@ class StepJEPATrainer(Trainer):
         )  # fmt: skip
         self.monitor = Monitor(self.args.device)
         self._pairs_in_step: Tensor | int = 0
-        self._staging: Path | None = None
+        self._microbatch = 0
         self._warned: set[str] = set()
         self.add_callback(self.monitor)
 
@@ -181,6 +181,7 @@ class StepJEPATrainer(Trainer):
             counts[1] += (batch["context_index"] >= 0).sum().to(device)
         tokens, self._pairs_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
         self.monitor.start_step(jepa=weight > 0)
+        self._microbatch = 0
         return batches, tokens
 
     def _jepa_weight(self) -> float:
@@ -205,8 +206,8 @@ class StepJEPATrainer(Trainer):
         `num_items_in_batch`) the microbatch is its own step.
         """
         views = encode_views(model, inputs)
-        losses = self._jepa_losses(views)
         training = num_items_in_batch is not None
+        losses = self._jepa_losses(views, self._target(views, inputs) if training else views.target)
         tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
         pairs = self._pairs_in_step if training else len(losses)
         lm = views.token_losses.sum() / _at_least_one(tokens)
@@ -219,14 +220,29 @@ class StepJEPATrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return (loss, views) if return_outputs else loss
 
-    def _jepa_losses(self, views: Views) -> Tensor:
+    def _target(self, views: Views, inputs: dict[str, Tensor]) -> Tensor | None:
+        """What contexts predict in training, `[P, D]`; None where the control target of a single pair is missing."""
+        moment = f"{self.state.global_step}-{self._microbatch}-{self.accelerator.process_index}"
+        self._microbatch += 1
+        target = training_target(self.args.target, views.target, inputs, self.args.seed, moment)
+        if target is None:
+            self._warn_once(
+                "target=shuffled takes another pair's target from the microbatch, and a microbatch had a single view "
+                "pair: its loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
+            )
+        return target
+
+    def _jepa_losses(self, views: Views, target: Tensor | None) -> Tensor:
+        """Losses of the pairs `[P]`; all 0 without a target."""
         args = self.args
         if args.jepa_loss_type == "infonce" and len(views.context) == 1:
             self._warn_once(
                 "InfoNCE takes its negatives from the microbatch, and a microbatch had a single view pair: its "
                 "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
             )
-        return jepa_losses(views.context, views.target, args.jepa_loss_type, args.target_gradient, args.temperature)
+        if target is None:
+            return at_least_float32(views.context).sum(dim=-1) * 0
+        return jepa_losses(views.context, target, args.jepa_loss_type, args.target_gradient, args.temperature)
 
     # ---- what is reported --------------------------------------------------------------------------------
 
@@ -238,13 +254,7 @@ class StepJEPATrainer(Trainer):
             )
             logs.update({name: round(value, 6) for name, value in extra.items()})
             if extra.get("target_spread", 1.0) < self.args.collapse_threshold:
-                self._warn_once(
-                    f"Targets are collapsing: the mean cosine distance between different steps' embeddings is "
-                    f"{extra['target_spread']:.1e} (0 means all are the same vector), while the true next step "
-                    f"is found in {extra['retrieval']:.0%} of cases by {extra['retrieval_chance']:.0%} chance. "
-                    "A small JEPA loss means nothing then. Try a smaller lbd, target_gradient=False, "
-                    "jepa_loss_type=infonce, or a lower learning rate."
-                )
+                self._warn_once(collapse_message(extra))
         super().log(logs, start_time)
 
     def _warn_once(self, message: str) -> None:
@@ -262,7 +272,7 @@ class StepJEPATrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         views = encode_views(model, inputs)
         rows = len(inputs["input_ids"])
-        sums = example_sums(views, self._jepa_losses(views), rows)
+        sums = example_sums(views, self._jepa_losses(views, views.target), rows)
         sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 
@@ -290,49 +300,6 @@ class StepJEPATrainer(Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         metrics = {**(output.metrics or {}), f"{prefix}_loss": self._summary(output.predictions)["loss"]}
         return output._replace(metrics=metrics)
-
-    # ---- checkpoints -------------------------------------------------------------------------------------
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's; `resume_from_checkpoint=True` takes the newest *complete* checkpoint."""
-        if resume_from_checkpoint is True:
-            path, skipped = newest_complete(str(self.args.output_dir))
-            for line in skipped:
-                logger.warning(f"Skipped an incomplete checkpoint: {line}")
-            logger.warning(f"Resuming from {path}")
-            resume_from_checkpoint = str(path)
-        elif resume_from_checkpoint and (wrong := damage(Path(resume_from_checkpoint))):
-            raise NoCheckpointError(f"Cannot resume from {resume_from_checkpoint}: {wrong}.")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the parent's, but written under a temporary name and renamed when complete."""
-        run = Path(super()._get_output_dir(trial))
-        staging = run / f"{STAGING}-{self.state.global_step}"
-        if self.args.should_save and staging.exists():  # left by a run that was killed while saving
-            shutil.rmtree(staging)
-        self.accelerator.wait_for_everyone()
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        best = self.state.best_global_step
-        if best is not None and self.args.should_save:
-            path = run / f"checkpoint-{best}"
-            if best == self.state.global_step or path.exists():
-                self.state.best_model_checkpoint = str(path)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
-            publish(staging / name, run / name)
-            staging.rmdir()
-            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
-        self.accelerator.wait_for_everyone()
 
 
 def _at_least_one(count: Tensor | int) -> Tensor | int:

@@ -50,6 +50,8 @@ class Views:
     """`[S, D]`: in-context states at the end of every step of every trunk."""
     step_index: Tensor | None = None
     """`[S, 2]`: example and step of each row of `step_states`."""
+    step_layers: dict[int, Tensor] = field(default_factory=dict)
+    """In-context step-end states at the chosen layers, `[S, D]` each; only with `step_states`."""
     attentions: tuple[Tensor, ...] | None = None
     """Attention weights over the branch layout, `[B, heads, L, L]` for each layer (eager attention only)."""
 
@@ -92,7 +94,7 @@ def encode_views(
         engine: "single_pass", or "two_pass" for the executable specification in `reference.py` (slower, the
             same numbers).
         layers: also return the views at these layers, 0 (embedding output) … number of layers.
-        step_states: also return the trunk's states at the end of every step.
+        step_states: also return the trunk's states at the end of every step, at those layers too.
         attentions: also return the attention weights; the model must use eager attention.
 
     Raises:
@@ -146,6 +148,7 @@ def encode_views(
         )
         views.step_states = states[last]
         views.step_index = torch.stack([batch["example_ids"][last], steps[last]], dim=1)
+        views.step_layers = {layer: outputs.layers[layer][last] for layer in layers}
     return views
 
 

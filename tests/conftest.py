@@ -3,12 +3,15 @@
 import logging
 import os
 
-import pytest
-import torch
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-torch.set_num_threads(1)  # the models are tiny; more threads only wait for each other
+for library in ("OMP", "OPENBLAS", "MKL"):  # before they are loaded, and for processes and notebooks that tests start
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # all is tiny; more threads only wait for each other
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import random
-from functools import cache
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache, wraps
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
@@ -138,7 +140,18 @@ def _byte_bpe(split: str | None, specials: list[AddedToken], *, trim_offsets: bo
     return tokenizer
 
 
-@cache
+def made_once(make: Callable[[], PreTrainedTokenizerFast]) -> Callable[[], PreTrainedTokenizerFast]:
+    """Learn the tokenizer once and hand out copies: a test that changes its own must not change the next one's."""
+    learnt = cache(make)
+
+    @wraps(make)
+    def copy() -> PreTrainedTokenizerFast:
+        return deepcopy(learnt())
+
+    return copy
+
+
+@made_once
 def llama3_style() -> PreTrainedTokenizerFast:
     """Byte-level BPE whose pre-tokenizer glues line ends to punctuation: ``.\\n\\n`` is one token."""
     specials = _specials("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|pad|>")
@@ -153,7 +166,7 @@ def llama3_style() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@cache
+@made_once
 def gpt2_style() -> PreTrainedTokenizerFast:
     """Byte-level BPE with GPT-2's own split; one token is bos and eos; no chat template."""
     return PreTrainedTokenizerFast(
@@ -165,7 +178,7 @@ def gpt2_style() -> PreTrainedTokenizerFast:
     )
 
 
-@cache
+@made_once
 def roberta_style() -> PreTrainedTokenizerFast:
     """As GPT-2's, but offsets leave out the space that a token begins with."""
     return PreTrainedTokenizerFast(
@@ -177,7 +190,7 @@ def roberta_style() -> PreTrainedTokenizerFast:
     )
 
 
-@cache
+@made_once
 def qwen_style() -> PreTrainedTokenizerFast:
     """Byte-level BPE with Qwen3's template: empty think block, line end after the end of turn, no bos."""
     tokenizer = PreTrainedTokenizerFast(
@@ -210,7 +223,7 @@ def _sentencepiece(specials: list[AddedToken]) -> Tokenizer:
     return tokenizer
 
 
-@cache
+@made_once
 def sentencepiece_style() -> PreTrainedTokenizerFast:
     """BPE over ``▁`` with byte fallback and no pre-tokenizer, and the template of Llama 2."""
     tokenizer = PreTrainedTokenizerFast(
@@ -225,7 +238,7 @@ def sentencepiece_style() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@cache
+@made_once
 def gemma_style() -> PreTrainedTokenizerFast:
     """The same pieces with a template that refuses the system role and strips content."""
     specials = _specials("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>")
@@ -241,7 +254,7 @@ def gemma_style() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@cache
+@made_once
 def wordpiece_style() -> PreTrainedTokenizerFast:
     """BERT's cased WordPiece: whitespace leaves no token, so a separator has none; no chat template."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))  # type: ignore[call-arg]

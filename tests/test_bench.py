@@ -8,6 +8,7 @@ import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
 
 from stepjepa import bench as bench_module
+from stepjepa import cli
 from stepjepa.bench import arm_memory, bench, main
 from stepjepa.bench_arms import ARMS, collate, counting
 from stepjepa.bench_memory import peak_memory, peak_resident_bytes
@@ -278,7 +279,7 @@ def test_the_checkpoint_of_a_name_can_be_raced(data_file):
     ],
 )
 def test_errors_are_messages(arguments, message, capsys):
-    assert main([*arguments, "--no_memory"]) == 2
+    assert cli.main(["bench", *arguments, "--no_memory"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("stepjepa bench: ")
     assert message in error
@@ -286,7 +287,7 @@ def test_errors_are_messages(arguments, message, capsys):
 
 def test_no_cuda(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["--device", "cuda"]) == 2
+    assert cli.main(["bench", "--device", "cuda"]) == 1
     assert "CUDA is not available" in capsys.readouterr().err
 
 

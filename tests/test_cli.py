@@ -11,8 +11,10 @@ import time
 import pytest
 
 from stepjepa.checkpoints import NoCheckpointError
-from stepjepa.cli import COMMANDS, main, parse_train, prepare_parser, split_debug
+from stepjepa.cli import COMMANDS, main
+from stepjepa.prepare_command import parser as prepare_parser
 from stepjepa.run_folder import OutputFolderError, claim_folder
+from stepjepa.train_command import parse_train, split_debug
 
 SMALL = [
     "--max_steps", "4", "--problems", "40", "--eval_problems", "6", "--accuracy_problems", "4", "--max_new_tokens", "8",

@@ -480,7 +480,7 @@ def test_wrong_options_are_refused(capsys):
 def test_a_json_file_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(verify, "verify", lambda *_: [Check("all", "passed", "fine", "", {"x": float("inf")}, 0.1)])
     (tmp_path / "file").write_text("")
-    assert verify.main(["--json", str(tmp_path / "file" / "verify.json")]) == 1
+    assert cli.main(["verify", "--json", str(tmp_path / "file" / "verify.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert verify.main(["--json", str(tmp_path / "verify.json")]) == 0
     assert json.loads((tmp_path / "verify.json").read_text())["checks"][0]["values"] == {"x": "inf"}

@@ -177,6 +177,11 @@ def test_layers_step_states_and_attentions_on_request():
     control = encode_views(model, collator(pairs="consecutive", isolation="none")(rows))
     later = views.step_index[:, 1] > 0  # the control arm's targets are the trunk's step-end states
     torch.testing.assert_close(views.step_states[later], control.target)
+    assert set(views.step_layers) == {0, 2, 3}
+    torch.testing.assert_close(views.step_layers[3], views.step_states)
+    early = encode_views(model, collator(pairs="consecutive", isolation="none")(rows), layers=[2])
+    torch.testing.assert_close(views.step_layers[2][later], early.target_layers[2])
+    assert not encode_views(model, batch, layers=[2]).step_layers
     forbidden = ~torch.isfinite(views.attentions[0]).all() | (views.attentions[0][0, :, 0, 1:] != 0).any()
     assert not forbidden
     assert len(views.attentions) == 3

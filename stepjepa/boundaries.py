@@ -1,0 +1,95 @@
+r"""Why step boundaries come from character offsets: what a search for the blank line's token would find instead.
+
+Llama 3's pre-tokenizer glues line ends to the punctuation before them, so ``.\n\n`` is one token and the token of
+``\n\n`` never appears at most boundaries; and the chat header holds blank lines of its own, which such a search
+takes for the first steps. This module counts both on data of yours, with your tokenizer or one made on the spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stepjepa.data import tokenize_dataset
+from stepjepa.pairs import step_spans
+
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""The regular expression by which Llama 3's tokenizer cuts text before merging bytes."""
+_TEMPLATE = (
+    "{{- bos_token }}{%- for message in messages %}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}"
+    "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+
+
+@dataclass(frozen=True)
+class BoundaryCount:
+    """Boundaries between steps in a data set, and what a search for the token of a blank line makes of them."""
+
+    examples: int
+    boundaries: int
+    """Between two steps of one solution, by character offsets."""
+    found: int
+    """Of those, how many end in the token of ``\\n\\n``, which is all that a search can find."""
+    outside: int
+    """Tokens of ``\\n\\n`` that are no boundary: in the chat header or the question."""
+
+    def __str__(self) -> str:
+        share = self.found / self.boundaries if self.boundaries else 0.0
+        return (
+            f"{self.boundaries:,} step boundaries in {self.examples:,} examples; searching for the blank line's token "
+            f"finds {self.found:,} of them ({share:.0%}) and {self.outside:,} places that are none"
+        )
+
+
+def count_boundaries(examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> BoundaryCount:
+    r"""Count step boundaries by offsets, and those that a search for the token of ``\n\n`` would find.
+
+    Args:
+        examples: prepared examples, see `sources.read_examples`.
+        tokenizer: a fast tokenizer. One that has no single token for ``\n\n`` lets the search find nothing.
+    """
+    blank = tokenizer.encode("\n\n", add_special_tokens=False)
+    rows, _ = tokenize_dataset(examples, tokenizer)
+    boundaries = found = total = 0
+    for row in rows:
+        ends = [end for _, _, end in step_spans(row["step_ids"])[:-1]]
+        boundaries += len(ends)
+        if len(blank) == 1:
+            found += sum(row["input_ids"][end - 1] == blank[0] for end in ends)
+            total += row["input_ids"].count(blank[0])
+    return BoundaryCount(len(rows), boundaries, found, total - found)
+
+
+def llama3_style_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE tokenizer that cuts text and marks turns as Llama 3's does, learnt from `texts`.
+
+    It stands in for the real one where that cannot be downloaded; merges differ, the treatment of line ends does not.
+    """
+    names = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|pad|>")
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[AddedToken(name, special=True, normalized=False) for name in names],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    # A header's blank line follows a word or a special token, not a full stop: it must be there to be learnt.
+    tokenizer.train_from_iterator((f"assistant\n\n{text}" for text in texts), trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=names[0], eos_token=names[1], pad_token=names[4]
+    )
+    wrapped.chat_template = _TEMPLATE
+    return wrapped
