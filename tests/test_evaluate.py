@@ -1,5 +1,6 @@
-"""Answers are read from the right place, compared as numbers, and every question counts."""
+"""What the model says is what is judged, and every question counts."""
 
+import itertools
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,61 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepjepa.evaluate import accuracy, answers_match, extract_answer, generate_answers
+from stepjepa.answers import answers_match
+from stepjepa.evaluate import accuracy, generate_answers, verdict, vote
+from stepjepa.generate import Answer, GenerationError
 from stepjepa.problems import generate_problems
+from stepjepa.votes import majority, pass_at_k, powers_of_two
 
 BUILTIN = Path(str(files("stepjepa") / "builtin"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The answer is \\boxed{19}.", "19"),
-        ("First \\boxed{3}, no: \\boxed{4}.", "4"),
-        ("So \\boxed{\\frac{1}{2}} it is.", "\\frac{1}{2}"),
-        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-        ("\\boxed{a_{b_{c}}} and 7", "a_{b_{c}}"),
-        ("\\boxed{5} then \\boxed{6", "5"),
-        ("\\boxed {8}", "8"),
-        ("Work.\n#### 72", "72"),
-        ("#### 72\nI checked this in 3 ways.", "72"),
-        ("#### 1\n#### $1,450,000 \nDone.", "$1,450,000"),
-        ("She pays 3 dollars, so 1,450,000 in all.", "1,450,000"),
-        ("It is -4.5 degrees", "-4.5"),
-        ("12 + 7 = 19.", "19"),
-        ("no number at all", None),
-        ("", None),
-        ("\\boxed{}", ""),
-    ],
-)
-def test_extract_answer(text, expected):
-    assert extract_answer(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("predicted", "gold", "same"),
-    [
-        ("29.00", "29", True),
-        ("29.50", "29", False),
-        ("1,450,000", "1450000", True),
-        ("$1,450,000.", "1450000", True),
-        ("\\$18", "18", True),
-        ("18\\%", "18", True),
-        ("1{,}234", "1234", True),
-        ("12 \\text{ }", "12", True),
-        ("\\text{Evelyn}", "evelyn", True),
-        ("007", "7", True),
-        ("-3", "3", False),
-        ("1,2", "12", False),
-        ("(1,2)", "(1,2)", True),
-        ("000", "1450000", False),
-        ("", "", False),
-        ("nan", "0", False),
-        (None, "5", False),
-    ],
-)
-def test_answers_match(predicted, gold, same):
-    assert answers_match(predicted, gold) is same
 
 
 def test_accuracy_counts_every_result():
@@ -132,13 +85,14 @@ def test_a_cut_off_response_counts_as_wrong(model, tokenizer, examples):
 def test_prompts_start_with_one_begin_token(model, tokenizer, examples, monkeypatch):
     seen = []
 
-    def record(input_ids, attention_mask, generation_config):
+    def record(input_ids, attention_mask, **others):
         seen.append((input_ids, attention_mask))
         return torch.cat([input_ids, torch.full((len(input_ids), 1), tokenizer.eos_token_id)], dim=1)
 
     monkeypatch.setattr(model, "generate", record)
     results = generate_answers(model, tokenizer, examples, batch_size=3, progress=False)
     assert [len(ids) for ids, _ in seen] == [3, 3, 2]
+    assert len(results) == 8
     for ids, mask in seen:
         assert ((ids == tokenizer.bos_token_id).sum(1) == 1).all()
         assert (ids[:, -1] != tokenizer.pad_token_id).all()
@@ -153,5 +107,79 @@ def test_no_examples_give_no_results(model, tokenizer):
 def test_a_tokenizer_without_pad_is_refused(model, examples):
     bare = AutoTokenizer.from_pretrained(BUILTIN)
     bare.pad_token = None
-    with pytest.raises(ValueError, match="no pad token"):
+    with pytest.raises(GenerationError, match="no pad token"):
         generate_answers(model, bare, examples, progress=False)
+
+
+# ---- verdicts ------------------------------------------------------------------------------------------------
+
+
+def said(tokenizer, text, end="stopped"):
+    return Answer(tokenizer(text, add_special_tokens=False)["input_ids"], end)
+
+
+def test_a_response_is_read_three_ways(tokenizer):
+    found = verdict(said(tokenizer, "2 + 2 = 4.\n\nThe answer is \\boxed{4}."), "4", tokenizer)
+    assert (found["extracted"], found["strict"], found["flexible"]) == ("4", None, "4")
+    assert (found["correct"], found["strict_correct"], found["flexible_correct"]) == (True, False, True)
+    found = verdict(said(tokenizer, "#### 1,450\nIn 3 ways."), "1450", tokenizer)
+    assert (found["extracted"], found["strict"], found["flexible"]) == ("1,450", "1,450", "3")
+    assert (found["correct"], found["strict_correct"], found["flexible_correct"]) == (True, True, False)
+
+
+def test_how_a_response_ended_is_said(tokenizer):
+    whole, cut = (verdict(said(tokenizer, "It is 4", end), "4", tokenizer) for end in ("stopped", "truncated"))
+    assert (whole["stopped"], whole["truncated"], cut["stopped"], cut["truncated"]) == (True, False, False, True)
+    nothing = verdict(Answer([], "truncated"), "4", tokenizer)
+    assert (nothing["response"], nothing["extracted"], nothing["correct"], nothing["tokens"]) == ("", None, False, 0)
+
+
+def test_the_majority_speaks_for_a_question(tokenizer):
+    texts = ["It is 5", "It is 4.0", "No idea", "So 4"]
+    samples = [verdict(said(tokenizer, text), "4", tokenizer) for text in texts]
+    row = vote(samples)
+    assert row["response"] == "It is 4.0"
+    assert row["correct"]
+    assert row["samples"] == samples
+    silent = vote([verdict(said(tokenizer, "no idea"), "4", tokenizer)] * 2)
+    assert (silent["extracted"], silent["correct"]) == (None, False)
+
+
+# ---- votes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["4", "5", "5"], 1),
+        (["4", "5"], 0),  # the first seen
+        (["4", "5", "5", "4"], 0),
+        (["1/2", "3", "0.5"], 0),  # one answer, written in two ways
+        ([None, None, "7"], 2),
+        ([None, None], None),
+        (["7"], 0),
+    ],
+)
+def test_majority(answers, expected):
+    assert majority(answers, answers_match) == expected
+
+
+def test_majority_counts_as_counting_does():
+    for answers in itertools.product("abc", repeat=5):
+        counts = {answer: answers.count(answer) for answer in answers}
+        expected = next(i for i, answer in enumerate(answers) if counts[answer] == max(counts.values()))
+        assert majority(answers, str.__eq__) == expected
+
+
+def test_pass_at_k_is_the_share_of_the_subsets_with_a_right_one():
+    for samples in range(1, 8):
+        for correct in range(samples + 1):
+            for k in range(1, samples + 1):
+                subsets = list(itertools.combinations([True] * correct + [False] * (samples - correct), k))
+                assert pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    with pytest.raises(ValueError, match="not defined"):
+        pass_at_k(3, 1, 4)
+
+
+def test_powers_of_two():
+    assert [powers_of_two(limit) for limit in (1, 3, 4, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8]]

@@ -1,0 +1,192 @@
+r"""Reading the final answer out of a response, and deciding whether it is the right one.
+
+Two independent readers: the package's own (`extract_answer`, `answers_match`: boxed answers, mathematical
+equivalence), and, so that published numbers compare, those of lm-evaluation-harness's ``gsm8k`` task
+(`strict_match`, `flexible_extract`, `exact_match`). Numbers are compared exactly, texts up to notation; what
+neither settles goes to math-verify (`stepjepa.equivalence`).
+
+References: Hendrycks et al. 2021 (MATH, normalised answers), Lewkowycz et al. 2022 (Minerva, appendix D),
+lm-evaluation-harness 0.4.13, ``lm_eval/tasks/gsm8k/gsm8k.yaml``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stepjepa.equivalence import equivalent
+from stepjepa.quantities import DECIMAL, Number, read_number, split_unit
+from stepjepa.steps import last_boxed, split_think
+
+# -------- extraction --------
+
+_MARK = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*\S)")
+_HEADING = re.compile(r"(?:\*\*|__)?[ \t]*(?:[A-Za-z]|[0-9]+[.)][ \t]+\S)")  # `#### Step 3`, `#### 2. Compute`
+# A hyphen after a digit, a letter or a bracket is a subtraction or a range: `10-4`, `3-5 days`.
+_LAST_NUMBER = re.compile(
+    rf"(?<![\w)}}\].])-?(?:\\[dtc]?frac(?:\{{-?{DECIMAL}\}}\{{{DECIMAL}\}}|[0-9][0-9])|"
+    rf"{DECIMAL}(?:/{DECIMAL}|[eE][+-]?[0-9]{{1,4}}(?![0-9]))?)|{DECIMAL}"
+)
+
+
+def extract_answer(text: str) -> str | None:
+    r"""The final answer of a response, or None where there is none.
+
+    Taken from the last complete ``\boxed{…}`` or ``\fbox{…}`` (nested braces allowed), else from what follows
+    the last ``####`` on its line (anywhere in the text; a Markdown heading is no answer), else the last number
+    (a fraction and a scientific notation count as one). Thoughts in ``<think>…</think>`` are not an answer, even
+    if nothing follows them.
+    """
+    text = split_think(text)[1]
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
+    marked = [match for match in _MARK.findall(text) if not _HEADING.match(match)]
+    if marked:
+        return str(marked[-1]).strip()
+    numbers = _LAST_NUMBER.findall(text.replace("−", "-"))
+    return str(numbers[-1]).rstrip(".") if numbers else None
+
+
+# -------- as lm-evaluation-harness reads GSM8K --------
+
+_STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+_FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+_IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
+
+
+def strict_match(text: str) -> str | None:
+    r"""What lm-eval's ``strict-match`` filter reads: the number after the *first* ``#### ``, or None.
+
+    It does not know ``\boxed{…}``: a model that was taught to box its answers scores 0 by construction.
+    """
+    found = _STRICT.search(text)
+    return found.group(1).strip() if found else None
+
+
+def flexible_extract(text: str) -> str | None:
+    """What lm-eval's ``flexible-extract`` filter reads: the last run of digits, ``$``, dots and commas, or None.
+
+    The run need not be a number: of ``"It is 5..."`` it reads ``"..."`` last.
+    """
+    found = _FLEXIBLE.findall(text)
+    if not found:
+        return None
+    return str(next(group for group in found[-1] if group)).strip()
+
+
+def exact_match(extracted: str | None, gold: str) -> bool:
+    """lm-eval's ``exact_match`` as configured for GSM8K: equal texts without commas, ``$``, a final dot and case.
+
+    Args:
+        extracted: What a filter read; None (lm-eval's ``[invalid]``) is wrong.
+        gold: The bare answer or a whole GSM8K solution, of which what follows the last ``#### `` counts.
+    """
+    return extracted is not None and _lm_eval_form(extracted) == _lm_eval_form(gold)
+
+
+def _lm_eval_form(text: str) -> str:
+    for pattern in _IGNORED:
+        text = re.sub(pattern, "", text)
+    return text.lower()
+
+
+# -------- comparison --------
+
+
+def answers_match(predicted: str | None, gold: str) -> bool:
+    r"""Whether an answer is right.
+
+    Notation does not count: thousands separators (``1,450,000``, ``1{,}000``, ``1\,000``), currency, closing dots
+    and zeros, ``\dfrac``, ``\left``, ``\text``, spacing, case. Numbers are compared exactly, whether written as
+    ``0.5``, ``.5``, ``1/2``, ``\frac12``, ``5e-1`` or ``5\times10^{-1}``; a decimal with at least six digits equals
+    the fraction that rounds to it. Everything else is compared by math-verify. Conventions, each a test:
+
+    - A unit (``5\text{ cm}``, ``5 apples``, ``90^\circ``, base ``11_2``) is ignored if only one side states it;
+      two different units do not match. ``5\text{ million}`` is 5,000,000.
+    - A percentage equals its number and its value: ``5\%`` matches ``5`` and ``0.05``; ``5`` is not ``0.05``.
+    - ``x=5`` matches ``5``, not ``y=5``; of an equation only the right-hand side counts against a bare answer.
+    - ``1,2`` is a list: it matches ``2,1``, ``\{1,2\}``, ``x=1\text{ or }x=2`` and the pair ``(1,2)``, never ``12``;
+      ``(1,2)`` is not ``(2,1)`` nor ``[1,2]``. ``1,234`` is a number, ``1, 234`` is a list.
+    - Words are compared as text. An empty answer matches nothing, not even an empty one.
+
+    Args:
+        predicted: The extracted answer; None is wrong.
+        gold: The reference answer.
+    """
+    if predicted is None:
+        return False
+    left, right = _read(predicted), _read(gold)
+    if not left.key or not right.key or (left.unit and right.unit and left.unit != right.unit):
+        return False
+    if left.number is not None and right.number is not None:
+        return _same_number(left, right)
+    if left.key == right.key:
+        return left.number is right.number  # None: `1,234` is a number, `1, 234` a list
+    return not left.wordy and not right.wordy and equivalent(right.text, left.text)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """An answer taken apart: ``text`` is LaTeX for math-verify, ``key`` the same text up to notation."""
+
+    text: str
+    key: str
+    unit: str
+    percent: bool
+    wordy: bool
+    number: Number | None
+
+
+_CHARACTERS = str.maketrans({"−": "-", "×": r"\times ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "})
+_TOKEN = re.compile(
+    r"(?P<row>\\\\(?:\[[0-9.]+\s*[a-z]{2}\])?)|(?P<space>\\[,;: ]|\\q?quad(?![A-Za-z])|~)|"
+    r"\\!|\\[\[\]()]|\\?[$€£¥]|\\(?:left|right)(?![A-Za-z])|\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
+)
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox)\s*\{([^{}]*)\}")
+_FRAC = re.compile(r"\\[dtc]?frac(?![A-Za-z])\s*(\\pi(?![A-Za-z]))?")
+_AND_OR = re.compile(r",?\s*(?:\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_PERCENT = re.compile(r"\s*\\?%$")
+# A word that stands alone; `\sin`, `2xyz`, `x_{max}` and `{pmatrix}` hold none.
+_WORD = re.compile(r"(?<![\\A-Za-z0-9{_^])[A-Za-z]{3,}(?![A-Za-z0-9}_^(])")
+_ONLY_LETTERS = re.compile(r"[A-Za-z.,;:'() ]*")
+
+
+def _read(answer: str) -> _Reading:
+    text, unit, factor = split_unit(_tidy(answer))
+    percent = _PERCENT.search(text) is not None
+    text = _strip(_WRAPPER.sub(r"\1", _PERCENT.sub("", text)))
+    number = read_number(text)
+    if number is not None and factor != 1:
+        number = Number(number.value * factor)
+    key = re.sub(r"(?<![0-9])\s|\s(?![0-9])", "", text)  # `3 1/2` is not `31/2`
+    if _ONLY_LETTERS.fullmatch(key):
+        key = re.sub(r"^\(([a-z])\)$", r"\1", key.lower())  # a choice: `(B)`; elsewhere `V-v` is not `v-V`
+    return _Reading(text, key, unit, percent, _WORD.search(text) is not None, number)
+
+
+def _tidy(answer: str) -> str:
+    """The answer without what never changes its meaning: delimiters, currency, spacing, sizes, degree signs."""
+    text = _TOKEN.sub(
+        lambda match: r"\\" if match["row"] else " " if match["space"] else "", answer.translate(_CHARACTERS)
+    )
+    text = _strip(" ".join(text.replace("{,}", ",").split()))
+    whole = _WRAPPER.fullmatch(text)
+    text = _FRAC.sub(lambda match: r"\frac" + (r"{\pi}" if match[1] else ""), _strip(whole[1]) if whole else text)
+    return _AND_OR.sub(", ", text)
+
+
+def _strip(text: str) -> str:
+    """Without what closes a sentence, a bold face or a line: ``12.``, ``**12**``, ``12\\\\``."""
+    return text.strip(" *").rstrip(" .,;:*\\")
+
+
+def _same_number(left: _Reading, right: _Reading) -> bool:
+    assert left.number is not None
+    assert right.number is not None
+    a, b = left.number, right.number
+    if left.percent != right.percent:
+        percentage, plain = (a, b) if left.percent else (b, a)
+        if percentage.value / 100 == plain.value:
+            return True
+    return a.value == b.value or a.is_rounded(b) or b.is_rounded(a)

@@ -1,0 +1,178 @@
+"""`stepjepa bench --generation`: how much faster batches are than one question at a time, and do they answer the same.
+
+Both run in turns: after each batch some of its questions are answered again one at a time, by a plain
+`model.generate`, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from stepjepa.bench_report import spread
+from stepjepa.chat import ChatRenderer
+from stepjepa.errors import UserError
+from stepjepa.evaluate import accuracy, token_ids, verdict
+from stepjepa.evaluated import choose_device, load_tokenizer, load_weights, locate_model
+from stepjepa.generate import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.modeling import BUILTIN
+from stepjepa.questions import read_questions
+from stepjepa.records import environment, write_json
+
+
+def bench_generation(
+    model_path: str = BUILTIN,
+    problems: int = 1000,
+    single: int = 200,
+    batch_size: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Answer built-in problems in batches, and about `single` of them one at a time too.
+
+    Returns:
+        A record of JSON values: `configuration`, `environment`, `batched` and `one_at_a_time` (`problems`, `seconds`,
+        `problems_per_second`, `tokens_per_second`), `ratio` (`overall`, and median and quartiles over batches, of
+        problems per second), `agreement` (`compared`, `same` token ids), `accuracy`, `batches`, `load_average`,
+        `wall_seconds`.
+
+    Raises:
+        UserError: the model cannot be used, or there is nothing to measure.
+    """
+    if not 1 <= single <= problems:
+        raise UserError(f"--single {single} has to be between 1 and the {problems} problems")
+    began, load = time.perf_counter(), list(os.getloadavg())
+    started_with = environment()
+    questions = read_questions([BUILTIN], problems=problems).questions
+    source = locate_model(model_path)
+    tokenizer = load_tokenizer(source)
+    model = load_weights(source, tokenizer, device=choose_device(device))
+    renderer = ChatRenderer(tokenizer)
+    prompts = token_ids([renderer.prompt(question["messages"]) for question in questions], tokenizer)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+
+    def begin(prompts: Sequence[Sequence[int]]) -> Generation:
+        return Generation(prompts, sampling, batch_size, context_length(model))
+
+    list(generate(model, tokenizer, begin(prompts[:2])))  # warm-up
+    alone(model, tokenizer, prompts[0], max_new_tokens)
+
+    state = begin(prompts)
+    batches: list[dict[str, Any]] = []
+    done = same = 0
+    batched = generate(model, tokenizer, state)
+    with tqdm(total=problems, desc="batched and one at a time", unit="problem", disable=not progress) as bar:
+        while True:
+            start = time.perf_counter()
+            outcome = next(batched, None)
+            seconds = time.perf_counter() - start
+            if outcome is None:
+                break
+            finished = [request for request, _, end in outcome.rows if end != "unfinished"]
+            # Evenly over all problems, whatever the size of the batches.
+            wanted = (done + len(finished)) * single // problems - done * single // problems
+            done += len(finished)
+            chosen = [finished[i * len(finished) // wanted] for i in range(wanted)]
+            start = time.perf_counter()
+            answers = [alone(model, tokenizer, prompts[request], max_new_tokens) for request in chosen]
+            alone_seconds = time.perf_counter() - start
+            same += sum(answer == state.answers[request] for answer, request in zip(answers, chosen, strict=True))
+            batches.append({
+                "rows": len(outcome.rows), "finished": len(finished), "seconds": seconds, "alone": len(chosen),
+                "alone_seconds": alone_seconds, "alone_tokens": sum(len(answer.tokens) for answer in answers),
+            })  # fmt: skip
+            bar.update(len(finished))
+    verdicts = [verdict(a, q["answer"], tokenizer) for a, q in zip(state.answers, questions, strict=True)]
+    tokens = sum(len(answer.tokens) for answer in state.answers)
+    together = _speed(problems, sum(batch["seconds"] for batch in batches), tokens)
+    one = _speed(
+        single, sum(batch["alone_seconds"] for batch in batches), sum(batch["alone_tokens"] for batch in batches)
+    )
+    return {
+        "configuration": {
+            "model": source.description(), "problems": problems, "single": single, "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens, "device": str(model.device),
+        },
+        "environment": started_with,
+        "batched": together,
+        "one_at_a_time": one,
+        "ratio": {
+            "overall": together["problems_per_second"] / one["problems_per_second"],
+            **spread([
+                (batch["alone_seconds"] / batch["alone"]) / (batch["seconds"] / batch["finished"])
+                for batch in batches if batch["alone"]
+            ]),
+        },
+        "agreement": {"compared": single, "same": same},
+        "accuracy": accuracy(verdicts),
+        "batches": batches,
+        "load_average": load,
+        "wall_seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def alone(model: Any, tokenizer: Any, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+    """One question as one would ask it by hand: `model.generate` with transformers' own cache and defaults."""
+    ids = torch.tensor([prompt], device=model.device)
+    output = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
+    )
+    row, ends = output[0, ids.shape[1] :].tolist(), end_ids(model, tokenizer)
+    return Answer(row[:-1], "stopped") if row[-1] in ends else Answer(row, "truncated")
+
+
+def _speed(problems: int, seconds: float, tokens: int) -> dict[str, float]:
+    return {
+        "problems": problems, "seconds": seconds, "problems_per_second": problems / seconds,
+        "tokens_per_second": tokens / seconds,
+    }  # fmt: skip
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as lines of text."""
+    lines = [f"{'':14}  {'problems':>8}  {'seconds':>8}  {'problems/s':>10}  {'tokens/s':>8}"]
+    for name, label in (("batched", "batched"), ("one_at_a_time", "one at a time")):
+        speed = record[name]
+        lines.append(
+            f"{label:14}  {speed['problems']:8,}  {speed['seconds']:8.1f}  {speed['problems_per_second']:10.1f}  "
+            f"{speed['tokens_per_second']:8,.0f}"
+        )
+    ratio, agreement = record["ratio"], record["agreement"]
+    lines.append(
+        f"batched is {ratio['overall']:.1f} times as fast (median of {len(record['batches'])} batches "
+        f"{ratio['median']:.1f}, quartiles {ratio['q1']:.1f} – {ratio['q3']:.1f}); {agreement['same']:,} of "
+        f"{agreement['compared']:,} answers are the same to the token"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`stepjepa bench --generation`."""
+    parser = argparse.ArgumentParser(
+        prog="stepjepa bench --generation",
+        description="Time batched answering against one question at a time, in turns.",
+    )
+    add = parser.add_argument
+    add("--model_path", default=BUILTIN, help="'builtin', a folder, a Hub id")
+    add("--problems", type=int, default=1000, help="built-in test problems to answer (1000)")
+    add("--single", type=int, default=200, help="how many of them one at a time too (200)")
+    add("--batch_size", type=int, default=64, help="prompts answered together (64)")
+    add("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help=f"where a response is cut off ({MAX_NEW_TOKENS})")
+    add("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:1, …")
+    add("--output_file", help="JSON record to write")
+    options = vars(parser.parse_args(argv))
+    output = options.pop("output_file")
+    record = bench_generation(**options)
+    print(table(record))
+    if output is not None:
+        write_json(record, output)
+        print(f"written: {output}")
+    return 0

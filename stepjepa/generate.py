@@ -1,0 +1,262 @@
+"""Answers to many prompts: batches of similar length, padded on the left, with a KV cache.
+
+Generation stops at the end of the turn only, never at a blank line, which would end a solution after its first step.
+When seven in eight rows of a batch have ended, the others get half as long again; then they go on together with other
+stragglers, from their prompt and what they have said so far, so that an endless row does not hold up all others. Which
+rows form the next batch follows from what the earlier ones gave and nothing else: told what was done before a stop, the
+same batches follow, with the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from stepjepa.architectures import base_model
+from stepjepa.errors import UserError
+from stepjepa.kv_cache import growing_cache
+
+MAX_NEW_TOKENS = 768
+"""The longest of the 8,792 GSM8K solutions has 544 tokens of the built-in tokenizer, whose vocabulary of 1,000 makes
+more of them than others do; 664 with GSM8K's calculator marks."""
+STRAGGLERS = 8  # one row in so many, when all others have ended,
+PATIENCE = 1.5  # is left behind unless it ends within this multiple of the others' time
+
+End = Literal["stopped", "truncated", "unfinished"]
+
+
+class GenerationError(UserError):
+    """The model or its tokenizer cannot generate as asked; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: greedily, or `samples` times at a temperature."""
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    samples: int = 1
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_new_tokens < 1:
+            raise GenerationError("samples and max_new_tokens have to be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise GenerationError("the temperature has to be at least 0 and top_p in (0, 1]")
+        if self.samples > 1 and self.temperature == 0:
+            raise GenerationError("several greedy samples are all the same; give a temperature above 0")
+
+
+@dataclass
+class Answer:
+    """What the model said to one prompt: token ids without the end-of-turn token, and how it ended."""
+
+    tokens: list[int] = field(default_factory=list)
+    end: End = "unfinished"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch gave: for each of its requests the new token ids and how they ended."""
+
+    batch: int
+    rows: list[tuple[int, list[int], End]]
+
+
+class Generation:
+    """Where the answering of `prompts` stands. Request `i * samples + j` is sample j of prompt i.
+
+    Args:
+        prompts: token ids of each prompt.
+        context: how many tokens the model can hold, None for any number. A response is cut off where it is full;
+            a prompt that leaves no room is answered by nothing, truncated.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int, context: int | None = None
+    ) -> None:
+        self.prompts, self.sampling, self.batch_size, self.context = prompts, sampling, batch_size, context
+        self.answers = [Answer() for _ in range(len(prompts) * sampling.samples)]
+        self.batches = 0  # that are done
+        for request, answer in enumerate(self.answers):
+            if self.budget(request) == 0:
+                answer.end = "truncated"
+        waiting = [request for request, answer in enumerate(self.answers) if answer.end == "unfinished"]
+        # The longest first: a batch too large for the memory fails at once and not after an hour.
+        self._fresh = sorted(waiting, key=lambda request: -len(self.prompt(request)))
+        self._stragglers: list[int] = []
+
+    def prompt(self, request: int) -> Sequence[int]:
+        """Token ids of a request's prompt."""
+        return self.prompts[request // self.sampling.samples]
+
+    def room(self, request: int) -> int | None:
+        """Tokens that the model's context still holds after the prompt and what has been said."""
+        if self.context is None:
+            return None
+        return max(0, self.context - len(self.prompt(request)) - len(self.answers[request].tokens))
+
+    def budget(self, request: int) -> int:
+        """Tokens that a request may still add."""
+        left = self.sampling.max_new_tokens - len(self.answers[request].tokens)
+        room = self.room(request)
+        return left if room is None else min(left, room)
+
+    def next_batch(self) -> list[int]:
+        """The requests that come next, of similar length; empty when all is answered."""
+        if len(self._stragglers) >= self.batch_size or not self._fresh:
+            self._stragglers.sort(key=lambda r: (-len(self.prompt(r)) - len(self.answers[r].tokens), r))
+            return self._stragglers[: self.batch_size]
+        return self._fresh[: self.batch_size]
+
+    def is_last(self) -> bool:
+        """Whether nothing would be left to join the stragglers of the next batch."""
+        return len(self._fresh) + len(self._stragglers) <= self.batch_size
+
+    def record(self, outcome: Outcome) -> None:
+        """Take in what a batch gave.
+
+        Raises:
+            ValueError: it is not the batch that comes next, so it belongs to other prompts or another order.
+        """
+        told = {request for request, _, _ in outcome.rows}
+        if outcome.batch != self.batches or not told <= {*self._fresh, *self._stragglers}:
+            raise ValueError(f"batch {outcome.batch} does not follow on {self.batches} batches")
+        self.batches += 1
+        for request, tokens, end in outcome.rows:
+            self.answers[request].tokens += tokens
+            self.answers[request].end = end
+        self._fresh = [request for request in self._fresh if request not in told]
+        self._stragglers = [request for request in self._stragglers if request not in told]
+        self._stragglers += [request for request, _, end in outcome.rows if end == "unfinished"]
+
+
+class _Leave(StoppingCriteria):
+    """Stop the batch when at most `few` rows have been going on for too long after the others."""
+
+    def __init__(self, budgets: torch.Tensor, ends: torch.Tensor, few: int, prompt_length: int) -> None:
+        self.budgets, self.ends, self.few, self.prompt_length = budgets, ends, few, prompt_length
+        self.done = torch.zeros_like(budgets, dtype=torch.bool)
+        self.leave_at: float | None = None
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        steps = input_ids.shape[1] - self.prompt_length
+        self.done |= torch.isin(input_ids[:, -1], self.ends)
+        self.done |= self.budgets <= steps
+        if self.leave_at is None and int((~self.done).sum()) <= self.few:
+            self.leave_at = PATIENCE * steps
+        return self.done | (self.leave_at is not None and steps >= self.leave_at)
+
+
+@torch.no_grad()
+def generate(model: Any, tokenizer: PreTrainedTokenizerBase, state: Generation) -> Iterator[Outcome]:
+    """Answer what `state` still has to answer, batch by batch; each outcome is recorded in it and then yielded.
+
+    The checkpoint's own generation settings (penalties, top-k, …) are set aside: what is measured is the model.
+
+    Args:
+        model: A causal language model with `generate` (a PEFT model too), on any device; its training mode and the
+            global random state are left as they were.
+        tokenizer: Its tokenizer, with a pad token; it is not changed.
+
+    Raises:
+        GenerationError: the tokenizer has no pad token, or nothing ends a turn.
+    """
+    ends = sorted(end_ids(model, tokenizer))
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise GenerationError("the tokenizer has no pad token, which batched generation needs")
+    while batch := state.next_batch():
+        with _as_it_is(model):  # not across the yield: the caller may use the model between two batches
+            outcome = Outcome(state.batches, _answer_batch(model, state, batch, ends, pad))
+        state.record(outcome)
+        yield outcome
+
+
+def _answer_batch(
+    model: Any, state: Generation, batch: list[int], ends: list[int], pad: int
+) -> list[tuple[int, list[int], End]]:
+    sampling, device = state.sampling, model.device
+    budgets = [state.budget(request) for request in batch]
+    # No row may pass the end of the context, not even one that is finished: learned positions end there.
+    rooms = [room for request in batch if (room := state.room(request)) is not None]
+    config = GenerationConfig(
+        max_new_tokens=min([max(budgets), *rooms]), eos_token_id=ends, pad_token_id=pad, use_cache=True, num_beams=1,
+        **({"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+           if sampling.temperature > 0 else {"do_sample": False}),
+    )  # fmt: skip
+    ids, mask = left_pad([[*state.prompt(request), *state.answers[request].tokens] for request in batch], pad)
+    few = 0 if state.is_last() else len(batch) // STRAGGLERS
+    leave = _Leave(torch.tensor(budgets, device=device), torch.tensor(ends, device=device), few, ids.shape[1])
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([sampling.seed, state.batches]).generate_state(1)[0]))
+        output = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([leave]),
+            past_key_values=growing_cache(base_model(model).config),
+        )
+    rows: list[tuple[int, list[int], End]] = []
+    for request, budget, row in zip(batch, budgets, output[:, ids.shape[1] :].tolist(), strict=True):
+        length = next((place for place, token in enumerate(row[:budget]) if token in ends), None)
+        if length is not None:
+            rows.append((request, row[:length], "stopped"))
+        else:
+            rows.append((request, row[:budget], "truncated" if len(row) >= budget else "unfinished"))
+    return rows
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both `[B, L]`, of prompts that end in the same column."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[pad] * (length - len(row)) + [*row] for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+@contextmanager
+def _as_it_is(model: Any) -> Iterator[None]:
+    """The model without dropout and without its own generation settings.
+
+    `generate` fills whatever the configuration given to it leaves open from the checkpoint's; here that is nothing.
+    """
+    was_training = model.training
+    wrapped = (model, base_model(model))
+    own = [each.generation_config for each in wrapped]
+    model.eval()
+    for each in wrapped:
+        each.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for each, config in zip(wrapped, own, strict=True):
+            each.generation_config = config
+
+
+def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a turn: the tokenizer's and those of the model's generation settings.
+
+    Raises:
+        GenerationError: there is none.
+    """
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = {configured} if isinstance(configured, int) else set(configured or ())
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    if not ends:
+        raise GenerationError("neither the tokenizer nor the model names an end-of-turn token")
+    return ends
+
+
+def context_length(model: Any) -> int | None:
+    """How many tokens the model can hold (`max_position_embeddings`), None if it names no limit."""
+    return getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)

@@ -1,0 +1,218 @@
+"""Test data: any source that `prepare` reads → questions with gold answers, and an account of every other row.
+
+A question needs its text and its gold answer; the worked solution may be missing or cut into odd steps. A row without
+a gold answer stops the evaluation, because leaving it out would change the denominator unseen; a row that holds no
+question at all (not JSON, no known field) is listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepjepa.formats import RowError, RowOptions, convert_row
+from stepjepa.rows import Row, SourceError, file_rows, hub_rows, locate, name_of
+from stepjepa.sources import read_examples
+from stepjepa.steps import last_boxed
+
+BUILTIN = "builtin"
+PLACES = 5  # named in a message
+
+_MARKED = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+Question = dict[str, Any]
+"""`question`, `answer` (gold), `source`, `messages` up to the last user message, `place`; `level`, `type` if named."""
+
+
+class NoGoldError(RowError):
+    """The row asks a question and names no answer."""
+
+
+@dataclass
+class QuestionSet:
+    """The questions in their order, where they came from, and what could not be read."""
+
+    questions: list[Question] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """Per source: `name` (no folders of this machine), `sha256`, `count`."""
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+    """`place` and `reason` of each row that is no question."""
+
+
+def read_questions(
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    split: str = "test",
+    hub_config: str | None = None,
+    problems: int = 1000,
+    problem_seed: int = 1,
+) -> QuestionSet:
+    """Read test data.
+
+    Args:
+        sources: "builtin", JSONL files, Hub data set ids.
+        split: of a Hub data set or of the built-in problems.
+        hub_config: configuration of a Hub data set.
+        problems, problem_seed: how many built-in problems, and which.
+
+    Raises:
+        SourceError: a source cannot be read or holds no question, or a question has no gold answer; the message
+            names the lines.
+    """
+    data = QuestionSet()
+    goldless: list[str] = []
+    for source in sources:
+        before = len(data.questions)
+        if source == BUILTIN:
+            examples, _ = read_examples(BUILTIN, split=split, count=problems, seed=problem_seed)
+            for number, example in enumerate(examples, start=1):
+                data.questions.append(_from_example(example, {}) | {"place": f"{BUILTIN}[{split}]:{number}"})
+            name, digest = BUILTIN, None
+        else:
+            located = locate(source)
+            rows = file_rows(located) if isinstance(located, Path) else hub_rows(located, hub_config, split)
+            for row in rows:
+                _take(row, name_of(located), data, goldless)
+            name, digest = shown_path(source), _file_digest(located) if isinstance(located, Path) else None
+        new = data.questions[before:]
+        if not new and not goldless:
+            raise SourceError(f"{source}: no question in it{_listed(data.unreadable)}")
+        data.files.append({"name": name, "sha256": digest or _digest(new), "count": len(new)})
+    if goldless:
+        more = f", … ({len(goldless) - PLACES:,} more)" if len(goldless) > PLACES else ""
+        raise SourceError(
+            f"{len(goldless):,} questions have no gold answer: {', '.join(goldless[:PLACES])}{more}. Give each a field "
+            "'answer' with the bare answer, or a solution with '#### answer' or \\boxed{answer}; leaving them out "
+            "would change what the accuracy is a share of"
+        )
+    return data
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as it may be published: relative ones and ids as they are, of absolute ones the last part."""
+    expanded = Path(path).expanduser()
+    return expanded.name if expanded.is_absolute() else str(path)
+
+
+def _take(row: Row, source: str, data: QuestionSet, goldless: list[str]) -> None:
+    try:
+        if isinstance(row.value, RowError):
+            raise row.value
+        data.questions.append(read_question(row.value, source) | {"place": row.place})
+    except NoGoldError:
+        goldless.append(row.place)
+    except RowError as error:
+        data.unreadable.append({"place": shown_path(row.place), "reason": str(error)})
+
+
+def read_question(row: object, source: str) -> Question:
+    """One row as a question.
+
+    Raises:
+        RowError: it is no question.
+        NoGoldError: it is one without a gold answer.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError("not a JSON object")
+    try:
+        example = convert_row(row, source, options=RowOptions(system_prompt=None))
+    except RowError:  # its solution may be no solution; question and gold answer are all that is needed here
+        return _bare(row, source)
+    return _from_example(example, row) if example["answer"] else _bare(row, source)
+
+
+def _from_example(example: Mapping[str, Any], row: Mapping[str, Any]) -> Question:
+    kept = {name: example[name] for name in ("question", "answer", "source")}
+    return kept | {"messages": example["messages"][:-1]} | _labels(row)
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Level and type of a problem; MATH-500 calls the type its subject."""
+    found = {"level": row.get("level"), "type": row.get("type", row.get("subject"))}
+    return {name: value for name, value in found.items() if isinstance(value, str | int)}
+
+
+def _bare(row: Mapping[str, Any], source: str) -> Question:
+    """A question whose row holds no solution that could be cut into steps."""
+    messages = _turns(row.get("messages"))
+    question = next((row[key].strip() for key in ("question", "problem") if _is_text(row.get(key))), None)
+    if question is None and messages:
+        question = messages[-1]["content"].strip()
+    if question is None:
+        raise RowError("no question: no text in 'question', 'problem' or a user message")
+    gold = _gold(row)
+    if gold is None:
+        raise NoGoldError("no gold answer")
+    own = row.get("source")
+    return {
+        "question": question,
+        "answer": gold,
+        "source": own if _is_text(own) and "messages" in row else source,
+        "messages": messages or [{"role": "user", "content": question}],
+        **_labels(row),
+    }
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _turns(messages: object) -> list[dict[str, str]]:
+    """The conversation up to its last user message; empty if it is none."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        return []
+    turns = []
+    for message in messages:
+        if not isinstance(message, Mapping) or not _is_text(message.get("content")):
+            return []
+        turns.append({"role": str(message.get("role")), "content": message["content"]})
+    while turns and turns[-1]["role"] != "user":
+        turns.pop()
+    return turns
+
+
+def _gold(row: Mapping[str, Any]) -> str | None:
+    for name in ("ground_truth", "answer", "solution"):
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
+            continue
+        marked = _MARKED.findall(value)
+        gold = marked[-1] if marked else last_boxed(value)
+        if gold is None and name != "solution" and _is_bare(value.strip()):
+            gold = value.strip()
+        if gold:
+            return str(gold)
+    return None
+
+
+def _is_bare(text: str) -> bool:
+    r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
+    words = len(_WORD.findall(_COMMAND.sub(" ", text)))
+    sentence = words >= 3 and (text.endswith(".") or any(letter.isdigit() for letter in text))
+    return "\n" not in text and words <= 4 and not sentence
+
+
+def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:
+    if not unreadable:
+        return " (it is empty)"
+    return "; " + "; ".join(f"{each['place']}: {each['reason']}" for each in unreadable[:PLACES])
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(questions: Iterable[Question]) -> str:
+    texts = [[question["question"], question["answer"]] for question in questions]
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()

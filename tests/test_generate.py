@@ -1,0 +1,296 @@
+"""Batches answer as one prompt at a time does, whatever the architecture, the order, or where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_models import CONFIGS, SIZES, small_model
+from small_tokenizers import llama3_style
+from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+import stepjepa.generate as generation
+from stepjepa.bench_generation import alone
+from stepjepa.chat import ChatRenderer
+from stepjepa.generate import (
+    MAX_NEW_TOKENS,
+    Answer,
+    Generation,
+    GenerationError,
+    Outcome,
+    Sampling,
+    context_length,
+    end_ids,
+    generate,
+    left_pad,
+)
+from stepjepa.kv_cache import GrowingLayer, growing_cache
+from stepjepa.modeling import BUILTIN_PATH, load_model
+from stepjepa.sources import read_examples
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
+
+
+@pytest.fixture(scope="module")
+def builtin() -> tuple[Any, Any]:
+    return load_model("builtin")
+
+
+@pytest.fixture(scope="module")
+def prompts(builtin) -> list[list[int]]:
+    _, tokenizer = builtin
+    renderer = ChatRenderer(tokenizer)
+    examples, _ = read_examples("builtin", split="test", count=20, seed=1)
+    return [
+        tokenizer(renderer.prompt(example["messages"]), add_special_tokens=False)["input_ids"] for example in examples
+    ]
+
+
+def random_prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, longest, (count,), generator=generator).tolist()
+    return [torch.randint(3, 140, (length,), generator=generator).tolist() for length in lengths]
+
+
+def answer(model: Any, tokenizer: Any, prompts: Any, batch_size: int = 8, **options: Any) -> Generation:
+    state = Generation(prompts, Sampling(**options), batch_size, context_length(model))
+    for _ in generate(model, tokenizer, state):
+        pass
+    return state
+
+
+# ---- batched = one at a time ---------------------------------------------------------------------------------
+
+
+def test_a_batch_answers_as_plain_generate_does_one_at_a_time(builtin, prompts):
+    model, tokenizer = builtin
+    together = answer(model, tokenizer, prompts, batch_size=8).answers
+    assert together == [alone(model, tokenizer, prompt, MAX_NEW_TOKENS) for prompt in prompts]
+    assert {each.end for each in together} == {"stopped"}
+    assert len({len(each.tokens) for each in together}) > 8
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_architecture_answers_alike_in_a_batch(name):
+    model = small_model(name)
+    prompts = random_prompts(9, 30)
+    together = answer(model, TOKENS, prompts, batch_size=4, max_new_tokens=20).answers
+    assert together == [alone(model, TOKENS, prompt, 20) for prompt in prompts]
+
+
+def test_the_batch_size_and_leaving_stragglers_change_no_answer(builtin, prompts, monkeypatch):
+    model, tokenizer = builtin
+    some = prompts[:16]
+    expected = answer(model, tokenizer, some, batch_size=16).answers
+    kept = answer(model, tokenizer, some, batch_size=8)
+    monkeypatch.setattr(generation, "PATIENCE", 1.0)
+    left = answer(model, tokenizer, some, batch_size=8)
+    assert expected == left.answers == kept.answers
+    assert left.batches > kept.batches == 2
+
+
+def test_a_cut_off_answer_is_the_beginning_of_the_whole_one(builtin, prompts):
+    model, tokenizer = builtin
+    whole = answer(model, tokenizer, prompts[:10]).answers
+    cut = answer(model, tokenizer, prompts[:10], max_new_tokens=30).answers
+    assert [each.tokens for each in cut] == [each.tokens[:30] for each in whole]
+    # The end of the turn is one of the 30 tokens.
+    assert [each.end for each in cut] == ["stopped" if len(each.tokens) < 30 else "truncated" for each in whole]
+
+
+def test_answers_come_in_the_order_of_the_prompts_and_longest_prompts_go_first(builtin, prompts):
+    state = Generation(prompts, Sampling(), 8, None)
+    first = state.next_batch()
+    assert [len(prompts[request]) for request in first] == sorted(map(len, prompts), reverse=True)[:8]
+
+
+def test_left_padding_ends_all_prompts_in_one_column():
+    ids, mask = left_pad([[5, 6, 7], [8]], pad=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------
+
+
+def test_the_growing_cache_holds_what_the_stock_cache_holds():
+    generator = torch.Generator().manual_seed(0)
+    config = small_model("llama").config
+    growing, stock = growing_cache(config), DynamicCache(config=config)
+    assert all(type(layer) is GrowingLayer for layer in growing.layers)
+    for length in (5, 1, 1, 60, 1, 150, 1, 1):
+        keys, values = (torch.randn(2, 2, length, size, generator=generator) for size in (8, 6))
+        for layer in range(config.num_hidden_layers):
+            ours, theirs = growing.update(keys, values, layer), stock.update(keys, values, layer)
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert growing.get_seq_length() == stock.get_seq_length()
+    # Room for half as many tokens again: the buffer was not copied for each of them.
+    assert growing.layers[0]._buffers[0].shape[-2] > 220
+
+
+def test_windowed_layers_keep_their_own_cache():
+    kinds = [type(layer).__name__ for layer in growing_cache(small_model("gemma2").config).layers]
+    assert "DynamicSlidingWindowLayer" in kinds
+    assert "GrowingLayer" in kinds
+
+
+# ---- the context ---------------------------------------------------------------------------------------------
+
+
+def test_learned_positions_end_where_the_context_ends():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, n_positions=48, bos_token_id=1, eos_token_id=2)
+    ).eval()
+    prompts = [*random_prompts(10, 40), [5] * 47, [5] * 48, [5] * 60]
+    state = answer(model, TOKENS, prompts, batch_size=6, max_new_tokens=20)
+    for prompt, given in zip(prompts, state.answers, strict=True):
+        room = max(0, min(20, 48 - len(prompt)))
+        assert given == (alone(model, TOKENS, prompt, room) if room else Answer([], "truncated"))
+    assert [len(given.tokens) for given in state.answers[-3:]] == [1, 0, 0]
+    assert sum(given.end == "truncated" for given in state.answers) > 8
+
+
+# ---- the checkpoint's own settings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_settings_that_come_with_a_checkpoint_do_not_steer_the_answers(lora, prompts):
+    model, tokenizer = load_model("builtin", lora=lora)
+    expected = answer(model, tokenizer, prompts[:6]).answers
+    inner = model.get_base_model() if lora else model
+    own = GenerationConfig(
+        repetition_penalty=5.0, do_sample=True, top_k=3, temperature=3.0, suppress_tokens=expected[0].tokens[:5],
+        max_length=20, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    for each in (model, inner):
+        each.generation_config = own
+    model.train()
+    assert answer(model, tokenizer, prompts[:6]).answers == expected
+    assert model.training
+    assert model.generation_config is own
+    assert inner.generation_config is own
+
+
+def test_between_two_batches_the_model_is_the_caller_s_own(prompts):
+    model, tokenizer = load_model("builtin")
+    own = model.generation_config
+    model.train()
+    state = Generation(prompts[:4], Sampling(max_new_tokens=3), 2)
+    for _ in generate(model, tokenizer, state):
+        assert model.generation_config is own
+        assert model.training
+
+
+def test_what_is_missing_is_named(builtin, prompts):
+    model, _ = builtin
+    bare = AutoTokenizer.from_pretrained(BUILTIN_PATH)
+    bare.pad_token = None
+    with pytest.raises(GenerationError, match="no pad token"):
+        answer(model, bare, prompts[:1])
+    with pytest.raises(GenerationError, match="end-of-turn"):
+        end_ids(SimpleNamespace(generation_config=None), SimpleNamespace(eos_token_id=None))
+    configured = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=[4, 7]))
+    assert end_ids(configured, SimpleNamespace(eos_token_id=2)) == {2, 4, 7}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"samples": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"samples": 4}, "all the same"),
+    ],
+)
+def test_impossible_sampling_is_refused(options, words):
+    with pytest.raises(GenerationError, match=words):
+        Sampling(**options)
+
+
+# ---- sampling ------------------------------------------------------------------------------------------------
+
+
+def test_samples_follow_from_the_seed_and_leave_the_random_state_alone(builtin, prompts):
+    model, tokenizer = builtin
+    options = {"samples": 3, "temperature": 1.0, "max_new_tokens": 30}
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = answer(model, tokenizer, prompts[:6], seed=1, **options).answers
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert answer(model, tokenizer, prompts[:6], seed=1, **options).answers == first
+    assert answer(model, tokenizer, prompts[:6], seed=2, **options).answers != first
+    samples = {tuple(each.tokens) for each in first}
+    assert len(first) == 18
+    assert len(samples) > 9  # the samples of one question differ
+
+
+def test_nothing_but_the_temperature_and_top_p_shapes_the_samples():
+    """The library's own top-k of 50 would leave two thirds of this vocabulary out."""
+    model = small_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[:4] = 0.01 * torch.randn(4, SIZES["hidden_size"])
+    model.generation_config.eos_token_id = None
+    options = {"samples": 1000, "temperature": 1.0, "max_new_tokens": 1}
+    given = answer(model, TOKENS, [[5, 6]], batch_size=1000, **options).answers
+    assert len({each.tokens[0] for each in given if each.tokens}) > 140
+    few = answer(model, TOKENS, [[5, 6]], batch_size=1000, top_p=0.01, **options).answers
+    assert len({each.tokens[0] for each in few if each.tokens}) <= 3
+
+
+# ---- going on after a stop -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 2, "temperature": 1.0, "seed": 0}], ids=["greedy", "sampled"])
+def test_told_what_was_done_it_goes_on_as_if_never_stopped(options, builtin, prompts, monkeypatch):
+    monkeypatch.setattr(generation, "PATIENCE", 1.0)
+    model, tokenizer = builtin
+    some = prompts[:12]
+
+    def begin() -> Generation:
+        return Generation(some, Sampling(max_new_tokens=150, **options), 8, 2048)
+
+    whole = begin()
+    outcomes = list(generate(model, tokenizer, whole))
+    assert any(end == "unfinished" for outcome in outcomes for _, _, end in outcome.rows)
+    for stop in range(len(outcomes) + 1):
+        resumed = begin()
+        for outcome in outcomes[:stop]:
+            written = json.loads(json.dumps([outcome.batch, outcome.rows]))  # as it comes back from a file
+            resumed.record(Outcome(written[0], [tuple(row) for row in written[1]]))
+        assert list(generate(model, tokenizer, resumed)) == outcomes[stop:]
+        assert resumed.answers == whole.answers
+
+
+def test_a_batch_of_another_run_is_refused():
+    state = Generation([[1], [2]], Sampling(), 1)
+    with pytest.raises(ValueError, match="does not follow"):
+        state.record(Outcome(1, [(0, [5], "stopped")]))
+    state.record(Outcome(0, [(0, [5], "stopped")]))
+    with pytest.raises(ValueError, match="does not follow"):
+        state.record(Outcome(1, [(0, [5], "stopped")]))
+    assert state.next_batch() == [1]
+
+
+# ---- how long answers are ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="no GSM8K here")
+@pytest.mark.parametrize("style", ["builtin", "llama3"])
+def test_no_gsm8k_solution_is_longer_than_the_default(style):
+    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_PATH) if style == "builtin" else llama3_style()
+    texts = []
+    for split in ("train", "test"):
+        with (DATA / "gsm8k" / f"{split}.jsonl").open(encoding="utf-8") as file:
+            texts += [json.loads(line)["answer"] for line in file]
+    assert len(texts) == 8792
+    longest = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    assert longest + 1 <= MAX_NEW_TOKENS  # and the end of the turn
