@@ -1,0 +1,266 @@
+"""Result files → arms: which files are seeds of one arm, whether they are comparable, and in which order seeds pair up.
+
+An arm is a way of training (or not training) a model; its runs differ by training seed alone. All files must hold the
+same questions. Other settings of the evaluation that differ do not forbid a comparison, but are said with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepjepa.errors import UserError
+from stepjepa.results import Results, read_results
+
+METRICS = ("correct", "strict_correct", "flexible_correct")
+SAME_ARM = ("seed", "problem_seed")
+"""Training settings that do not make another arm; a grid draws the built-in training problems by the same seed."""
+SUMMARY = ("configuration", "generation", "test_files", "environment")
+"""What is read of a summary, besides `training`."""
+GENERATION = ("max_new_tokens", "samples", "temperature", "top_p", "dtype")
+READERS = ("stepjepa", "math-verify")
+"""Packages that read the answers."""
+JEPA_ONLY = ("jepa_loss_type", "jepa_ratio", "pairs", "horizon", "isolation", "predictors", "target_gradient")
+"""Training settings that mean nothing where λ = 0."""
+
+
+class CompareError(UserError):
+    """Result files that cannot be compared as asked; the message names the files and what to do."""
+
+
+@dataclass
+class Run:
+    """One result file: one trained model, one training seed."""
+
+    path: Path
+    name: str | None
+    """The arm, if given as NAME=FILE."""
+    results: Results
+    seed: int | None
+    """Training seed; None if the model has no training record."""
+    settings: dict[str, Any]
+    """Of its training; empty for a model without training record."""
+    digest: str
+    """SHA-256 of the rows."""
+
+
+@dataclass
+class Arm:
+    """Runs that differ by training seed alone, seeds in the order in which they pair up with other arms'."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def fixed(self) -> bool:
+        """A single model that no training seed has made: it stands beside every seed of the other arms."""
+        return len(self.runs) == 1 and self.runs[0].seed is None
+
+    def correct(self, metric: str, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Correctness `[S, Q]` of the runs on these questions.
+
+        Raises:
+            CompareError: a row does not say whether it is correct by this metric.
+        """
+        table = []
+        for run in self.runs:
+            verdicts = {row["id"]: row.get(metric) for row in run.results.rows}
+            silent = next((name for name in ids if not isinstance(verdicts[name], bool)), None)
+            if silent is not None:
+                raise CompareError(
+                    f"{run.path}: question {silent} has no {metric}: true or false; --metric takes another"
+                )
+            table.append([verdicts[name] for name in ids])
+        return np.array(table, dtype=bool)
+
+
+def split_word(word: str) -> tuple[str | None, Path]:
+    """Name and file of `NAME=FILE` or `FILE`; both may hold further `=`, as in `runs/lbd=0.1.jsonl`."""
+    cuts = [place for place, letter in enumerate(word) if letter == "=" and os.sep not in word[:place]]
+    if Path(word).is_file() or not cuts:
+        return None, Path(word)
+    cut = next((place for place in cuts if Path(word[place + 1 :]).is_file()), cuts[0])
+    return word[:cut], Path(word[cut + 1 :])
+
+
+def read_run(word: str) -> Run:
+    """The run that `FILE` or `NAME=FILE` stands for.
+
+    Raises:
+        ResultsError: see `read_results`.
+        CompareError: the summary is not one of `stepjepa evaluate`.
+    """
+    name, path = split_word(word)
+    results = read_results(path)
+    missing = [part for part in SUMMARY if part not in results.summary]
+    if missing:
+        raise CompareError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
+    settings = results.summary.get("training") or {}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Run(path, name, results, settings.get("seed"), settings, digest)
+
+
+def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How the answers were generated and read: what should be the same for all files of a comparison."""
+    configuration, packages = summary["configuration"], summary["environment"]["packages"]
+    own = configuration["system_prompt"] == "file"
+    return {
+        **{name: configuration[name] for name in GENERATION},
+        "system prompt": "that of each test row" if own else summary["generation"]["system_prompt"],
+        "test files (SHA-256)": [each["sha256"] for each in summary["test_files"]],
+        **{f"version of {name}": packages.get(name) for name in READERS},
+    }
+
+
+def check_questions(runs: Sequence[Run]) -> list[str]:
+    """Names of the questions, in the order of the first file.
+
+    Raises:
+        CompareError: two files hold different questions.
+    """
+    first = runs[0]
+    here = {row["id"]: row["question"] for row in first.results.rows}
+    for run in runs[1:]:
+        there = {row["id"]: row["question"] for row in run.results.rows}
+        if here.keys() == there.keys():
+            continue
+        only_here, only_there = ([n for n in a if n not in b] for a, b in ((here, there), (there, here)))
+        example = here[only_here[0]] if only_here else there[only_there[0]]
+        raise CompareError(
+            f"{first.path} and {run.path} hold different questions: {len(only_here):,} of {len(here):,} in the first "
+            f"are not in the second, {len(only_there):,} of {len(there):,} in the second are not in the first; for "
+            f"example {_shortened(example)!r}. Evaluate both on the same test files"
+        )
+    return list(here)
+
+
+def group(runs: Sequence[Run]) -> list[Arm]:
+    """Arms in the order of their first file; files without NAME are named by the settings that differ.
+
+    Raises:
+        CompareError: fewer than two arms, or a seed or a file twice in one.
+    """
+    differing = _differing([run.settings for run in runs if run.settings])
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        name = run.name or _automatic_name(run, differing, runs)
+        arms.setdefault(name, Arm(name, [])).runs.append(run)
+    for arm in arms.values():
+        _check_distinct(arm)
+    if len(arms) < 2:
+        raise CompareError(
+            f"one arm only ({next(iter(arms))}): the files differ in nothing but the seed; add the files of another "
+            "arm, or tell them apart with NAME=FILE"
+        )
+    return list(arms.values())
+
+
+def pair_seeds(arms: Sequence[Arm]) -> str:
+    """Bring the runs of all arms into a common order of seeds; returns how they pair up, in words.
+
+    By training seed if all arms have the same ones. If no seed is known, or none is shared, by the order given: runs
+    that have nothing in common may be paired in any order.
+
+    Raises:
+        CompareError: the arms have different numbers of runs, or share some of their seeds only.
+    """
+    trained = [arm for arm in arms if not arm.fixed]
+    if max(len(arm.runs) for arm in arms) == 1:
+        seeds = {run.seed for arm in trained for run in arm.runs}
+        return "one run an arm" + (", of different training seeds" if len(seeds) > 1 else "")
+    sets = [{run.seed for run in arm.runs} for arm in trained]
+    known = not any(None in each for each in sets)
+    shared = any(a & b for a, b in itertools.combinations(sets, 2)) if known else False
+    equal = known and all(each == sets[0] for each in sets)
+    if len({len(arm.runs) for arm in trained}) > 1 or (shared and not equal):
+        listed = "; ".join(f"{arm.name}: {_seeds_of(arm)}" for arm in trained)
+        raise CompareError(
+            f"the arms have different training seeds ({listed}). Give the same seeds for every arm: a seed that one "
+            "arm lacks would count for the other alone"
+        )
+    if equal:
+        for arm in trained:
+            arm.runs.sort(key=lambda run: run.seed)  # type: ignore[arg-type,return-value]
+        return "runs paired by training seed"
+    return "runs paired in the order given: " + (
+        "no training seed is shared" if known else "not all training seeds are known"
+    )
+
+
+def evaluation_differences(arms: Sequence[Arm]) -> dict[str, dict[str, list[str]]]:
+    """Settings of the evaluation in which the files differ: setting → value → names of the arms with that value."""
+    settings = [(arm.name, evaluation_settings(run.results.summary)) for arm in arms for run in arm.runs]
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in _differing([each for _, each in settings]):
+        for arm, each in settings:
+            having = found.setdefault(name, {}).setdefault(_shortened(str(each.get(name))), [])
+            if arm not in having:
+                having.append(arm)
+    return found
+
+
+def arm_settings(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
+    """For every arm, by name, the training settings that are not the same in all arms; paths by their last part."""
+    runs = [run for arm in arms for run in arm.runs if run.settings]
+    names = _differing([run.settings for run in runs])
+    return {arm.name: {n: _value(arm.runs[0].settings[n]) for n in names if n in arm.runs[0].settings} for arm in arms}
+
+
+def mixed_arms(arms: Iterable[Arm]) -> dict[str, list[str]]:
+    """Arms, by name, whose runs differ in more than the training seed, and in what."""
+    found = {arm.name: _differing([run.settings for run in arm.runs]) for arm in arms}
+    return {name: settings for name, settings in found.items() if settings}
+
+
+def _automatic_name(run: Run, differing: Sequence[str], runs: Sequence[Run]) -> str:
+    if run.settings:
+        ignored = JEPA_ONLY if run.settings.get("lbd") == 0 else ()
+        telling = [name for name in differing if name not in ignored]
+        return ", ".join(f"{name}={_value(run.settings.get(name))}" for name in telling) or "trained"
+    model = str(run.results.summary["configuration"]["model_path"])
+    bases = {other.settings.get("model_name") for other in runs}
+    return "untrained" if model in bases or model == "builtin" else Path(model).name
+
+
+def _check_distinct(arm: Arm) -> None:
+    for first, second in itertools.combinations(arm.runs, 2):
+        twice = (
+            f"the training seed {first.seed}" if first.seed is not None and first.seed == second.seed
+            else "the same answers" if first.digest == second.digest
+            else "no training seed" if first.seed is None and first.name is None
+            else None
+        )  # fmt: skip
+        if twice:
+            raise CompareError(
+                f"{first.path} and {second.path} are both of arm {arm.name} and have {twice}: seeds of an arm are runs "
+                "of different training seeds. Leave one out, or tell them apart with NAME=FILE"
+            )
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same everywhere, seeds of the training aside."""
+    names = dict.fromkeys(name for each in settings for name in each if name not in SAME_ARM)
+    return [name for name in names if any(each.get(name) != settings[0].get(name) for each in settings)]
+
+
+def _seeds_of(arm: Arm) -> str:
+    known = [run.seed for run in arm.runs if run.seed is not None]
+    return ", ".join(map(str, sorted(known))) if len(known) == len(arm.runs) else f"{len(arm.runs)} files, unknown"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "+".join(Path(str(each)).name for each in value) if isinstance(value, list) else Path(str(value)).name
+
+
+def _shortened(text: str, width: int = 80) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,237 @@
+"""`stepjepa compare`: did it help? Accuracies of several arms and seeds on the same questions, as paired differences.
+
+Every arm is set against one baseline. One seed an arm: exact McNemar test, intervals over questions. Several seeds: a
+t-test and intervals over seeds and questions, which are crossed (see `statistics.py`). p-values are corrected for the
+number of arms (Holm), and beside each difference stands the smallest one that could have been found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepjepa import statistics
+from stepjepa.arms import (
+    METRICS,
+    Arm,
+    CompareError,
+    arm_settings,
+    check_questions,
+    evaluation_differences,
+    group,
+    mixed_arms,
+    pair_seeds,
+    read_run,
+    split_word,
+)
+from stepjepa.compare_report import format_report
+from stepjepa.records import environment, write_json
+from stepjepa.results import summary_path
+
+Correct = NDArray[np.bool_]
+
+
+def compare(
+    files: Sequence[str], baseline: str | None = None, metric: str = "correct", draws: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """Compare result files; nothing is trained or generated.
+
+    Args:
+        files: `FILE` or `NAME=FILE`; the same name several times are seeds of one arm.
+        baseline: name of the arm that the others are set against; by default the one with λ = 0 if there is exactly
+            one, else the first.
+        metric: one of `METRICS`.
+        draws, seed: of the bootstrap.
+
+    Returns:
+        The record: `arms`, each with `runs`, accuracy and interval, and `difference` to the baseline (None for the
+        baseline itself); `by_source` where there are several; `warnings`; `configuration`; `environment`. Shares, not
+        points.
+
+    Raises:
+        ResultsError: a file that is missing, broken or unfinished.
+        CompareError: files that cannot be compared; see `arms.py`.
+    """
+    runs = [read_run(word) for word in files]
+    ids = check_questions(runs)
+    arms = group(runs)
+    pairing = pair_seeds(arms)
+    base, why = _baseline(arms, baseline)
+    correct = {arm.name: arm.correct(metric, ids) for arm in arms}
+    others = [arm.name for arm in arms if arm is not base]
+    found = [paired_difference(correct[name], correct[base.name]) for name in others]
+    for each, corrected in zip(found, statistics.holm([each["p"] for each in found]), strict=True):
+        each["p_holm"] = corrected
+    for each, means in zip(found, _bootstrap(correct, others, base.name, draws, seed), strict=True):
+        each["bootstrap"] = dict(zip(("low", "high"), np.percentile(means, (2.5, 97.5)).tolist(), strict=True))
+    differences: dict[str, dict[str, Any]] = dict(zip(others, found, strict=True))
+    settings = arm_settings(arms)
+    described = [_arm(arm, correct[arm.name]) | {"settings": settings[arm.name]} for arm in arms]
+    return {
+        "metric": metric,
+        "questions": len(ids),
+        "baseline": base.name,
+        "baseline_because": why,
+        "pairing": pairing,
+        "arms": [each | {"difference": differences.get(each["name"])} for each in described],
+        "by_source": _by_source(correct, base.name, [row.get("source") for row in runs[0].results.rows]),
+        "warnings": _warnings(arms),
+        "configuration": {"baseline": baseline, "metric": metric, "draws": draws, "seed": seed},
+        "environment": environment(),
+    }
+
+
+def _baseline(arms: Sequence[Arm], wanted: str | None) -> tuple[Arm, str]:
+    names = [arm.name for arm in arms]
+    if wanted is not None:
+        if wanted not in names:
+            raise CompareError(f"--baseline {wanted}: the arms are {', '.join(names)}")
+        return arms[names.index(wanted)], "as asked"
+    plain = [arm for arm in arms if all(run.settings.get("lbd") == 0 for run in arm.runs)]
+    return (plain[0], "the only arm with λ = 0") if len(plain) == 1 else (arms[0], "the first arm")
+
+
+def accuracy_interval(correct: Correct) -> dict[str, float]:
+    """Accuracy of `[S, Q]` with its 95% interval."""
+    if len(correct) == 1:
+        low, high = statistics.wilson(int(correct.sum()), correct.size)
+    else:
+        estimate = statistics.accuracy(correct)
+        low, high = estimate.low, estimate.high
+    return {"accuracy": float(correct.mean()), "low": low, "high": high}
+
+
+def _arm(arm: Arm, correct: Correct) -> dict[str, Any]:
+    """The arm by itself; files by name only, with the digest of their content."""
+    runs = [
+        {"file": run.path.name, "sha256": run.digest, "seed": run.seed, "accuracy": float(row.mean())}
+        for run, row in zip(arm.runs, correct, strict=True)
+    ]
+    return {"name": arm.name, "fixed": arm.fixed, "runs": runs, **accuracy_interval(correct)}
+
+
+def paired_difference(first: Correct, second: Correct) -> dict[str, Any]:
+    """Everything about one arm `[S, Q]` against the baseline but the bootstrap and Holm's correction."""
+    estimate = statistics.difference(first, second)
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    seeds = max(len(first), len(second))
+    if seeds == 1:
+        p = statistics.mcnemar(first[0], second[0]).p
+        detectable = statistics.detectable_mcnemar((gained + lost) / first.size, first.size)
+    else:
+        p, detectable = estimate.p, statistics.detectable_difference(estimate)
+    return {
+        "value": estimate.value, "low": estimate.low, "high": estimate.high,
+        "standard_error": estimate.standard_error, "df": estimate.df, "seeds": seeds, "gained": gained, "lost": lost,
+        "p": p, "test": "exact McNemar" if seeds == 1 else "t over seeds and questions",
+        "detectable": detectable if math.isfinite(detectable) and detectable <= 1 else None,
+    }  # fmt: skip
+
+
+def _bootstrap(
+    correct: Mapping[str, Correct], others: Sequence[str], base: str, draws: int, seed: int
+) -> NDArray[np.float64]:
+    """Bootstrap means `[A, draws]` of the differences; a model without seed stands beside every seed."""
+    seeds = max(map(len, correct.values()))
+    full = {name: np.broadcast_to(each, (seeds, each.shape[1])).astype(float) for name, each in correct.items()}
+    return statistics.crossed_bootstrap(np.stack([full[name] - full[base] for name in others]), draws, seed)
+
+
+def _by_source(correct: Mapping[str, Correct], base: str, sources: Sequence[str | None]) -> dict[str, Any]:
+    """Accuracy and difference within each source of the questions, without tests; empty for a single source."""
+    names = list(dict.fromkeys(sources))
+    if len(names) == 1:
+        return {}
+    parts: dict[str, Any] = {}
+    for name in names:
+        chosen = np.array([source == name for source in sources])
+        part: dict[str, Any] = {"questions": int(chosen.sum()), "arms": {}}
+        for arm, table in correct.items():
+            entry: dict[str, Any] = accuracy_interval(table[:, chosen])
+            if arm != base:
+                estimate = statistics.difference(table[:, chosen], correct[base][:, chosen])
+                entry["difference"] = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+            part["arms"][arm] = entry
+        parts[name or "no source"] = part
+    return parts
+
+
+def _warnings(arms: Sequence[Arm]) -> list[str]:
+    """What a reader must know before believing the figures."""
+    found = []
+    for name, values in evaluation_differences(arms).items():
+        listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+        found.append(f"the files were not evaluated alike: {name}: {listed}")
+    for mixed, settings in mixed_arms(arms).items():
+        found.append(f"the runs of {mixed} differ in more than the training seed: {', '.join(settings)}")
+    most = max(len(arm.runs) for arm in arms)
+    for arm in arms:
+        if arm.fixed and most > 1:
+            found.append(f"{arm.name} is one model without training seed: the same answers stand beside every seed")
+    if most == 1 and not all(arm.fixed for arm in arms):
+        found.append(
+            "one training run an arm: intervals and p-values cover the choice of questions, not the training seed; "
+            "they are about these models, not about the methods that made them"
+        )
+    if most == 2:
+        found.append(
+            "two seeds say little about seeds: where seeds matter much, such 95% intervals hold in about 87% of cases"
+        )
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of `stepjepa compare`."""
+    command = argparse.ArgumentParser(
+        prog="stepjepa compare",
+        description="Paired comparison of result files of several arms and seeds over the same questions.",
+    )
+    add = command.add_argument
+    add("files", nargs="+", metavar="[NAME=]FILE",
+        help="result files of `stepjepa evaluate`; the same NAME several times: seeds of one arm. Without NAME the arm "
+        "is named by the training settings in which the files differ")  # fmt: skip
+    add("--baseline", metavar="NAME",
+        help="arm that the others are set against (default: the only one with λ = 0, else the first)")  # fmt: skip
+    add("--metric", choices=METRICS, default="correct", help="which reading of the answers (default: correct)")
+    add("--json", metavar="FILE", help="write everything as JSON")
+    add("--plot", metavar="FILE", help="draw a forest plot, .png, .pdf or .svg")
+    add("--size", choices=("notebook", "paper"), default="notebook", help="of the plot (default: notebook)")
+    add("--draws", type=int, default=10_000, help="of the bootstrap (default: 10000)")
+    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    return command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`stepjepa compare`; returns the exit status."""
+    options = parser().parse_args(argv)
+    if options.draws < 100:
+        raise CompareError(f"--draws {options.draws}: at least 100, for an interval that leaves out 2.5% on each side")
+    if options.seed < 0:
+        raise CompareError(f"--seed {options.seed}: at least 0")
+    record = compare(options.files, options.baseline, options.metric, options.draws, options.seed)
+    _spare_inputs(options.files, (options.json, options.plot))
+    print(format_report(record))
+    if options.plot:
+        from stepjepa.plots_compare import forest
+        from stepjepa.style import save_figure
+
+        print(f"\nplot: {save_figure(forest(record, size=options.size), options.plot)}")
+    if options.json:
+        write_json(record, options.json)
+        print(f"record: {options.json}")
+    return 0
+
+
+def _spare_inputs(files: Sequence[str], outputs: Sequence[str | None]) -> None:
+    """Refuse to write over a result file or its summary."""
+    results = [split_word(word)[1] for word in files]
+    inputs = [*results, *map(summary_path, results)]
+    for output in outputs:
+        if output and any(os.path.realpath(output) == os.path.realpath(each) for each in inputs):
+            raise CompareError(f"{output}: this would overwrite a result file")
