@@ -14,11 +14,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from stepjepa.errors import UserError
 from stepjepa.layout import StepJEPACollator
 from stepjepa.masks import allowed
 from stepjepa.plots import loss_curves, mask_panels, price_bars
+from stepjepa.plots_ablation import lambda_accuracy, lambda_representations
+from stepjepa.plots_attention import attention_maps
+from stepjepa.plots_compare import forest
+from stepjepa.plots_embeddings import embedding_map, similarity_map, spectrum
+from stepjepa.plots_leakage import leakage_map
 from stepjepa.records import write_json
 from stepjepa.reference import build_step2_isolation_mask
+from stepjepa.style import save_figure
 
 TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2]
@@ -71,11 +78,27 @@ def _curves(record: Mapping[str, Any]) -> Figure:
     )
 
 
+def _embedding_map(record: Mapping[str, Any]) -> Figure:
+    return embedding_map(*record["records"], color="view")
+
+
+def _spectrum(record: Mapping[str, Any]) -> Figure:
+    return spectrum(*record["records"])
+
+
 FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "masks": (mask_panels, ("masks",)),
     "train-builtin": (_curves, ("train-builtin",)),
     "train-gsm8k": (_curves, ("train-gsm8k",)),
     "price": (price_bars, ("bench-4k", "bench-32k")),
+    "compare-builtin": (forest, ("compare-builtin",)),
+    "embedding-map": (_embedding_map, ("embedding-map",)),
+    "spectrum": (_spectrum, ("spectrum",)),
+    "similarity": (similarity_map, ("similarity",)),
+    "attention": (attention_maps, ("attention",)),
+    "leakage": (leakage_map, ("leakage",)),
+    "lambda-accuracy": (lambda_accuracy, ("ablation/report-lambda",)),
+    "lambda-representations": (lambda_representations, ("ablation/report-lambda",)),
 }
 """Name of the figure → how it is drawn, and from which records."""
 
@@ -84,17 +107,30 @@ def draw_all(data: Path, output: Path) -> list[Path]:
     """Draw every figure of `FIGURES` from the records `data/NAME.json` as PNG and PDF; returns the files.
 
     Raises:
-        FileNotFoundError: names the record that is missing.
+        UserError: names the record that is missing.
     """
     written = []
     for name, (draw, sources) in FIGURES.items():
-        records = [json.loads((data / f"{source}.json").read_text(encoding="utf-8")) for source in sources]
+        records = [read_record(data / f"{source}.json") for source in sources]
         figure = draw(*records)
         for suffix in ("png", "pdf"):
             path = output / f"{name}.{suffix}"
-            figure.savefig(path, dpi=160, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            save_figure(figure, path)
             written.append(path)
     return written
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record by its file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no record {path}; `--data` names the folder of the records") from error
+    return record
 
 
 def main(argv: Sequence[str] | None = None) -> int:

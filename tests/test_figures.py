@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stepjepa.errors import UserError
 from stepjepa.figures import FIGURES, draw_all, main, mask_record
 from stepjepa.plots import loss_curves
 
@@ -30,7 +31,7 @@ def test_all_figures_are_drawn_again(tmp_path, capsys):
         f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
     }
     assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError, match=r"masks\.json"):
+    with pytest.raises(UserError, match=r"masks\.json"):
         draw_all(tmp_path, tmp_path)
 
 

@@ -1,0 +1,107 @@
+"""One look for all figures, at two sizes: `notebook` (9 inches wide, 10 pt) and `paper` (5.5 inches, 8 pt).
+
+Colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart; continuous values take
+cividis, signed ones a blue-orange map. `stepjepa.mplstyle` beside this file holds everything else.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib import rc_params_from_file
+from matplotlib.figure import Figure
+from matplotlib.font_manager import font_scalings
+
+from stepjepa.errors import UserError
+
+Size = Literal["notebook", "paper"]
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#777777",
+)  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+CONTINUOUS, SIGNED = "cividis", "PuOr_r"
+ROLES = {"trunk": "#B9CBD9", "predictor": ORANGE, "copy": GREEN, "isolated": GREEN}
+FORBIDDEN = "#EDEDED"
+"""Background of cells that a mask forbids; it is no colour of a map."""
+SIZES: dict[str, dict[str, Any]] = {
+    "notebook": {"font.size": 10, "figure.figsize": (9.0, 4.0)},
+    "paper": {
+        "font.size": 8, "figure.figsize": (5.5, 2.6), "lines.linewidth": 1.2, "lines.markersize": 3.5,
+        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+    },
+}  # fmt: skip
+
+MOMENTS = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
+"""Formats, and what a file of each would say about when it was made."""
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Give a drawing function the house style and a keyword `size`: "notebook" (default) or "paper".
+
+    The function makes its figure with `new_figure`; matplotlib's own settings are left as they were.
+    """
+
+    @functools.wraps(draw)
+    def wrapper(*args: Any, size: Size = "notebook", **options: Any) -> Figure:
+        if size not in SIZES:
+            raise ValueError(f"Unknown size {size!r}; choose one of {', '.join(SIZES)}.")
+        with mpl.rc_context(_house(size)):
+            figure = draw(*args, **options)
+            figure.draw_without_rendering()  # ticks take their size from the settings when first drawn
+        return figure
+
+    return wrapper
+
+
+def _house(size: Size = "notebook") -> Any:
+    look: Any = rc_params_from_file(str(files("stepjepa") / "stepjepa.mplstyle"), use_default_template=False)
+    look.update(SIZES[size])
+    return look
+
+
+def new_figure(height: float, width: float = 1.0) -> Figure:
+    """An empty figure; both sizes are shares of the full text width of the chosen size."""
+    full = text_width() / 72
+    return Figure(figsize=(width * full, height * full))
+
+
+def text_width() -> float:
+    """Full text width of the chosen size, in points (72 an inch)."""
+    return 72 * float(mpl.rcParams["figure.figsize"][0])
+
+
+def small() -> float:
+    """Size of small type in points, that of tick labels: 8.3 in a notebook, 6.7 on paper."""
+    return float(mpl.rcParams["font.size"] * font_scalings["small"])
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, PDF or SVG, whole or not at all; the file says nothing about when it was made.
+
+    Resolution and embedding of type are those of the house style, which matplotlib reads when it saves.
+
+    Raises:
+        UserError: another ending, or it cannot be written there.
+    """
+    path = Path(path)
+    if path.suffix not in MOMENTS:
+        raise UserError(f"{path}: a figure ends in {', '.join(MOMENTS)}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_house()):
+            figure.savefig(partial, format=path.suffix[1:], metadata=MOMENTS[path.suffix])
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+    return path
