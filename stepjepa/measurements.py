@@ -1,0 +1,299 @@
+"""All figures about one set of embeddings, each with a 95% interval over problems and its chance level.
+
+Means over pairs or chains are resampled by problem; statistics of the set as a whole, which copies of a row would
+distort, leave blocks of problems out instead (`bootstrap.py`). What the figures mean stands with the functions that
+compute them: `metrics.py`, `retrieval.py`, `coherence.py`, `probes.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepjepa.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
+from stepjepa.coherence import coherence
+from stepjepa.embeddings import Embeddings, EmbeddingsError
+from stepjepa.metrics import (
+    alignment,
+    centered_margin,
+    dimension_spread,
+    effective_rank,
+    mean_direction_energy,
+    spread,
+    uniformity,
+    unit_rows,
+)
+from stepjepa.probes import linear_probe, order_probe, value_probe
+from stepjepa.projections import VIEWS, ViewRows, view_rows
+from stepjepa.retrieval import (
+    chance_recall,
+    chance_reciprocal_rank,
+    retrieval_ranks,
+)
+
+DRAWS, BLOCKS, FOLDS = 1000, 20, 5
+LEAST = 2 * FOLDS
+"""Problems that figures with intervals and cross-validated probes need at least."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An estimate, its 95% interval over problems (None where there is none), and what chance or a control gives."""
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    extra: dict[str, float] | None = None
+
+
+def _measured(interval: Interval, chance: float | None = None, **extra: float) -> Measure:
+    return Measure(interval.estimate, interval.low, interval.high, chance, extra or None)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Scores of each of P pairs, whose means are figures and whose differences compare two models pair by pair."""
+
+    alignment: np.ndarray
+    margin: np.ndarray
+    all_ranks: Tensor
+    """`[P]`: rank of the true target among all targets; steps with the same text do not compete."""
+    all_sizes: Tensor
+    """`[P]`: how many competed."""
+    own_ranks: Tensor
+    """`[R]`: the same among the targets of the same problem, for the `own_rows` where there is another one."""
+    own_sizes: Tensor
+    own_rows: np.ndarray
+    """`[R]`"""
+
+
+def target_texts(embeddings: Embeddings) -> list[str]:
+    """The text that each target view encodes, `[P]`."""
+    return [
+        embeddings.steps[example][step] if step >= 0 else "\n\n".join(embeddings.steps[example])
+        for example, step in zip(embeddings.pair_example, embeddings.target_step, strict=True)
+    ]
+
+
+def pair_scores(embeddings: Embeddings) -> PairScores:
+    """Scores of all pairs of a set."""
+    context, target = torch.from_numpy(embeddings.context), torch.from_numpy(embeddings.target)
+    example = torch.from_numpy(embeddings.pair_example)
+    text = torch.from_numpy(np.unique(target_texts(embeddings), return_inverse=True)[1])
+    own = torch.arange(len(context))
+    allowed = text[:, None] != text[None]
+    allowed[own, own] = True
+    same = allowed & (example[:, None] == example[None])
+    sizes = same.sum(dim=1)
+    rows = (sizes > 1).nonzero().squeeze(1)
+    return PairScores(
+        alignment=alignment(context, target).numpy(),
+        margin=centered_margin(context, target).numpy(),
+        all_ranks=retrieval_ranks(context, target, own, allowed),
+        all_sizes=allowed.sum(dim=1),
+        own_ranks=retrieval_ranks(context[rows], target, rows, same[rows]),
+        own_sizes=sizes[rows],
+        own_rows=rows.numpy(),
+    )
+
+
+def measure(
+    embeddings: Embeddings, progress: Callable[[str], None] = lambda _name: None, seed: int = 0
+) -> dict[str, Measure]:
+    """Every figure that the labels of the embeddings allow, by name.
+
+    Args:
+        embeddings: of at least 10 problems with a view pair.
+        progress: called with what comes next.
+        seed: of resampling, folds and controls.
+
+    Raises:
+        EmbeddingsError: fewer problems.
+    """
+    problems = len(np.unique(embeddings.pair_example))
+    if problems < LEAST:
+        raise EmbeddingsError(f"intervals need at least {LEAST} problems with a view pair, and there are {problems}")
+    figures: dict[str, Measure] = {}
+    for name, part in (("pairs", _pairs), ("views", _views), ("coherence", _coherence), ("order", _order),
+                       ("operation", _operation), ("value", _value)):  # fmt: skip
+        progress(name)
+        figures |= dict(part(embeddings, seed))
+    return figures
+
+
+Named = Iterator[tuple[str, Measure]]
+
+
+def _pairs(embeddings: Embeddings, seed: int) -> Named:
+    scores, groups = pair_scores(embeddings), embeddings.pair_example
+
+    def mean(values: Any, rows: Any = slice(None)) -> Interval:
+        return bootstrap_mean(values, groups[rows], DRAWS, seed)
+
+    yield "alignment", _measured(mean(scores.alignment))
+    yield "centered_margin", _measured(mean(scores.margin), chance=0.0)
+    for where, ranks, sizes, rows in (
+        ("all", scores.all_ranks, scores.all_sizes, slice(None)),
+        ("own", scores.own_ranks, scores.own_sizes, scores.own_rows),
+    ):
+        if len(np.unique(groups[rows])) < 2:
+            continue  # one pair a problem: nothing competes with it there
+        yield f"recall_{where}", _measured(mean((ranks == 1).numpy(), rows), float(chance_recall(sizes)))
+        yield (
+            f"reciprocal_rank_{where}",
+            _measured(mean(ranks.double().reciprocal().numpy(), rows), float(chance_reciprocal_rank(sizes))),
+        )
+
+
+def _views(embeddings: Embeddings, seed: int) -> Named:
+    for view in VIEWS:
+        rows = view_rows(embeddings, view)
+
+        def whole(statistic: Callable[[Tensor], Tensor], rows: ViewRows = rows) -> Interval:
+            return cluster_jackknife(
+                lambda at: float(statistic(rows.vectors[torch.from_numpy(at)])), rows.example, BLOCKS, seed
+            )
+
+        yield f"effective_rank_{view}", _measured(whole(effective_rank), most=float(min(rows.vectors.shape)))
+        yield f"mean_energy_{view}", _measured(whole(mean_direction_energy))
+        yield f"spread_{view}", _measured(whole(spread))
+        yield f"uniformity_{view}", _measured(whole(uniformity))
+        yield f"dimension_spread_{view}", _measured(whole(_even_dimensions))
+
+
+def _even_dimensions(x: Tensor) -> Tensor:
+    """Mean standard deviation of the dimensions of the unit rows, times √D: 1 for directions spread evenly."""
+    return dimension_spread(unit_rows(x)).mean() * x.shape[1] ** 0.5
+
+
+def _coherence(embeddings: Embeddings, seed: int) -> Named:
+    for view in ("state", "target"):
+        rows = view_rows(embeddings, view)
+        if (rows.step < 0).any():
+            continue  # a whole answer has no neighbours
+        found = coherence(rows.vectors, torch.from_numpy(rows.example), torch.from_numpy(rows.step))
+        consecutive, distant, across = (
+            values.numpy() for values in (found.consecutive, found.distant, found.across)
+        )  # fmt: skip
+        example = found.example.numpy()
+        for name, values in (("consecutive", consecutive), ("distant", distant), ("across", across)):
+            known = np.isfinite(values)
+            if known.sum() > 1:
+                yield f"{name}_{view}", _measured(bootstrap_mean(values[known], example[known], DRAWS, seed))
+        excess, correct = consecutive - distant, embeddings.correct[example]
+        lengths = np.array([len(embeddings.steps[i]) for i in example])
+        for name, values in (("coherence", excess), ("consecutive", consecutive)):
+            difference = correct_minus_wrong(values, correct, lengths, seed)
+            if difference is not None:
+                yield f"{name}_correct_minus_wrong_{view}", difference
+
+
+def correct_minus_wrong(values: np.ndarray, correct: np.ndarray, lengths: np.ndarray, seed: int = 0) -> Measure | None:
+    """Mean difference between correct and wrong solutions *with equally many steps*; all arrays are `[E]`.
+
+    Short problems are answered correctly more often and have other similarities whatever the model makes of them, so
+    the plain difference (in `extra`) says more about lengths than about correctness. Differences at each length are
+    weighted by their precision, n₁n₀ / (n₁ + n₀); solutions are resampled within length and correctness.
+
+    Returns:
+        The difference, or None where no length has two solutions of either kind.
+    """
+    generator = np.random.default_rng(seed)
+    known = np.isfinite(values)
+    estimates, draws, weights = [], [], []
+    counts = {"correct": 0.0, "wrong": 0.0}
+    for length in np.unique(lengths):
+        right, wrong = (np.flatnonzero(known & (lengths == length) & (correct == side)) for side in (1, 0))
+        if min(len(right), len(wrong)) < 2:
+            continue
+        means = [values[generator.choice(side, size=(DRAWS, len(side)))].mean(axis=1) for side in (right, wrong)]
+        estimates.append(values[right].mean() - values[wrong].mean())
+        draws.append(means[0] - means[1])
+        weights.append(len(right) * len(wrong) / (len(right) + len(wrong)))
+        counts["correct"] += len(right)
+        counts["wrong"] += len(wrong)
+    if not weights:
+        return None
+    low, high = np.quantile(np.average(draws, axis=0, weights=weights), [0.025, 0.975])
+    plain = values[known & (correct == 1)].mean() - values[known & (correct == 0)].mean()
+    return Measure(
+        float(np.average(estimates, weights=weights)), float(low), float(high), 0.0,
+        {**counts, "at_any_length": float(plain)},
+    )  # fmt: skip
+
+
+def _order(embeddings: Embeddings, seed: int) -> Named:
+    last = np.array([len(embeddings.steps[example]) - 1 for example in embeddings.state_example])
+    state, target = view_rows(embeddings, "state"), view_rows(embeddings, "target")
+    for name, rows, kept in (
+        ("state", state, state.step >= 0), ("state_without_last", state, embeddings.state_step != last),
+        ("target", target, target.step >= 0),
+    ):  # fmt: skip
+        chains = np.unique(rows.example[kept], return_counts=True)[1]
+        if (chains > 1).sum() < LEAST:
+            continue
+        at = torch.from_numpy(np.flatnonzero(kept))
+        probe = order_probe(rows.vectors[at], rows.example[kept].tolist(), rows.step[kept].tolist(), FOLDS, seed=seed)
+        yield f"order_{name}", _measured(
+            bootstrap_mean(probe.scores, probe.example, DRAWS, seed), chance=0.5,
+            null_high=float(np.quantile(probe.null, 0.975)), p_value=probe.p_value,
+        )  # fmt: skip
+
+
+def _labelled(embeddings: Embeddings, known: np.ndarray) -> Iterator[tuple[str, ViewRows, np.ndarray, np.ndarray]]:
+    """Each view with the rows whose step has a label, and the places of those steps among the states."""
+    for view in VIEWS:
+        rows = view_rows(embeddings, view)
+        places = embeddings.state_rows(rows.example, rows.step)
+        kept = np.flatnonzero((places >= 0) & known[places])
+        if len(np.unique(rows.example[kept])) >= LEAST:
+            yield view, rows, kept, places[kept]
+
+
+def _operation(embeddings: Embeddings, seed: int) -> Named:
+    for view, rows, kept, places in _labelled(embeddings, embeddings.operation >= 0):
+        labels = embeddings.operation[places]
+        if len(np.unique(labels)) < 2:
+            continue
+        groups = rows.example[kept]
+        probe = linear_probe(
+            rows.vectors[torch.from_numpy(kept)], labels.tolist(), groups.tolist(), _surface(embeddings, places),
+            FOLDS, seed=seed,
+        )  # fmt: skip
+        yield f"operation_{view}", _measured(
+            bootstrap_mean(probe.correct, groups, DRAWS, seed), chance=probe.chance, control=probe.control,
+            lookup=probe.lookup, seen=probe.seen,
+        )  # fmt: skip
+
+
+def _surface(embeddings: Embeddings, places: np.ndarray) -> Sequence[str]:
+    """The step's text with its numbers masked, a form that recurs across problems."""
+    return [
+        re.sub(r"\d+", "#", embeddings.steps[example][step])
+        for example, step in zip(embeddings.state_example[places], embeddings.state_step[places], strict=True)
+    ]
+
+
+def _value(embeddings: Embeddings, seed: int) -> Named:
+    for view, rows, kept, places in _labelled(embeddings, np.isfinite(embeddings.value)):
+        groups = rows.example[kept]
+        probe = value_probe(
+            rows.vectors[torch.from_numpy(kept)], embeddings.value[places].tolist(), groups.tolist(),
+            rows.step[kept].tolist(), FOLDS, seed=seed,
+        )  # fmt: skip
+        error, total = np.square(probe.actual - probe.predicted), np.square(probe.actual - probe.baseline)
+
+        def r2(at: np.ndarray, error: np.ndarray = error, total: np.ndarray = total) -> float:
+            return float(1 - error[at].sum() / total[at].sum())
+
+        yield f"value_{view}", _measured(
+            cluster_bootstrap(r2, groups, DRAWS, seed), chance=0.0, control=probe.control_r2,
+            spearman=probe.spearman, control_spearman=probe.control_spearman,
+        )  # fmt: skip
