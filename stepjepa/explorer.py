@@ -1,0 +1,291 @@
+"""The mask explorer: choose an example, view pairs, isolation and form, and see who may attend to whom.
+
+A thin binding: `mask_story.py` makes the labelled masks and their words, `mask_drawing.py` colours them, and a
+canvas in `explorer.js` draws them, loaded from the package itself (anywidget; no network, no lab extension). Where
+no widget runs, as in an exported page, the same picture appears as a still.
+
+>>> explorer = mask_explorer()  # doctest: +SKIP
+>>> explorer.view.value = "two-pass"  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from ipywidgets import HTML, Dropdown, IntSlider, Textarea, ToggleButtons, VBox
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stepjepa.architectures import base_model
+from stepjepa.data import tokenize_example
+from stepjepa.errors import UserError
+from stepjepa.formats import make_example
+from stepjepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.mask_drawing import paint, parts, still
+from stepjepa.mask_story import VIEWS, MaskStory
+from stepjepa.mask_words import MaskPicture
+from stepjepa.modeling import BUILTIN_PATH, add_pad_token, add_predictor_tokens
+from stepjepa.sources import read_examples
+from stepjepa.steps import split_steps
+from stepjepa.views import encode_views
+from stepjepa.widgets import alert, side_by_side, sized
+
+PAIR_CHOICES: dict[str, dict[str, Any]] = {
+    "first": {"pairs": "first"},
+    "consecutive": {"pairs": "consecutive"},
+    "horizon 2": {"pairs": "horizon", "horizon": 2},
+    "question_answer": {"pairs": "question_answer"},
+    "none": {"pairs": "none"},
+}
+PREDICTOR_CHOICES = (1, 2, 3)
+OWN = -1
+_STRENGTH = " Strength of colour: square root of the attention weight."
+OWN_QUESTION = "Tom has 3 pens and buys 2 more. How many pens?"
+OWN_STEPS = "3 + 2 = 5 pens.\n\nThe answer is \\boxed{5}."
+
+
+class MaskCanvas(anywidget.AnyWidget):
+    """The drawing; `picture` is sent whole, so that no half-changed picture is ever drawn."""
+
+    _esm = Path(__file__).with_name("explorer.js")
+    _css = Path(__file__).with_name("explorer.css")
+    picture = traitlets.Dict().tag(sync=True)
+    selected = traitlets.Int(0).tag(sync=True)
+    """The row looked at, from 0."""
+
+
+class MaskExplorer(VBox):
+    """See `mask_explorer`. Every control is an attribute: `example`, `pairs`, `isolation`, `predictors`, `view`,
+    `pair`, `token`, `question`, `steps`, and with a model `shown`, `layer`, `head`; `canvas` is the drawing."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], model: Any) -> None:
+        self._examples, self._model = list(examples), model
+        self._known = set(tokenizer.get_added_vocab())  # predictor tokens that the model has been given
+        self._tokenizer = copy.deepcopy(tokenizer)  # the caller's does not grow
+        add_pad_token(self._tokenizer)
+        for count in PREDICTOR_CHOICES:
+            add_predictor_tokens(self._tokenizer, count)
+        self._busy = False
+        self._story_of: tuple[Any, ...] = ()
+        self._weights_of: tuple[Any, ...] = ()
+
+        short, wide = sized("225px"), sized("450px")
+        named = [(f"{len(e['steps'])} steps: {e['question'][:70]}", i) for i, e in enumerate(self._examples)]
+        self.example = Dropdown(options=[*named, ("write your own", OWN)], description="Example", **wide)
+        self.question = Textarea(OWN_QUESTION, description="Question", continuous_update=False, rows=4, **wide)
+        self.steps = Textarea(OWN_STEPS, description="Steps", continuous_update=False, rows=4,
+                              placeholder="steps, with a blank line between them", **wide)  # fmt: skip
+        self.view = ToggleButtons(options=VIEWS, value="single-pass", style={"button_width": "105px"})
+        self.pairs = Dropdown(options=list(PAIR_CHOICES), description="View pairs", **short)
+        self.isolation = Dropdown(options=ISOLATIONS, description="Isolation", **short)
+        self.predictors = Dropdown(options=PREDICTOR_CHOICES, description="Predictors", **short)
+        self.pair = Dropdown(description="Pair", **short)
+        self.token = IntSlider(min=1, max=1, description="Token", **sized("860px"))
+        self.shown = Dropdown(options=["mask", "attention"], description="Show", **short)
+        config = base_model(model).config.get_text_config() if model is not None else None
+        layers = range(1, config.num_hidden_layers + 1) if config else ()
+        heads = range(1, config.num_attention_heads + 1) if config else ()
+        self.layer = Dropdown(options=layers, description="Layer", **short)
+        self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head",
+                             **short)  # fmt: skip
+        self.message = HTML()
+        self.canvas = MaskCanvas()
+        self._own = side_by_side(self.question, self.steps)
+        traitlets.link(
+            (self.token, "value"), (self.canvas, "selected"), transform=(lambda v: v - 1, lambda row: row + 1)
+        )
+        super().__init__([
+            side_by_side(self.example, self.view), self._own,
+            side_by_side(self.pairs, self.isolation, self.predictors, self.pair),
+            *([side_by_side(self.shown, self.layer, self.head)] if model is not None else []),
+            self.token, self.message, self.canvas,
+        ])  # fmt: skip
+        for control in (self.example, self.question, self.steps, self.view, self.pairs, self.isolation,
+                        self.predictors, self.pair, self.shown, self.layer, self.head):  # fmt: skip
+            control.observe(lambda _change: self._refresh(), "value")
+        self._draw()
+
+    # -------- what is shown, for readers and tests --------
+
+    @property
+    def picture(self) -> MaskPicture:
+        """The picture that is shown."""
+        return self._picture
+
+    @property
+    def words(self) -> str:
+        """The words of the chosen token."""
+        return str(self.canvas.picture["sentences"][self.canvas.selected])
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
+        pairs = f"{self.pairs.value} pairs, isolation {self.isolation.value}, predictors {self.predictors.value}"
+        return bundle | {
+            "text/plain": f"Mask explorer, {self.view.value}, {pairs}. {self._picture.summary}",
+            "text/html": still(self._picture),
+        }
+
+    # -------- from the controls to the picture --------
+
+    def _refresh(self) -> None:
+        if self._busy:  # a change that drawing itself made
+            return
+        try:
+            self._draw()
+            self.message.value = ""
+        except UserError as error:  # what was typed or chosen cannot be shown: say why, keep the last picture
+            self.message.value = alert(error)
+
+    def _draw(self) -> None:
+        self._busy = True
+        try:
+            self._own.layout.display = None if self.example.value == OWN else "none"
+            self._update_story()
+            self._show()
+        finally:
+            self._busy = False
+
+    def _update_story(self) -> None:
+        own = (self.question.value, self.steps.value) if self.example.value == OWN else ()
+        chosen = (self.example.value, own, self.pairs.value, self.isolation.value, self.predictors.value)
+        if chosen == self._story_of:
+            return
+        example = self._chosen_example()
+        try:
+            row = tokenize_example(example, self._tokenizer)
+        except ValueError as error:
+            raise UserError(f"This example cannot be tokenized: {error}") from error
+        collator = StepJEPACollator(
+            self._tokenizer, isolation=self.isolation.value, predictors=self.predictors.value,
+            **PAIR_CHOICES[self.pairs.value],
+        )  # fmt: skip
+        self._batch = collator([row])
+        self._story = MaskStory(self._batch, self._text)
+        self._story_of = chosen
+        before = self.pair.index or 0
+        self.pair.options = [(name, i) for i, name in enumerate(self._story.pairs)]
+        if self._story.pairs:
+            self.pair.index = min(before, len(self._story.pairs) - 1)
+
+    def _chosen_example(self) -> Mapping[str, Any]:
+        if self.example.value != OWN:
+            return self._examples[self.example.value]
+        steps = split_steps(self.steps.value, "paragraph", min_chars=0)
+        if not self.question.value.strip() or not steps:
+            raise UserError("Write a question and at least one step (steps stand apart by blank lines).")
+        return make_example(self.question.value.strip(), steps, None, "own", system_prompt=None)
+
+    def _text(self, token_id: int) -> str:
+        """A token's text on one line, without the space before a word; a space alone is a dot."""
+        text = str(self._tokenizer.decode([token_id]))
+        return (text.strip(" ") or "·").replace("\n", "\\n").replace("\t", "\\t")
+
+    def _show(self) -> None:
+        several = self.view.value in ("two-pass", "difference")
+        self.pair.disabled = not (several and self._story.pairs)
+        self.shown.disabled = several
+        self.layer.disabled = self.head.disabled = several or self.shown.value == "mask"
+        picture = self._story.picture(self.view.value, self.pair.value or 0)
+        weights = None if self.layer.disabled else self._weights()
+        sentences = [picture.sentence(t) for t in range(len(picture.tokens))]
+        if weights is not None:
+            sentences = [f"{words} {_most(picture, weights[t], t)}" for t, words in enumerate(sentences)]
+        chosen = self._same_token(picture)
+        painting = paint(picture, strong=weights is not None)
+        opacity = np.empty(0, dtype=np.uint8) if weights is None else np.rint(255 * np.sqrt(weights)).astype(np.uint8)
+        self._picture = picture
+        self.canvas.picture = {
+            "summary": picture.summary + (_STRENGTH if weights is not None else ""),
+            "cells": painting.cells.tobytes(),
+            "opacity": opacity.tobytes(),
+            "legend": painting.legend,
+            "tokens": [{"text": token.text, "name": token.name} for token in picture.tokens],
+            "sentences": sentences,
+            "parts": [dict(zip(("name", "colour", "start", "end"), part, strict=True)) for part in parts(picture)],
+            "reads": [{"row": row, "view": view.split()[0]} for row, view in sorted(picture.reads.items())],
+        }
+        self.token.max = len(picture.tokens)
+        self.token.value = chosen + 1
+
+    def _same_token(self, picture: MaskPicture) -> int:
+        """Where the token looked at stands in the next picture; at the start, where a target view is read."""
+        if not self.canvas.picture:
+            return max(picture.reads, default=len(picture.tokens) - 1)
+        before, why = self._picture.tokens[self.canvas.selected], self._picture.why[self.canvas.selected]
+        names = [before.part, before.part.removesuffix(" copy"), before.group]
+        if "in isolation" in why:  # what the second pass isolates is a copy in the single pass
+            names.insert(0, f"{before.group} copy")
+        for name in names:
+            for t, token in enumerate(picture.tokens):
+                if (token.part, token.number) == (name, before.number):
+                    return t
+        return min(self.canvas.selected, len(picture.tokens) - 1)
+
+    # -------- attention weights --------
+
+    def _weights(self) -> np.ndarray:
+        """Weights `[L, L]` of the chosen layer and head; the model runs once for a layout."""
+        missing = set(predictor_tokens(self.predictors.value)) - self._known
+        plain = self.view.value == "plain causal"
+        if missing and not plain and self._story.pairs:
+            raise UserError(
+                f"The model was loaded without {', '.join(sorted(missing))}: choose another number of predictors."
+            )
+        wanted = (*self._story_of, plain)
+        if wanted != self._weights_of:
+            batch = without_branches(self._batch) if plain else self._batch
+            training = self._model.training
+            self._model.eval()
+            with torch.no_grad():
+                attentions = encode_views(self._model, batch, attentions=True).attentions
+            self._model.train(training)
+            assert attentions is not None
+            self._layers = [layer[0].float().cpu().numpy().astype(np.float16) for layer in attentions]
+            self._weights_of = wanted
+        heads = self._layers[self.layer.value - 1].astype(np.float32)
+        return heads.mean(axis=0) if self.head.value == 0 else heads[self.head.value - 1]
+
+
+def mask_explorer(
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+    model: Any = None,
+) -> MaskExplorer:
+    """Explore who may attend to whom.
+
+    Args:
+        tokenizer: a fast tokenizer; by default the built-in one. It is not changed.
+        examples: prepared examples (`stepjepa.sources.read_examples`); by default built-in test problems, of each
+            number of steps the shortest.
+        model: loaded with `attn_implementation="eager"`, to show real attention weights on the same layout; give
+            its tokenizer too.
+
+    Raises:
+        UserError: for a model without its tokenizer, one that does not use eager attention, or a first example that
+            cannot be tokenized.
+    """
+    if model is not None and tokenizer is None:
+        raise UserError("Give the model's tokenizer too: mask_explorer(tokenizer, examples, model).")
+    if model is not None and base_model(model).config._attn_implementation != "eager":
+        raise UserError('Attention weights need a model loaded with attn_implementation="eager".')
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(BUILTIN_PATH)
+    return MaskExplorer(tokenizer, _builtin_examples() if examples is None else examples, model)
+
+
+def _builtin_examples() -> list[Mapping[str, Any]]:
+    """Of 200 test problems the one with the fewest characters, for each number of steps."""
+    found, _ = read_examples("builtin", split="test", count=200, seed=1)
+    shortest = sorted(found, key=lambda e: len(e["question"]) + sum(map(len, e["steps"])), reverse=True)
+    return [example for _, example in sorted({len(e["steps"]): e for e in shortest}.items())]
+
+
+def _most(picture: MaskPicture, weights: np.ndarray, row: int, count: int = 3) -> str:
+    """The tokens that a row attends to most."""
+    order = np.argsort(-weights, kind="stable")[: min(count, int(picture.mask[row].sum()))]
+    return "It attends most to " + ", ".join(f"{picture.tokens[k].name} ({weights[k]:.2f})" for k in order) + "."

@@ -1,0 +1,230 @@
+"""A batch in branch layout → labelled pictures of its masks: plain causal, two-pass, single-pass, difference.
+
+The masks are those that are trained with (`layout.py`, `masks.py`) and those of the executable specification
+(`reference.py`); nothing here decides who may attend to whom.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from stepjepa.layout import without_branches
+from stepjepa.mask_words import AGAIN, BRANCH, FATES, LEFT_OUT, MaskPicture, Token
+from stepjepa.masks import allowed
+from stepjepa.reference import SecondPass
+
+VIEWS = ("plain causal", "two-pass", "single-pass", "difference")
+
+_CAUSAL = "attention is causal: a token sees itself and everything before it"
+_TRUNK = "the trunk is plain causal and never sees a branch"
+_BEFORE = "the second pass is plain causal before its predictor"
+_AFTER = "it stands after the predictor and is not isolated, so it stays causal"
+_HIDDEN = "isolation is none: the predictor is hidden from later rows, which are those of the first pass"
+_PADDING = "padding sees only itself, so that no row of the softmax is empty"
+
+
+class MaskStory:
+    """The four pictures of one row of a batch.
+
+    Args:
+        batch: from `StepJEPACollator`, not packed.
+        decode: token id → its text.
+        row: which row of the batch.
+
+    Raises:
+        ValueError: for a packed batch.
+    """
+
+    def __init__(self, batch: dict[str, Tensor], decode: Callable[[int], str], row: int = 0) -> None:
+        self._trunks = without_branches(batch)
+        self._batch, self._decode, self._row = batch, decode, row
+        self._vector = {name: tensor[row].numpy() for name, tensor in batch.items() if tensor.ndim == 2}
+        self._trunk = np.flatnonzero(self._vector["example_ids"] >= 0)
+        self._groups = _groups(self._vector["step_ids"][self._trunk])
+        count = int((self._vector["context_index"] >= 0).sum())
+        self.pairs = tuple(_pair_name(self._vector, pair) for pair in range(count))
+        """Names of the view pairs, in order."""
+
+    def picture(self, view: str, pair: int = 0) -> MaskPicture:
+        """One of `VIEWS`; `pair` chooses the second pass, as there is one for each view pair.
+
+        Without a view pair there is no second pass: "two-pass" and "difference" then give the first pass, and its
+        summary says so.
+
+        Raises:
+            ValueError: for an unknown view.
+        """
+        if view not in VIEWS:
+            raise ValueError(f"Unknown view {view!r}; choose one of {', '.join(VIEWS)}.")
+        if view == "single-pass":
+            return self._single_pass()
+        if view == "plain causal" or not self.pairs:
+            return self._plain("Plain causal" if view == "plain causal" else "No view pair, so the first pass only")
+        return self._second_pass(pair) if view == "two-pass" else self._difference(pair)
+
+    # -------- the pictures --------
+
+    def _plain(self, title: str) -> MaskPicture:
+        ids = self._trunks["input_ids"][self._row].numpy()
+        padding = len(ids) - len(self._trunk)
+        mask = _mask(self._trunks, self._row)
+        tokens = self._tokens(ids, [*self._groups, *["padding"] * padding])
+        why = (_CAUSAL,) * len(self._trunk) + (_PADDING,) * padding
+        return MaskPicture(tokens, mask, why, {}, f"{title}: {_size(mask[: len(self._trunk)])}.")
+
+    def _single_pass(self) -> MaskPicture:
+        length = len(self._vector["segment_ids"])
+        groups, why = ["padding"] * length, [_PADDING] * length
+        for column, group in zip(self._trunk, self._groups, strict=True):
+            groups[column], why[column] = group, _TRUNK
+        parts = list(groups)
+        reads = {}
+        for pair, name in enumerate(self.pairs):
+            predictor, copy = self._branch(pair)
+            for column in predictor:
+                groups[column], parts[column], why[column] = "predictor", f"predictor {name}", _predicting(name)
+            start = int(self._vector["target_start"][pair] - self._trunk[0])
+            for column, group in zip(copy, self._groups[start : start + len(copy)], strict=True):
+                groups[column], parts[column], why[column] = group, f"{_target(name)} copy", self._isolated(pair)
+            for view in ("context", "target"):
+                reads[int(self._vector[f"{view}_index"][pair])] = f"{view} view of {name}"
+        mask, real = _mask(self._batch, self._row), self._vector["segment_ids"] >= 0
+        return MaskPicture(
+            tokens=self._tokens(self._vector["input_ids"], groups, parts),
+            mask=mask,
+            why=tuple(why),
+            reads=reads,
+            summary=f"One pass, {len(self._trunk):,} tokens of trunk and {real.sum() - len(self._trunk):,} of "
+            f"branches: {_size(mask[real])}.",
+        )
+
+    def _second_pass(self, pair: int) -> MaskPicture:
+        second, name = self._second(pair), self.pairs[pair]
+        inserted, isolated = self._inserted(pair)
+        after = _AFTER if isolated else _HIDDEN
+        groups = [*self._groups[: inserted.start], *["predictor"] * len(inserted), *self._groups[inserted.start :]]
+        why = [_BEFORE if q < inserted.start else after for q in range(len(groups))]
+        why[inserted.start : inserted.stop] = [_predicting(name)] * len(inserted)
+        why[isolated.start : isolated.stop] = [self._isolated(pair)] * len(isolated)
+        mask = second.mask.numpy()
+        return MaskPicture(
+            tokens=self._tokens(
+                second.tokens, groups, [f"predictor {name}" if g == "predictor" else g for g in groups]
+            ),
+            mask=mask,
+            why=tuple(why),
+            reads={second.context_index: f"context view of {name}", second.target_index: f"target view of {name}"},
+            summary=f"Second pass for {name}: {_size(mask)}.",
+        )
+
+    def _difference(self, pair: int) -> MaskPicture:
+        """The second pass again, with what one pass makes of each row.
+
+        A row is "again" or "branch" if the trunk or a branch of the single pass holds the very same row: the same
+        token at the same position that sees the same tokens. Otherwise it is "left out".
+        """
+        second, shown = self._second(pair), self._second_pass(pair)
+        inserted, isolated = self._inserted(pair)
+        predictor, copy = self._branch(pair)
+        place = np.insert(self._trunk, inserted.start, predictor)  # column of the second pass → of the single pass
+        place[isolated.start : isolated.stop] = copy
+        single = _mask(self._batch, self._row)
+        same = (
+            (self._vector["input_ids"][place] == second.tokens)
+            & (self._vector["position_ids"][place] == second.positions.numpy())
+            & (single[np.ix_(place, place)] == shown.mask).all(axis=1)
+            & (single[place].sum(axis=1) == shown.mask.sum(axis=1))
+        )
+        trunk = np.isin(place, self._trunk)
+        fate = np.where(~same, LEFT_OUT, np.where(trunk, AGAIN, BRANCH))
+        return MaskPicture(
+            shown.tokens, shown.mask, shown.why, shown.reads, self._counts(shown, fate, pair), tuple(fate.tolist())
+        )
+
+    def _counts(self, shown: MaskPicture, fate: np.ndarray, pair: int) -> str:
+        cells = {kind: int(shown.mask[fate == kind].sum()) for kind in FATES}
+        real = self._vector["segment_ids"] >= 0
+        single = _mask(self._batch, self._row)[real]
+        passes = [_mask(self._trunks, self._row)[: len(self._trunk)]]
+        passes += [self._second(each).mask.numpy() for each in range(len(self.pairs))]
+        return (
+            f"Of the {int(shown.mask.sum()):,} cells of the second pass for {self.pairs[pair]}, {cells[AGAIN]:,} "
+            f"repeat the first pass, {cells[BRANCH]:,} are the branch, and no view depends on the other "
+            f"{cells[LEFT_OUT]:,}. With {len(self.pairs)} view pair{'s' * (len(self.pairs) > 1)}, the two-pass form "
+            f"computes {sum(map(len, passes)):,} rows and {sum(int(mask.sum()) for mask in passes):,} cells; "
+            f"one pass computes {len(single):,} rows and {int(single.sum()):,} cells."
+        )
+
+    # -------- where things stand --------
+
+    def _second(self, pair: int) -> SecondPass:
+        trunk = self._vector["input_ids"][self._trunk].tolist()
+        return SecondPass.of(self._batch, self._row, pair, trunk, int(self._trunk[0]), self._row)
+
+    def _branch(self, pair: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of the predictor tokens and of the copy of a branch; no copy for isolation "none"."""
+        segments = self._vector["segment_ids"]
+        predictor, target = (
+            np.flatnonzero(segments == segments[self._vector[f"{view}_index"][pair]]) for view in ("context", "target")
+        )
+        return predictor, target[~np.isin(target, self._trunk)]
+
+    def _inserted(self, pair: int) -> tuple[range, range]:
+        """Rows of the predictor tokens and of the isolated step in the second pass."""
+        predictor, copy = self._branch(pair)
+        cut, start = (int(self._vector[n][pair] - self._trunk[0]) for n in ("context_end", "target_start"))
+        start += len(predictor)
+        return range(cut, cut + len(predictor)), range(start, start + len(copy))
+
+    def _isolated(self, pair: int) -> str:
+        what = "the answer" if self.pairs[pair].endswith("answer") else "its step"
+        sink = self._vector["prefix_end"][self._vector["target_index"][pair]] >= 0
+        exception = ", but for the first token of the sequence, the attention sink" if sink else ""
+        return f"{what} is read in isolation{exception}"
+
+    def _tokens(self, ids: Any, groups: Sequence[str], parts: Sequence[str] | None = None) -> tuple[Token, ...]:
+        parts = parts or groups
+        sizes, numbers = Counter(parts), Counter[str]()
+        tokens = []
+        for token_id, group, part in zip(ids, groups, parts, strict=True):
+            numbers[part] += 1
+            tokens.append(Token(self._decode(int(token_id)), part, group, numbers[part], sizes[part]))
+        return tuple(tokens)
+
+
+def _groups(step_ids: np.ndarray) -> list[str]:
+    """For each token of a trunk: prompt, S1 … or end of turn."""
+    steps = np.flatnonzero(step_ids >= 0)
+    start = steps[0] if len(steps) else len(step_ids)
+    return [
+        f"S{step + 1}" if step >= 0 else "prompt" if t < start else "end of turn"
+        for t, step in enumerate(step_ids.tolist())
+    ]
+
+
+def _pair_name(vector: dict[str, np.ndarray], pair: int) -> str:
+    context, target = int(vector["context_step"][pair]), int(vector["target_step"][pair])
+    return "question→answer" if target < 0 else f"S{context + 1}→S{target + 1}"
+
+
+def _target(pair: str) -> str:
+    return pair.split("→")[1]
+
+
+def _predicting(pair: str) -> str:
+    context = pair.split("→")[0].replace("question", "the question")
+    return f"a predictor token sees the sequence up to the end of {context}, and predictor tokens up to itself"
+
+
+def _mask(batch: dict[str, Tensor], row: int) -> np.ndarray:
+    vectors = (batch[name][row : row + 1] for name in ("segment_ids", "prefix_segment", "prefix_end"))
+    return allowed(*vectors)[0].numpy()
+
+
+def _size(mask: np.ndarray) -> str:
+    return f"{len(mask):,} rows, {int(mask.sum()):,} cells that may be attended to"

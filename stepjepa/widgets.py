@@ -1,0 +1,23 @@
+"""Pieces that the explorers share: controls of a width, rows of them, and a message beside them."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from ipywidgets import Box, Layout
+
+
+def sized(width: str) -> dict[str, Any]:
+    """Options for a control of a width, its description as wide as that of its neighbours."""
+    return {"layout": Layout(width=width), "style": {"description_width": "72px"}}
+
+
+def side_by_side(*widgets: Any) -> Box:
+    """Controls beside each other, on a second line where the page is narrow."""
+    return Box(widgets, layout=Layout(flex_flow="row wrap", align_items="center"))
+
+
+def alert(error: Exception) -> str:
+    """HTML that says why what was chosen cannot be shown; a screen reader says it at once."""
+    return f'<div role="alert" style="color:var(--jp-error-color1,#b00)">{escape(str(error))}</div>'
