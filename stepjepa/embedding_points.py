@@ -1,0 +1,214 @@
+"""The points of the embedding explorer: every view of some problems, and in words what each one is.
+
+Neighbours and ranks are computed in all D dimensions, never in a map: a map puts points beside each other that are
+not alike. A view's *partner* is the other view of its pair (context view after step k, target view of step k + 1),
+and its rank is that of `retrieval.py`: 1 means that the step is retrieved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepjepa.embeddings import Embeddings
+from stepjepa.measurements import target_texts
+from stepjepa.metrics import unit_rows
+from stepjepa.projections import VIEWS, view_rows
+from stepjepa.retrieval import retrieval_ranks
+
+PARTNERS, OWN = "partner's view", "own view"
+NEAREST = (PARTNERS, OWN)
+"""Among which views the nearest are sought. Step ends have no partner: theirs are always step ends."""
+_PARTNER_VIEW = {"context": "target", "target": "context", "state": "state"}
+PLURALS = {"context": "context views", "target": "target views", "state": "step ends"}
+_DECIMALS = 9
+"""Cosines are put in order after rounding, or equal texts would stand in the order of their rounding errors."""
+
+
+@dataclass(frozen=True)
+class PointWords:
+    """What the explorer says of a point; of each of the nearest its row, cosine, words, and whether its problem is
+    the same."""
+
+    name: str
+    text: str
+    read: str
+    facts: str
+    partner: str
+    among: str
+    nearest: tuple[tuple[int, str, str, bool], ...]
+
+    def __str__(self) -> str:
+        listed = "; ".join(f"{cosine} {words}" for _, cosine, words, _ in self.nearest)
+        parts = [f"{self.name}: {self.text}", self.read, self.facts, self.partner, f"{self.among} {listed}."]
+        return " ".join(part for part in parts if part)
+
+
+class Points:
+    """All N rows of a set of embeddings: context views, then target views, then step ends, each in example order.
+
+    `view`, `example`, `step`, `operation`, `value`, `correct` are arrays `[N]`; `step` is the step that a row is
+    about (of a context view the one it has to predict), −1 the whole answer; `after` `[N]` is the step after which
+    a context view is read, −1 the question (and elsewhere); `partner` `[N]` the row of the partner, −1 for step ends.
+
+    Args:
+        embeddings: views and labels.
+        numbers: `[E]`, what the problems are called.
+    """
+
+    def __init__(self, embeddings: Embeddings, numbers: Sequence[int]) -> None:
+        self.embeddings, self.numbers = embeddings, list(numbers)
+        views = [view_rows(embeddings, name) for name in VIEWS]
+        pairs, states = len(embeddings.context), len(embeddings.states)
+        self.view = np.repeat(VIEWS, [pairs, pairs, states])
+        self.example = np.concatenate([view.example for view in views])
+        self.step = np.concatenate([view.step for view in views])
+        self.operation = np.concatenate([view.operation for view in views])
+        self.correct = embeddings.correct[self.example]
+        self.after = np.concatenate([embeddings.context_step, np.full(pairs + states, -1)])
+        self.partner = np.concatenate([np.arange(pairs) + pairs, np.arange(pairs), np.full(states, -1)])
+        labels = embeddings.state_rows(self.example, self.step)
+        self.value = np.where(labels >= 0, embeddings.value[labels], np.nan)
+        self._units = {name: unit_rows(view.vectors) for name, view in zip(VIEWS, views, strict=True)}
+        self._starts = {"context": 0, "target": pairs, "state": 2 * pairs}
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    @property
+    def dimensions(self) -> int:
+        """D, the size of the space in which neighbours are sought."""
+        return self.embeddings.context.shape[1]
+
+    def rows(self, views: Sequence[str]) -> np.ndarray:
+        """The rows of some views, in the order in which `projections.project` gives their points."""
+        return np.concatenate([np.flatnonzero(self.view == view) for view in views])
+
+    @cached_property
+    def ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[N]` rank of the partner among all views of its kind, and `[N]` how many compete; 0 where there is no
+        partner. Views of a step with the same text as the partner's do not compete: none could be told from it."""
+        context, target = self._units["context"], self._units["target"]
+        text = torch.from_numpy(np.unique(target_texts(self.embeddings), return_inverse=True)[1])
+        own = torch.arange(len(context))
+        allowed = text[:, None] != text[None]
+        allowed[own, own] = True
+        ranks = [retrieval_ranks(context, target, own, allowed), retrieval_ranks(target, context, own, allowed)]
+        sizes = allowed.sum(dim=1)
+        none = torch.zeros(len(self) - 2 * len(context), dtype=torch.int64)
+        return torch.cat([*ranks, none]).numpy(), torch.cat([sizes, sizes, none]).numpy()
+
+    def nearest(self, among: str, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """For each of N rows the nearest other rows by cosine, at most `count`, and their cosines.
+
+        Args:
+            among: one of `NEAREST`.
+        """
+        found, cosines = [], []
+        for view in VIEWS:
+            other = view if among == OWN else _PARTNER_VIEW[view]
+            similarity = (self._units[view] @ self._units[other].T).numpy().round(_DECIMALS)
+            if view == other:
+                np.fill_diagonal(similarity, -np.inf)  # not itself
+            most = min(count, similarity.shape[1] - (view == other))
+            order = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+            found += list(order + self._starts[other])
+            cosines += list(np.take_along_axis(similarity, order, axis=1))
+        return found, cosines
+
+    # -------- words --------
+
+    def words(self, among: str, count: int) -> list[PointWords]:
+        """What is said of every row."""
+        (found, cosines), (ranks, sizes) = self.nearest(among, count), self.ranks
+        return [
+            PointWords(
+                name=f"Problem {self.numbers[self.example[i]]}: {self.kind(i)}",
+                text=f"«{self.text(i)}»",
+                read=self._read(i),
+                facts=self._facts(i),
+                partner=self._partner(i, ranks[i], sizes[i]),
+                among=f"Nearest {PLURALS[str(self.view[i]) if among == OWN else _PARTNER_VIEW[str(self.view[i])]]} "
+                f"by cosine in all {self.dimensions} dimensions:",
+                nearest=tuple(
+                    (int(j), f"{cosine:.3f}", self._neighbour(i, j), bool(self.example[i] == self.example[j]))
+                    for j, cosine in zip(found[i], cosines[i], strict=True)
+                ),
+            )
+            for i in range(len(self))
+        ]
+
+    def kind(self, i: int) -> str:
+        """Its view and step in words."""
+        step = _step(self.step[i])
+        if self.view[i] == "context":
+            return f"context view after {_read_to(self.after[i])}, which has to predict {step}"
+        return f"target view of {step}" if self.view[i] == "target" else f"end of {step} in its context"
+
+    def text(self, i: int) -> str:
+        """Text of the step that the row is about."""
+        steps, step = self.embeddings.steps[self.example[i]], self.step[i]
+        return steps[step] if step >= 0 else "\n\n".join(steps)
+
+    def short(self, i: int) -> str:
+        """A line for a hover text: what it is, its step's text, operation and running value."""
+        name = f"Problem {self.numbers[self.example[i]]}, {self.kind(i)}"
+        return f"{name}: «{_cut(self.text(i))}» {self._facts(i)}".strip()
+
+    def _read(self, i: int) -> str:
+        if self.view[i] != "context":
+            return ""
+        steps = self.embeddings.steps[self.example[i]]
+        return f"It has read up to: «{steps[self.after[i]]}»" if self.after[i] >= 0 else "It has read the question."
+
+    def _facts(self, i: int) -> str:
+        facts = []
+        if self.operation[i] >= 0:
+            facts.append(f"Operation: {self.embeddings.operation_names[self.operation[i]]}.")
+        if not np.isnan(self.value[i]):
+            facts.append(f"Running value: {self.value[i]:,.12g}.")
+        if self.correct[i] >= 0:
+            facts.append(f"Problem answered {'correctly' if self.correct[i] else 'wrongly'}.")
+        return " ".join(facts)
+
+    def _partner(self, i: int, rank: int, size: int) -> str:
+        if self.partner[i] < 0:
+            return ""
+        kinds = PLURALS[str(self.view[self.partner[i]])]
+        competing = f"of the {size:,} {kinds} that compete"
+        partner = f"Its partner, the {self.kind(self.partner[i])},"
+        if rank == 1:
+            return f"{partner} is the nearest {competing}: retrieved."
+        return f"{partner} has rank {rank:,} {competing}: not retrieved."
+
+    def _neighbour(self, i: int, j: int) -> str:
+        if j == self.partner[i]:
+            whose = "its partner"
+        else:
+            whose = "same problem" if self.example[i] == self.example[j] else f"problem {self.numbers[self.example[j]]}"
+        after = f"after {_read_to(self.after[j])}, for " if self.view[j] == "context" else ""
+        return f"{whose}, {after}{_step(self.step[j])}: «{_cut(self.text(j))}»"
+
+
+def as_message(words: PointWords) -> dict[str, Any]:
+    """Words as the canvas takes them."""
+    nearest = [dict(zip(("row", "cosine", "words", "same"), entry, strict=True)) for entry in words.nearest]
+    return {**vars(words), "nearest": nearest}
+
+
+def _step(step: int) -> str:
+    return f"step {step + 1}" if step >= 0 else "the whole answer"
+
+
+def _read_to(step: int) -> str:
+    return f"step {step + 1}" if step >= 0 else "the question"
+
+
+def _cut(text: str, most: int = 80) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= most else f"{text[: most - 1]}…"
