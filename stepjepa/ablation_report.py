@@ -1,0 +1,260 @@
+"""Records of a grid → arms: accuracies, paired differences and representations, each with what is still missing.
+
+Accuracies claimed are those of the test split; the arm chosen is the best on the validation split. Differences are
+paired over seeds and questions, with the statistics of `stepjepa compare` (see `statistics.py`). A failed cell enters
+no mean, and neither it nor a cell not yet run is left unsaid.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepjepa import statistics
+from stepjepa.compare import accuracy_interval, paired_difference
+from stepjepa.compare_report import WIDTH, align
+from stepjepa.errors import UserError
+from stepjepa.grid import Grid
+from stepjepa.grid_folder import FAILED, FINISHED, GridFolder
+from stepjepa.records import environment
+
+DRAWS, SEED = 10_000, 0
+SPLITS = ("validation", "test")
+PAIRS = ("first", "consecutive")
+
+Records = dict[int, dict[str, Any]]
+"""Finished records of an arm, by seed."""
+
+
+class ReportError(UserError):
+    """The records of a grid cannot be reported on; the message says what to do."""
+
+
+def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]:
+    """Everything that the finished records of a grid say.
+
+    Returns:
+        `arms` (by name: `seeds`, `addresses`, `options`, and for each split accuracy with its 95% interval and the
+        mean and range over seeds of every other figure), `comparisons` (on the test split), `chosen` (the best arm on
+        the validation split), `unfinished` and `failed` cells, `environments` of the records, `warnings`. Shares, not
+        points.
+
+    Raises:
+        ReportError: no cell has finished, or records were measured on different questions.
+    """
+    arms: dict[str, Records] = {}
+    unfinished, failed = [], []
+    for name in grid.arms:
+        arms[name] = {}
+        for seed in grid.seeds:
+            cell = grid.cell(name, seed)
+            state = folder.state(cell)
+            about = {"arm": name, "seed": seed, "address": cell.address, "state": state}
+            if state == FINISHED:
+                arms[name][seed] = folder.record(cell) or {}
+            elif state == FAILED:
+                failed.append(about | (folder.record(cell) or {})["error"])
+            else:
+                unfinished.append(about)
+    finished = {name: records for name, records in arms.items() if records}
+    if not finished:
+        raise ReportError(f"{folder.path}: no cell of {grid.name} has finished; `stepjepa ablate {grid.name}` runs it")
+    _check_questions(finished)
+    described = {name: _arm(grid, name, records) for name, records in finished.items()}
+    return {
+        "kind": "ablation report",
+        "grid": grid.name,
+        "question": grid.question,
+        "note": grid.note,
+        "seeds": grid.seeds,
+        "arms": described,
+        "comparisons": _comparisons(grid.comparisons(), finished, draws),
+        "chosen": max(described, key=lambda name: described[name]["validation"]["accuracy"]),
+        "unfinished": unfinished,
+        "failed": failed,
+        "environments": _environments(finished),
+        "warnings": _warnings(grid, finished, unfinished, failed),
+        "environment": environment(),
+    }
+
+
+def correctness(records: Mapping[int, Mapping[str, Any]], split: str, seeds: Sequence[int]) -> NDArray[np.bool_]:
+    """Which questions of a split were answered correctly, `[S, Q]`."""
+    return np.array([[mark == "1" for mark in records[seed][split]["correct"]] for seed in seeds])
+
+
+def _check_questions(arms: Mapping[str, Records]) -> None:
+    for split in SPLITS:
+        digests = {record[split]["questions"] for records in arms.values() for record in records.values()}
+        if len(digests) > 1:
+            raise ReportError(
+                f"the cells were measured on different {split} questions ({', '.join(sorted(digests))}): give all arms "
+                "the same eval_file, eval_problems, test_file and accuracy_problems"
+            )
+
+
+def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
+    seeds = sorted(records)
+    return {
+        "seeds": seeds,
+        "addresses": [records[seed]["address"] for seed in seeds],
+        "options": {key: value for key, value in grid.cell(name, seeds[0]).options.items() if "seed" not in key},
+        "train_seconds": _over_seeds([record["attempt"]["train_seconds"] for record in records.values()
+                                      if not record["attempt"]["resumed_at_step"]]),
+        **{split: _split(records, split, seeds) for split in SPLITS},
+    }  # fmt: skip
+
+
+def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]:
+    correct = correctness(records, split, seeds)
+    own = [records[seed][split] for seed in seeds]
+    figures = {name: [each[name] for each in own] for name in ("lm_loss", "jepa_loss", "truncated")}
+    for pairs in PAIRS:
+        sets = [each["representations"][pairs] for each in own]
+        for name in dict.fromkeys(name for each in sets for name in each):
+            figures[f"{pairs}_{name}"] = [each.get(name) for each in sets]
+    return {
+        "questions": int(correct.shape[1]),
+        **accuracy_interval(correct), "by_seed": correct.mean(axis=1).tolist(),
+        **{name: _over_seeds(values) for name, values in figures.items()},
+    }  # fmt: skip
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and range over seeds; of the seeds where the figure is finite, whose number is said."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "low": None, "high": None, "seeds": 0}
+    return {"mean": float(np.mean(known)), "low": min(known), "high": max(known), "seeds": len(known)}
+
+
+def _comparisons(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Records], draws: int) -> list[dict[str, Any]]:
+    """Each pair's difference on the test split, over the seeds that both arms have; Holm over all pairs."""
+    found = []
+    for arm, base in pairs:
+        seeds = sorted(arms.get(arm, {}).keys() & arms.get(base, {}).keys())
+        if seeds:
+            first, second = (correctness(arms[name], "test", seeds) for name in (arm, base))
+            found.append({"arm": arm, "baseline": base, **_difference(first, second, draws), "seeds": seeds})
+    for each, corrected in zip(found, statistics.holm([each["p"] for each in found]), strict=True):
+        each["p_holm"] = corrected
+    return found
+
+
+def _difference(first: NDArray[np.bool_], second: NDArray[np.bool_], draws: int) -> dict[str, Any]:
+    means = statistics.crossed_bootstrap(first[None].astype(float) - second[None], draws, SEED)[0]
+    low, high = np.percentile(means, (2.5, 97.5)).tolist()
+    by_seed = (first.mean(axis=1) - second.mean(axis=1)).tolist()
+    return {**paired_difference(first, second), "bootstrap": {"low": low, "high": high}, "by_seed": by_seed}
+
+
+def _environments(arms: Mapping[str, Records]) -> list[dict[str, Any]]:
+    """The different environments of the records, and how many records are of each."""
+    of_records = {record["address"]: record["environment"]["git"] for own in arms.values() for record in own.values()}
+    counts = Counter(
+        "no commit" if git is None else f"{git['commit']}{' with changes' if git['dirty'] else ''}"
+        for git in of_records.values()
+    )
+    return [{"git": git, "records": count} for git, count in counts.most_common()]
+
+
+def _warnings(
+    grid: Grid, arms: Mapping[str, Records], unfinished: Sequence[Mapping], failed: Sequence[Mapping]
+) -> list[str]:
+    found = []
+    total = len(grid.arms) * len(grid.seeds)
+    if unfinished:
+        found.append(f"{len(unfinished)} of {total} cells have not been run to the end; what is said is provisional")
+    if failed:
+        found.append(f"{len(failed)} of {total} cells have failed and are in no figure: see below")
+    if max(map(len, arms.values())) == 1:
+        found.append("one seed an arm: intervals cover the choice of questions, not the training seed")
+    versions = _environments(arms)
+    if len(versions) > 1 or "with changes" in versions[0]["git"]:
+        found.append("the records are of " + ", ".join(f"{each['git']} ({each['records']})" for each in versions))
+    processors = {str(r["environment"]["hardware"]) for records in arms.values() for r in records.values()}
+    if len(processors) > 1:
+        found.append(f"the records come from {len(processors)} kinds of hardware; rounding may differ between them")
+    for name, records in arms.items():
+        diverged = [seed for seed, record in records.items() if record["validation"]["lm_loss"] is None]
+        if diverged:
+            found.append(
+                f"{name}: training diverged with seed {', '.join(map(str, diverged))}; its accuracy counts, its losses "
+                "and representations are not numbers"
+            )
+    return found
+
+
+# -------- as text --------
+
+COLUMNS = (
+    ("LM loss", "lm_loss", "{:.3f}"), ("R@1 all", "first_recall_all", "{:.0%}"), ("own", "first_recall_own", "{:.0%}"),
+    ("chance", "first_recall_own_chance", "{:.0%}"), ("MRR all", "first_reciprocal_rank_all", "{:.2f}"),
+    ("margin", "first_centered_margin", "{:.2f}"), ("rank tgt", "first_effective_rank_target", "{:.1f}"),
+    ("ctx", "first_effective_rank_context", "{:.1f}"), ("energy tgt", "first_mean_energy_target", "{:.3f}"),
+    ("spread tgt", "first_spread_target", "{:.3f}"), ("R@1 all'", "consecutive_recall_all", "{:.0%}"),
+    ("own'", "consecutive_recall_own", "{:.0%}"),
+)  # fmt: skip
+
+
+def format_report(record: Mapping[str, Any]) -> str:
+    """The report as lines of text; accuracies in per cent, differences in points of per cent."""
+    lines = [f"{record['grid']}: {record['question']}".rstrip(": ")]
+    lines += textwrap.wrap(record["note"], WIDTH)
+    lines += ["", *align([["arm", "seeds", "validation", "test (95%)", *(name for name, _, _ in COLUMNS)],
+                          *(_arm_row(name, arm) for name, arm in record["arms"].items())])]  # fmt: skip
+    questions = next(iter(record["arms"].values()))["test"]["questions"]
+    lines += [
+        "",
+        f"accuracy on {questions} test questions; the rest on the validation split, mean over seeds: isolated targets "
+        "of the first pair of each problem, and ' of all consecutive pairs",
+        f"best on validation: {record['chosen']}",
+    ]
+    if record["comparisons"]:
+        heads = ["test split", "seeds", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
+        lines += ["", *align([heads, *map(_comparison_row, record["comparisons"])])]
+        lines += ["", f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
+                  "true difference that a test at 5% finds with 80% power"]  # fmt: skip
+    lines += [""] + [
+        line for each in record["warnings"]
+        for line in textwrap.wrap(f"warning: {each}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]  # fmt: skip
+    for each in (*record["failed"], *record["unfinished"]):
+        why = f": {each['type']}: {each['message']}" if "type" in each else ""
+        lines.append(f"{each['state']}: {each['address']}  {each['arm']}, seed {each['seed']}{why}")
+    return "\n".join(lines).rstrip()
+
+
+def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
+    test, validation = arm["test"], arm["validation"]
+    figures = [
+        "–" if validation.get(key, {}).get("mean") is None else form.format(validation[key]["mean"])
+        for _, key, form in COLUMNS
+    ]
+    accuracy = f"{100 * test['accuracy']:.1f} ({100 * test['low']:.1f}–{100 * test['high']:.1f})"
+    return [name, str(len(arm["seeds"])), f"{100 * validation['accuracy']:.1f}", accuracy, *figures]
+
+
+def _comparison_row(each: Mapping[str, Any]) -> list[str]:
+    detectable = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
+    return [
+        f"{each['arm']} − {each['baseline']}", str(len(each["seeds"])), f"{_signed(each['value'])} ({_span(each)})",
+        _span(each["bootstrap"]), f"{each['gained']}/{each['lost']}", _p(each["p"]), _p(each["p_holm"]), detectable,
+    ]  # fmt: skip
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _span(found: Mapping[str, float]) -> str:
+    return f"{_signed(found['low'])} to {_signed(found['high'])}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

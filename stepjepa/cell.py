@@ -1,0 +1,226 @@
+"""One cell of a grid → one record: train, measure on the validation and on the test split.
+
+Measured alike for every arm, whatever it was trained with: language-modelling loss, greedy answers, and the views of
+all consecutive pairs with isolated targets. A choice looks at the validation split only; the test split is for claims.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+
+from stepjepa.checkpoints import NoCheckpointError, newest_complete
+from stepjepa.config import StepJEPAConfig
+from stepjepa.embeddings import Embeddings
+from stepjepa.encode import encode_examples
+from stepjepa.evaluate import generate_answers
+from stepjepa.experiments import TEST_SEED, load_run_model, plain_arguments
+from stepjepa.grid import SET_BY_RUNNER, Cell, CellOptions
+from stepjepa.grid_folder import FINISHED, KIND
+from stepjepa.measurements import PairScores, pair_scores
+from stepjepa.metrics import centered_margin, effective_rank, mean_direction_energy, spread
+from stepjepa.results import question_ids
+from stepjepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
+from stepjepa.sources import read_examples
+from stepjepa.trainer import StepJEPATrainer
+
+LOGGING_STEPS, SAVE_STEPS = 8, 32
+"""Optimizer steps; a checkpoint falls on a logging step, or the means of an interval would not survive a resume."""
+CURVES = ("step", "loss", "lm_loss", "jepa_loss", "grad_norm", "learning_rate", "retrieval", "target_spread",
+          "without_pair")  # fmt: skip
+
+Split = list[dict[str, Any]]
+
+
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    environment: Mapping[str, Any],
+    keep_questions: Callable[[Sequence[str]], str],
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train and measure a cell, going on from the newest complete checkpoint in `folder`.
+
+    Args:
+        folder: for checkpoints.
+        environment: of this process when it started.
+        keep_questions: stores the names of a split's questions and returns their digest.
+        callbacks: of the trainer.
+
+    Returns:
+        The record. Everything but `attempt`, which has the times, is the same however often the cell was interrupted.
+    """
+    began, started = time.perf_counter(), time.time()
+    options, args = cell.configure(
+        output_dir=str(folder), logging_steps=LOGGING_STEPS, save_strategy="steps", save_steps=SAVE_STEPS,
+        save_total_limit=1, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    train, validation, test = cell_data(options)
+    model, tokenizer = load_run_model(options, args)
+    trainer = StepJEPATrainer(
+        model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=list(callbacks)
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    checkpoint = _newest(folder)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    ready = time.perf_counter()
+    measured = {
+        name: measure_split(trainer, tokenizer, examples, options, keep_questions)
+        for name, examples in (("validation", validation), ("test", test))
+    }
+    ended = time.perf_counter()
+    return {
+        "kind": KIND,
+        "status": FINISHED,
+        "address": cell.address,
+        "cell": cell.options,
+        "seed": cell.seed,
+        "configuration": configuration(options, args),
+        "environment": dict(environment),
+        "data": {name: asdict(report) for name, report in trainer.token_reports.items() if name == "train"},
+        "optimizer_steps": trained.global_step,
+        "train": curves(trainer.state.log_history),
+        **measured,
+        "attempt": {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "resumed_at_step": 0 if checkpoint is None else int(Path(checkpoint).name.rpartition("-")[2]),
+            "train_seconds": round(ready - began, 2),
+            "measure_seconds": round(ended - ready, 2),
+            "wall_seconds": round(ended - began, 2),
+        },
+    }
+
+
+def cell_data(options: CellOptions) -> tuple[Split, Split, Split]:
+    """Training examples, validation and test split.
+
+    Raises:
+        SourceError: a source cannot be read.
+        ValueError: fewer training examples than asked for, or a split without answers.
+    """
+    train, _ = read_examples(
+        options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
+    )
+    if options.train_examples is not None:
+        if len(train) < options.train_examples:
+            raise ValueError(f"train_examples={options.train_examples}: the training data has {len(train)}")
+        random.Random(f"training examples {options.problem_seed}").shuffle(train)
+        train = train[: options.train_examples]
+    splits = []
+    for split, files, count, seed in (
+        ("validation", options.eval_file, options.eval_problems, 0),
+        ("test", options.test_file, options.accuracy_problems, TEST_SEED),
+    ):
+        # `split` is that of the built-in problems and of Hub data sets; a file is what it is.
+        examples, _ = read_examples(
+            files or ["builtin"], count=count, split=split, seed=seed, splitter=options.splitter
+        )
+        answered = [example for example in examples if example.get("answer")][:count]
+        if not answered:
+            raise ValueError(f"the {split} split has no example with an answer")
+        splits.append(answered)
+    return train, splits[0], splits[1]
+
+
+def _newest(folder: Path) -> str | None:
+    try:
+        return str(newest_complete(folder)[0])
+    except NoCheckpointError:
+        return None
+
+
+def measure_split(
+    trainer: StepJEPATrainer,
+    tokenizer: Any,
+    examples: Split,
+    options: CellOptions,
+    keep_questions: Callable[[Sequence[str]], str],
+) -> dict[str, Any]:
+    """Everything that a record says about one split."""
+    losses = trainer.evaluate(examples, metric_key_prefix="split")  # type: ignore[arg-type]
+    answers = generate_answers(
+        trainer.model, tokenizer, examples, max_new_tokens=options.max_new_tokens, progress=False
+    )
+    embeddings = encode_examples(
+        trainer.model, tokenizer, examples, pairs="consecutive", predictors=trainer.args.predictors,
+        max_length=trainer.args.max_length, progress=False,
+    )  # fmt: skip
+    correct = "".join(str(int(answer["correct"])) for answer in answers)
+    return {
+        "questions": keep_questions(question_ids(examples)),
+        "correct": correct,
+        "accuracy": correct.count("1") / len(correct),
+        "truncated": sum(answer["truncated"] for answer in answers) / len(answers),
+        "lm_loss": _number(losses["split_lm_loss"]),
+        "jepa_loss": _number(losses.get("split_jepa_loss")),
+        "representations": representations(embeddings),
+    }
+
+
+def representations(embeddings: Embeddings) -> dict[str, dict[str, float | None]]:
+    """Are views aligned, or all alike? Of all `consecutive` pairs of a set, and of the `first` of each problem.
+
+    Each figure is as its function has it. `recall` and `reciprocal_rank` are retrieval of the true next step, among the
+    targets of all steps (`_all`) and among those of the same problem (`_own`), with the levels of chance; steps with
+    the same text do not compete, and the candidates of a first pair are all targets too. A diverged model, whose views
+    are not finite, has none of these figures.
+    """
+    first = embeddings.context_step == 0
+    if not (np.isfinite(embeddings.context).all() and np.isfinite(embeddings.target).all()):
+        return {"consecutive": {"pairs": len(first)}, "first": {"pairs": int(first.sum())}}
+    scores = pair_scores(embeddings)
+    return {
+        "consecutive": _representations(embeddings, scores, np.ones_like(first)),
+        "first": _representations(embeddings, scores, first),
+    }
+
+
+def _representations(embeddings: Embeddings, scores: PairScores, chosen: np.ndarray) -> dict[str, float | None]:
+    """The figures of the chosen pairs, `chosen` `[P]` booleans."""
+    figures: dict[str, Any] = {"pairs": chosen.sum()}
+    rows, own = torch.from_numpy(chosen), torch.from_numpy(chosen[scores.own_rows])
+    for where, ranks, sizes in (
+        ("all", scores.all_ranks[rows], scores.all_sizes[rows]), ("own", scores.own_ranks[own], scores.own_sizes[own]),
+    ):  # fmt: skip
+        figures[f"recall_{where}"] = recall_at(ranks)
+        figures[f"recall_{where}_chance"] = chance_recall(sizes)
+        figures[f"reciprocal_rank_{where}"] = mean_reciprocal_rank(ranks)
+        figures[f"reciprocal_rank_{where}_chance"] = chance_reciprocal_rank(sizes)
+    views = {view: torch.from_numpy(getattr(embeddings, view)[chosen]) for view in ("context", "target")}
+    figures["cosine"] = np.mean(1 - scores.alignment[chosen] / 2)
+    figures["centered_margin"] = centered_margin(views["context"], views["target"]).mean()
+    for view, vectors in views.items():
+        figures[f"effective_rank_{view}"] = effective_rank(vectors)
+        figures[f"centered_rank_{view}"] = effective_rank(vectors, center=True)
+        figures[f"mean_energy_{view}"] = mean_direction_energy(vectors)
+        figures[f"spread_{view}"] = spread(vectors)
+    return {name: _number(value) for name, value in figures.items()}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: JSON has no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def configuration(options: CellOptions, args: StepJEPAConfig) -> dict[str, Any]:
+    """The full configuration, without what the runner sets: no folder of a machine, no logging."""
+    left_out = {*SET_BY_RUNNER} - {"seed"}
+    training = {name: value for name, value in plain_arguments(args).items() if name not in left_out}
+    return {"run": asdict(options), "training": training}
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Training log as columns, of the entries that have a training loss; None where an entry lacks a figure."""
+    logs = [entry for entry in history if "loss" in entry]
+    present = [name for name in CURVES if any(name in entry for entry in logs)]
+    return {name: [_number(entry.get(name)) for entry in logs] for name in present}

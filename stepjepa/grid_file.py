@@ -1,0 +1,256 @@
+"""A grid in YAML → `Grid`: which configurations are trained, and with which seeds.
+
+base: ablation                     # a configuration of `stepjepa train`, or a mapping: {config: NAME, option: …}
+axes:                              # every combination is an arm
+  lbd: [0, 0.1, 1]
+arms:                              # further arms, one by one
+  - {name: no isolation, isolation: none}
+seeds: [0, 1, 2]                   # of order, initialisation and built-in training problems; 3 is the same
+baseline: {lbd: 0}                 # each arm is set against itself with this changed; or an arm's name; or several
+question: does it help?            # said at the head of the report, as is `note`
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from argparse import Action, ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stepjepa.config import StepJEPAConfig
+from stepjepa.errors import UserError
+from stepjepa.grid import SET_BY_RUNNER, CellOptions, Grid
+from stepjepa.modeling import BUILTIN
+from stepjepa.train_command import ALIASES, read_configuration
+
+KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
+
+
+class GridError(UserError):
+    """A grid file cannot be used; the message names file and key."""
+
+
+def shipped_grids() -> list[str]:
+    """Names of the grids inside the package."""
+    folder = files("stepjepa") / "configs" / "grids"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_grid(name: str) -> Grid:
+    """Read a grid file, or one of `shipped_grids`.
+
+    Raises:
+        GridError: names the file, the key and what is wrong.
+    """
+    shipped = name in shipped_grids()
+    path = files("stepjepa") / "configs" / "grids" / f"{name}.yaml" if shipped else Path(name)
+    if not path.is_file():
+        raise GridError(f"{name}: no such grid file, and not one of {', '.join(shipped_grids())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GridError(f"{name}: not YAML: {error}") from error
+    return _Reader(name).grid(name if shipped else Path(name).stem, content)
+
+
+class _Reader:
+    """Reads one grid file; keeps its name for messages."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.actions = _actions()
+
+    def grid(self, name: str, content: Any) -> Grid:
+        content = self.mapping("the file", content)
+        for key in content:
+            if key not in KEYS:
+                raise self.error(str(key), f"unknown key{_suggest(key, KEYS)}; a grid has {', '.join(KEYS)}")
+        base = self.base(content.get("base", {}))
+        changes = {**self.product(content.get("axes", {})), **self.explicit(content.get("arms", []))}
+        if not changes:
+            raise self.error("axes", "neither axes nor arms: there is nothing to run")
+        grid = Grid(
+            name=name,
+            arms={arm: self.merged(base, change) for arm, change in changes.items()},
+            seeds=self.seeds(content.get("seeds", [0])),
+            baselines=self.baselines(content.get("baseline", []), list(changes)),
+            question=str(content.get("question", "")).strip(),
+            note=str(content.get("note", "")).strip(),
+        )
+        self.check(grid)
+        return grid
+
+    def error(self, key: str, message: str) -> GridError:
+        return GridError(f"{self.file}: {key}: {message}")
+
+    def mapping(self, key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.error(key, f"a mapping of option to value is needed, not a {type(value).__name__}")
+        return value
+
+    def base(self, value: Any) -> dict[str, Any]:
+        """Options under every arm: the configuration named in `config`, and the grid's own over it."""
+        own = {"config": value} if isinstance(value, str) else dict(self.mapping("base", value))
+        options: dict[str, Any] = {}
+        if "config" in own:
+            options = self.configuration("base: config", str(own.pop("config")))
+        return options | self.options("base", own)
+
+    def configuration(self, key: str, name: str) -> dict[str, Any]:
+        try:
+            values = read_configuration(name, _parser())
+        except UserError as error:
+            raise self.error(key, str(error).removeprefix("--config ")) from error
+        kept = {option: value for option, value in values.items() if option not in SET_BY_RUNNER}
+        return self.options(f"{key} {name}", kept)
+
+    def merged(self, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+        """As `stepjepa train` would: under the built-in model lies its configuration."""
+        options = {**base, **change}
+        if options.get("model_name", BUILTIN) != BUILTIN:
+            return options
+        under = self.configuration("model_name", BUILTIN)
+        if options.get("lora"):
+            under.pop("learning_rate", None)  # it is that of training all weights
+        return under | options
+
+    def options(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self.option(key, str(name), value) for name, value in values.items())
+
+    def option(self, key: str, name: str, value: Any) -> tuple[str, Any]:
+        """An option under its own name, with its value in its own type, so that 1, 1.0 and "1" are one cell."""
+        known = ALIASES.get(name, name)
+        if known in SET_BY_RUNNER:
+            raise self.error(f"{key}: {name}", "set by the runner; a grid cannot choose it" if known != "seed" else
+                             "give `seeds` at the top of the grid")  # fmt: skip
+        if known not in self.actions:
+            raise self.error(f"{key}: {name}", f"unknown option{_suggest(name, [*self.actions, *ALIASES])}")
+        action = self.actions[known]
+        try:
+            return known, _typed(action, value)
+        except (ValueError, TypeError, ArgumentTypeError) as error:
+            raise self.error(f"{key}: {name}", f"{value!r} cannot be used: {error}") from error
+
+    def product(self, axes: Any) -> dict[str, dict[str, Any]]:
+        """An arm for every combination of the axes' values."""
+        columns: list[list[tuple[str, Any]]] = []
+        for name, values in self.mapping("axes", axes).items():
+            if not isinstance(values, list) or not values:
+                raise self.error(f"axes: {name}", "a list of values is needed")
+            columns.append([self.option("axes", str(name), value) for value in values])
+        names = [column[0][0] for column in columns]
+        if len(set(names)) < len(names):
+            raise self.error("axes", f"{', '.join(names)}: an option and its alias are the same axis")
+        arms = [dict(combination) for combination in itertools.product(*columns)] if columns else []
+        return self.named("axes", [(None, arm) for arm in arms])
+
+    def explicit(self, arms: Any) -> dict[str, dict[str, Any]]:
+        if not isinstance(arms, list):
+            raise self.error("arms", f"a list of mappings is needed, not a {type(arms).__name__}")
+        found = []
+        for number, arm in enumerate(arms, start=1):
+            own = dict(self.mapping(f"arms: {number}", arm))
+            name = own.pop("name", None)
+            found.append((None if name is None else str(name), self.options(f"arms: {number}", own)))
+        return self.named("arms", found)
+
+    def named(self, key: str, arms: Sequence[tuple[str | None, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for name, options in arms:
+            name = name or ", ".join(f"{option}={_shown(value)}" for option, value in options.items()) or "base"
+            if name in found:
+                raise self.error(key, f"two arms are called {name!r}")
+            found[name] = options
+        return found
+
+    def seeds(self, value: Any) -> list[int]:
+        seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if (
+            not isinstance(seeds, list) or not seeds
+            or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+            or len(set(seeds)) < len(seeds)
+        ):  # fmt: skip
+            raise self.error("seeds", f"{value!r}: how many, or a list of different whole numbers from 0 on")
+        return seeds
+
+    def baselines(self, value: Any, arms: Sequence[str]) -> list[str | dict[str, Any]]:
+        found: list[str | dict[str, Any]] = []
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                found.append(self.options("baseline", each))
+            elif each in arms:
+                found.append(each)
+            else:
+                raise self.error("baseline", f"{each!r} is not an arm; the arms are {', '.join(arms)}")
+        return found
+
+    def check(self, grid: Grid) -> None:
+        """Refuse what the trainer would refuse, arm by arm, and baselines that match no arm."""
+        for arm in grid.arms:
+            try:
+                options, _ = grid.cell(arm, grid.seeds[0]).configure(output_dir="unused")
+            except (ValueError, TypeError, ImportError) as error:
+                raise self.error(f"arm {arm}", str(error)) from error
+            if options.train_file != ["builtin"] and not (options.eval_file and options.test_file):
+                raise self.error(
+                    f"arm {arm}",
+                    "train_file is not the built-in problems, so it needs an eval_file to choose by (validation) and "
+                    "a test_file for what is claimed",
+                )
+        for baseline in grid.baselines:
+            if isinstance(baseline, dict) and all(
+                grid.arm_like(options | baseline) is None for options in grid.arms.values()
+            ):
+                raise self.error("baseline", f"{baseline} matches no arm; the arms are {', '.join(grid.arms)}")
+
+
+@cache
+def _parser() -> Any:
+    from transformers import HfArgumentParser
+
+    return HfArgumentParser((CellOptions, StepJEPAConfig), allow_abbrev=False)  # type: ignore[arg-type]
+
+
+def _actions() -> dict[str, Action]:
+    """Command-line options by name; of a flag and its negation the first, which has the type."""
+    found: dict[str, Action] = {}
+    for action in _parser()._actions:
+        if action.dest != "help":
+            found.setdefault(action.dest, action)
+    return found
+
+
+def _typed(action: Action, value: Any) -> Any:
+    """A YAML value as the command line would have read it."""
+    if value is None or isinstance(value, dict):
+        return value
+    if action.nargs == "+":
+        return [_typed_one(action, each) for each in (value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        raise ValueError("a single value is needed, not a list")
+    return _typed_one(action, value)
+
+
+def _typed_one(action: Action, value: Any) -> Any:
+    kind: Any = action.type
+    typed = kind(str(value)) if kind is not None else value
+    if action.choices is not None and typed not in action.choices:
+        raise ValueError(f"choose one of {', '.join(map(str, action.choices))}")
+    return typed
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _suggest(word: Any, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

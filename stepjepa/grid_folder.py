@@ -1,0 +1,195 @@
+"""The folder that grids are run in: a record for each cell, and for cells under way a lock and a work folder.
+
+    ADDRESS.json                 the record of a finished or failed cell, written whole or not at all
+    questions/DIGEST.json        names of the questions that `correct` in the records refers to, one a place
+    work/ADDRESS.lock            held (flock) by the runner that has taken the cell
+    work/ADDRESS/                checkpoints of the cell, and `cell.json`: what it is; deleted once the record is there
+
+The lock belongs to the kernel, which frees it when its owner ends, however it ends; nothing has to be guessed from
+process numbers or times. Records of several machines are merged by putting them into one folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stepjepa.errors import UserError
+from stepjepa.grid import Cell
+from stepjepa.records import write_json
+
+KIND = "ablation cell"
+FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN = "finished", "failed", "running", "interrupted", "to run"
+STATES = (FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN)
+
+
+class GridFolderError(UserError):
+    """The folder of a grid cannot be used; the message names the file and what to do."""
+
+
+class GridFolder:
+    """Records, locks and work folders of cells, under `path`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.work = self.path / "work"
+
+    def record_path(self, cell: Cell) -> Path:
+        return self.path / f"{cell.address}.json"
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """The record of a finished or failed cell; None if there is none yet.
+
+        Raises:
+            GridFolderError: a file of that name is no record of this cell.
+        """
+        path = self.record_path(cell)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise GridFolderError(f"{path}: cannot be read ({error}); move it away to run the cell again") from error
+        if not isinstance(record, dict) or record.get("kind") != KIND:
+            raise GridFolderError(f"{path}: not a record of an ablation cell; give another --output_dir")
+        if record["cell"] != cell.options:
+            raise GridFolderError(f"{path}: the record of another cell, {record['cell']}; move it away")
+        return record
+
+    def state(self, cell: Cell) -> str:
+        """One of `STATES`."""
+        record = self.record(cell)
+        if record is not None:
+            return str(record["status"])
+        if self._is_held(cell):
+            return RUNNING
+        return INTERRUPTED if self._folder(cell).is_dir() else OPEN
+
+    def write(self, cell: Cell, record: Mapping[str, Any]) -> None:
+        """Write the record of a cell and delete its work folder."""
+        write_json(record, self.record_path(cell))
+        self.clear(cell)
+
+    def clear(self, cell: Cell) -> None:
+        """Delete the cell's work folder, if there is one and `prepare` made it.
+
+        It is renamed first: half deleted, it would not be known again as one of ours.
+        """
+        folder, discarded = self._folder(cell), self.work / f"{cell.address}.discarded"
+        if discarded.exists():  # by a runner that was killed while deleting
+            shutil.rmtree(discarded)
+        if folder.exists():
+            self._check_own(cell, folder)
+            os.rename(folder, discarded)
+            shutil.rmtree(discarded)
+
+    def tidy(self, cell: Cell) -> None:
+        """Remove what a runner has left that was killed between writing a record and tidying up."""
+        if any(self.work.glob(f"{cell.address}*")):
+            with self.taken(cell) as mine:
+                if mine:
+                    self.clear(cell)
+
+    def prepare(self, cell: Cell, environment: Mapping[str, Any]) -> Path:
+        """The cell's work folder, with its checkpoints if an earlier attempt under the same environment left any.
+
+        Checkpoints of other code, packages or hardware are not gone on with: a record comes from one of each.
+
+        Raises:
+            GridFolderError: something else is in the place of the work folder.
+        """
+        folder = self._folder(cell)
+        if folder.exists():
+            earlier = self._check_own(cell, folder)
+            if earlier["environment"] == environment:
+                return folder
+        self.clear(cell)
+        folder.mkdir(parents=True)
+        write_json({"address": cell.address, "cell": cell.options, "environment": environment}, folder / "cell.json")
+        return folder
+
+    def keep_questions(self, names: Sequence[str]) -> str:
+        """Store the names of a split's questions once; returns their digest."""
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+        path = self.path / "questions" / f"{digest}.json"
+        if not path.exists():
+            write_json({"kind": "questions", "ids": list(names)}, path)
+        return digest
+
+    @contextmanager
+    def taken(self, cell: Cell) -> Iterator[bool]:
+        """Take a cell for this process; False if another has it."""
+        self._make_work()
+        path = self._lock(cell)
+        descriptor = _take(path)
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
+                os.close(descriptor)
+
+    def _make_work(self) -> None:
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GridFolderError(f"{self.work}: cannot be made: {error.strerror}") from error
+
+    def _folder(self, cell: Cell) -> Path:
+        return self.work / cell.address
+
+    def _lock(self, cell: Cell) -> Path:
+        return self.work / f"{cell.address}.lock"
+
+    def _is_held(self, cell: Cell) -> bool:
+        """Whether a running process has the cell; looks without taking it."""
+        try:
+            descriptor = os.open(self._lock(cell), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _check_own(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        """What `prepare` wrote into a work folder."""
+        mark = folder / "cell.json"
+        if folder.is_dir() and not any(entry for entry in folder.iterdir() if not entry.name.startswith(".cell.json")):
+            return {"environment": None}  # killed while `prepare` was at work
+        try:
+            found = json.loads(mark.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise GridFolderError(
+                f"{folder}: in the way of a cell's checkpoints, and not made by this command; move it away"
+            ) from error
+        if found.get("address") != cell.address:
+            raise GridFolderError(f"{folder}: holds the checkpoints of another cell; move it away")
+        return dict(found)
+
+
+def _take(path: Path) -> int | None:
+    """An exclusive lock on a file that its owner deletes before it lets go; None if another process has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        try:
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # the owner let go between opening and locking, and has deleted this file

@@ -1,0 +1,471 @@
+"""Running grids: nothing finished is lost or run twice, whatever happens to the runners; what the report says."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stepjepa.ablation import AblationError, Plan, list_cells, main, parse_shard, run_plan
+from stepjepa.ablation_report import format_report, report
+from stepjepa.ablation_workers import run_here
+from stepjepa.cell import cell_data
+from stepjepa.checkpoints import newest_complete
+from stepjepa.grid import CellOptions
+from stepjepa.grid_file import read_grid
+from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
+from stepjepa.modeling import load_model
+
+WORKER = Path(__file__).with_name("ablate_worker.py")
+TINY = """
+base: {model_name: MODEL, learning_rate: 1e-3, use_cpu: true, problems: 40, max_steps: 36, batch_size: 1, grad_accum: 1, eval_problems: 3,
+       accuracy_problems: 4, max_new_tokens: 8}
+arms:
+  - {name: plain, lbd: 0}
+  - {name: step, lbd: 0.3, pairs: consecutive, jepa_ratio: 0.7}
+  - {name: shuffled, lbd: 0.3, pairs: consecutive, target: shuffled}
+seeds: 1
+baseline: plain
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The text of a grid over a model of random weights that trains in no time."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = load_model()[1]
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=1024, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )).save_pretrained(folder)  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return TINY.replace("MODEL", str(folder))
+
+
+def write(folder, text):
+    file = folder / "tiny.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def records(folder):
+    """Records by file name, without what depends on the clock."""
+    found = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return {name: {key: value for key, value in record.items() if key != "attempt"} for name, record in found.items()}
+
+
+def command(*words):
+    return [sys.executable, "-m", "stepjepa", "ablate", *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The tiny grid, run without interruption in this process."""
+    folder = tmp_path_factory.mktemp("grid")
+    plan = Plan(read_grid(write(folder, tiny)), GridFolder(folder / "out"))
+    done = []
+    assert run_plan(plan, lambda cell, record: done.append((cell.name, record["status"]))) == 3
+    assert done == [(f"{arm}, seed 0", FINISHED) for arm in ("plain", "step", "shuffled")]
+    return plan
+
+
+def test_a_record_holds_what_a_reader_needs(finished):
+    cell = finished.cells[1]
+    record = finished.folder.record(cell)
+    assert (record["status"], record["address"], record["cell"]) == (FINISHED, cell.address, cell.options)
+    assert {"git", "packages", "hardware"} <= set(record["environment"])
+    training = record["configuration"]["training"]
+    assert (training["lbd"], training["pairs"], training["seed"], training["optim"]) == (
+        0.3, "consecutive", 0, "adamw_torch_fused",
+    )  # fmt: skip
+    assert record["configuration"]["run"]["problem_seed"] == 0
+    assert record["train"]["step"] == [1, 8, 16, 24, 32]
+    assert all(len(column) == 5 for column in record["train"].values())
+    for split, count in (("validation", 3), ("test", 4)):
+        part = record[split]
+        ids = json.loads((finished.folder.path / "questions" / f"{part['questions']}.json").read_text())["ids"]
+        assert len(part["correct"]) == len(ids) == len(set(ids)) == count
+        assert part["accuracy"] == part["correct"].count("1") / count
+        assert part["lm_loss"] > 0
+        views = part["representations"]
+        assert views["first"]["pairs"] == count
+        assert views["consecutive"]["pairs"] > count
+        assert 1 <= views["consecutive"]["effective_rank_target"] <= views["consecutive"]["pairs"]
+    assert record["attempt"]["resumed_at_step"] == 0
+    text = finished.folder.record_path(cell).read_text()
+    assert len(text) < 25_000
+    assert str(finished.folder.path) not in text
+
+
+def test_finished_cells_leave_records_alone(finished):
+    names = {entry.name for entry in finished.folder.path.iterdir()}
+    assert names == {*(f"{cell.address}.json" for cell in finished.cells), "questions", "work"}
+    assert list(finished.folder.work.iterdir()) == []
+    before = records(finished.folder.path)
+    assert run_plan(finished) == 0
+    assert records(finished.folder.path) == before
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, tiny, tmp_path):
+    file, folder = write(tmp_path, tiny), tmp_path / "out"
+    second = finished.cells[1]
+    died = subprocess.run(
+        [sys.executable, str(WORKER), file, str(folder), second.address, "34"], env=ENVIRONMENT, check=False,
+        capture_output=True,
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL
+    plan = Plan(read_grid(file), GridFolder(folder))
+    assert [plan.folder.state(cell) for cell in plan.cells] == [FINISHED, INTERRUPTED, OPEN]
+    assert (folder / "work" / second.address / "checkpoint-32").is_dir()
+
+    done = subprocess.run(
+        command(file, "--output_dir", folder, "--processes", 2), env=ENVIRONMENT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {line.split(":")[0].split("  ")[1] for line in done.stdout.splitlines()} == {
+        "step, seed 0",
+        "shuffled, seed 0",
+    }
+    assert json.loads((folder / f"{second.address}.json").read_text())["attempt"]["resumed_at_step"] == 32
+    assert records(folder) == records(finished.folder.path)
+    assert list((folder / "work").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes_and_loses_nothing(finished, tiny, tmp_path):
+    file, folder = write(tmp_path, tiny.replace("max_steps: 36", "max_steps: 100000")), tmp_path / "out"
+    runner = subprocess.Popen(
+        command(file, "--output_dir", folder, "--processes", 2), env=ENVIRONMENT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: len({path.parent for path in folder.glob("work/*/checkpoint-*")}) == 2, runner)
+    runner.send_signal(signal.SIGINT)
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode == 130, said
+    plan = Plan(read_grid(file), GridFolder(folder))
+    states = [plan.folder.state(cell) for cell in plan.cells]
+    assert states == [INTERRUPTED, INTERRUPTED, OPEN]  # two processes had a cell each, and have let go
+    assert newest_complete(folder / "work" / plan.cells[0].address)[0].name.startswith("checkpoint-")
+
+
+def wait_for(condition, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
+    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1)
+
+    def stop(cell, number, total):
+        if number == 33:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, step=stop)
+    assert plan.folder.state(plan.cells[0]) == INTERRUPTED
+    steps = []
+    assert run_plan(plan, step=lambda cell, number, total: steps.append((number, total))) == 1
+    assert steps == [(n, 36) for n in range(33, 37)]
+    assert records(tmp_path) == {k: v for k, v in records(finished.folder.path).items() if k in records(tmp_path)}
+
+
+def test_checkpoints_of_other_code_are_not_gone_on_with(finished, tmp_path):
+    folder, cell = GridFolder(tmp_path), finished.cells[0]
+    work = folder.prepare(cell, {"git": "a"})
+    (work / "checkpoint-32").mkdir()
+    assert folder.prepare(cell, {"git": "a"}) == work
+    assert (work / "checkpoint-32").exists()
+    assert folder.prepare(cell, {"git": "b"}) == work
+    assert not (work / "checkpoint-32").exists()
+
+
+def test_what_a_kill_leaves_behind_is_tidied_up(finished, tmp_path, monkeypatch):
+    folder, (first, second, _) = GridFolder(tmp_path), finished.cells
+    folder.prepare(first, {"git": "a"})
+    folder.record_path(first).write_text(finished.folder.record_path(first).read_text())  # killed before deleting
+    folder.prepare(second, {"git": "a"})
+
+    def die(path):
+        (path / "cell.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            folder.clear(second)  # killed while deleting
+    (folder.work / f"{first.address}.lock").touch()  # killed while holding it
+    folder.prepare(second, {"git": "b"})
+    assert run_plan(Plan(finished.grid, folder, (1, 3))) == 0
+    assert {path.name for path in folder.work.iterdir()} == {second.address}
+
+
+def test_a_cell_that_another_runner_drops_is_taken_up(finished, tmp_path):
+    plan = Plan(finished.grid, GridFolder(tmp_path))
+    done = []
+    with ExitStack() as held:
+        assert held.enter_context(plan.folder.taken(plan.cells[0]))
+
+        def drop(cell, record):
+            held.close()
+            done.append(cell.arm)
+
+        assert run_plan(plan, drop) == 3
+    assert done == ["step", "shuffled", "plain"]
+
+
+def test_a_worker_that_dies_is_told_with_its_last_words(tiny, tmp_path, monkeypatch):
+    words = [sys.executable, "-c", "import sys; sys.exit('out of luck')"]
+    monkeypatch.setattr(
+        "stepjepa.ablation_workers._start",
+        lambda plan, options, number, count, output: subprocess.Popen(words, stderr=output),
+    )
+    with pytest.raises(AblationError, match=r"(?s)2 of 2 processes ended with status 1.*out of luck"):
+        main([write(tmp_path, tiny), "--output_dir", str(tmp_path / "out"), "--processes", "2"])
+
+
+def test_a_worker_stops_when_the_process_that_started_it_has_gone(finished, tmp_path, monkeypatch):
+    parents = itertools.chain([7] * 5, itertools.repeat(1))
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    plan = Plan(finished.grid, GridFolder(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run_here(plan, threads=1, worker=True)
+    assert plan.folder.state(plan.cells[0]) == INTERRUPTED
+
+
+def test_nothing_is_deleted_that_the_runner_did_not_make(finished, tmp_path):
+    folder, cell = GridFolder(tmp_path), finished.cells[0]
+    work = tmp_path / "work" / cell.address
+    work.mkdir(parents=True)
+    (work / "thesis.txt").write_text("mine")
+    for act in (lambda: folder.prepare(cell, {}), lambda: folder.clear(cell)):
+        with pytest.raises(GridFolderError, match="not made by this command"):
+            act()
+    assert (work / "thesis.txt").read_text() == "mine"
+    folder.record_path(cell).write_text('{"kind": "shopping list"}')
+    with pytest.raises(GridFolderError, match="not a record of an ablation cell"):
+        folder.state(cell)
+    folder.record_path(cell).write_text('{"kind"')
+    with pytest.raises(GridFolderError, match="cannot be read"):
+        folder.state(cell)
+    folder.record_path(cell).write_text(json.dumps({"kind": KIND, "cell": {"lbd": 7}}))
+    with pytest.raises(GridFolderError, match="the record of another cell"):
+        folder.state(cell)
+
+
+def test_a_cell_is_taken_by_one_runner(finished, tmp_path):
+    """Also within a process: the lock is of the open file, not of the process."""
+    folder, (first, second, _) = GridFolder(tmp_path), finished.cells
+    with folder.taken(first) as mine:
+        assert mine
+        assert folder.state(first) == RUNNING
+        with folder.taken(first) as again, folder.taken(second) as other:
+            assert (again, other) == (False, True)
+        assert folder.state(first) == RUNNING  # a runner in vain has not let it go
+    assert folder.state(first) == OPEN
+    with folder.taken(first) as mine:
+        assert mine
+
+
+def test_a_runner_leaves_out_what_another_holds(finished, tmp_path):
+    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1)
+    with plan.folder.taken(plan.cells[0]):
+        done = []
+        run_plan(plan, lambda cell, record: done.append(cell.arm))
+    assert done == ["step"]
+
+
+def test_failed_cells_are_recorded_reported_and_in_no_mean(finished, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = "{name: broken, train_file: gone.jsonl, eval_file: gone.jsonl, test_file: gone.jsonl}"
+    file = write(tmp_path, tiny.replace("seeds: 1", f"  - {files}\nseeds: 2"))
+    folder = GridFolder("out")
+    folder.path.mkdir()
+    for path in finished.folder.path.glob("*.json"):  # records of another folder, merged by copying
+        (folder.path / path.name).write_bytes(path.read_bytes())
+    words = [file, "--output_dir", "out"]
+    assert main([*words, "--max_cells", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "broken, seed 0: FAILED: SourceError" in said
+    assert "gone.jsonl" in said
+    grid = read_grid(file)
+    broken = grid.cell("broken", 0)
+    record = folder.record(broken)
+    assert record["status"] == FAILED
+    assert any("run_cell" in place for place in record["error"]["where"])
+    assert not any("/" in place for place in record["error"]["where"])
+    assert list(folder.work.iterdir()) == []
+
+    assert main([*words, "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "3 finished, 1 failed, 4 to run); 4 would be run" in said
+    assert main([*words, "--dry_run", "--max_cells", "2", "--retry_failed"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("seed 0") == 1
+    assert said.count("seed 1") == 1
+    assert "2 would be run" in said
+    assert main([*words, "--report"]) == 0
+    said = capsys.readouterr().out
+    assert "failed: " in said
+    assert "4 of 8 cells have not been run" in said
+    assert said.count("to run: ") == 4
+    written = json.loads((folder.path / "report-tiny.json").read_text())
+    assert list(written["arms"]) == ["plain", "step", "shuffled"]
+    assert [each["arm"] for each in written["failed"]] == ["broken"]
+
+    assert main([*words, "--max_cells", "1", "--retry_failed"]) == 1  # tried again, and failed again
+    assert folder.record(broken)["status"] == FAILED
+    assert folder.state(grid.cell("plain", 1)) == OPEN
+
+
+def test_shards_are_a_partition(finished):
+    plans = [Plan(read_grid("lambda"), finished.folder, (part, 4)) for part in (1, 2, 3, 4)]
+    parts = [cell.address for plan in plans for cell in plan.cells]
+    assert sorted(parts) == sorted(cell.address for cell in plans[0].grid.cells)
+    assert len(set(parts)) == len(parts) == 35
+    assert max(len(plan.cells) for plan in plans) - min(len(plan.cells) for plan in plans) == 1
+    assert parse_shard("2/3") == (2, 3)
+    for wrong in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2"):
+        with pytest.raises(AblationError, match="--shard"):
+            parse_shard(wrong)
+    assert "(another shard)" in list_cells(plans[0], only_wanted=False)
+
+
+def test_options_are_checked(tiny, tmp_path, monkeypatch):
+    file = write(tmp_path, tiny)
+    for words, message in (
+        (["--processes", "0"], "--processes 0"),
+        (["--threads_per_process", "0"], "--threads_per_process 0"),
+        (["--max_cells", "0"], "--max_cells 0"),
+        (["--report", "--output_dir", str(tmp_path / "none")], "no cell of tiny has finished"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([file, *words])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AblationError, match="torchrun"):
+        main([file, "--output_dir", str(tmp_path / "none")])
+
+
+def test_smaller_training_sets_are_parts_of_larger_ones():
+    def questions(**options):
+        train, validation, test = cell_data(CellOptions(eval_problems=3, accuracy_problems=4, **options))
+        return [[example["question"] for example in split] for split in (train, validation, test)]
+
+    large, validation, test = questions(problems=40, problem_seed=5)
+    small, *held_out = questions(problems=10, problem_seed=5)
+    assert small == large[:10]
+    assert held_out == [validation, test]
+    drawn = [questions(problems=40, problem_seed=5, train_examples=count)[0] for count in (5, 10, 40)]
+    assert drawn[0] == drawn[1][:5]
+    assert drawn[1] == drawn[2][:10]
+    assert drawn[2] != large
+    assert sorted(drawn[2]) == sorted(large)
+    assert questions(problems=40, problem_seed=6)[0] != large
+    assert not {*large} & {*validation, *test}
+    assert not {*validation} & {*test}
+    with pytest.raises(ValueError, match="train_examples=41: the training data has 40"):
+        questions(problems=40, train_examples=41)
+
+
+# -------- the report --------
+
+
+def invent(grid, folder, solved, questions=60):
+    """Records whose answers are drawn: `solved[arm]` is the chance of a correct one, by split."""
+    for cell in grid.cells:
+        draw = np.random.default_rng(cell.seed)
+        ease = draw.random(questions)
+
+        def split(chance, ease=ease):
+            correct = "".join(str(int(u < chance)) for u in ease)
+            views = {"pairs": 9, "recall_all": chance, "effective_rank_target": 3.0}
+            return {"questions": "q", "correct": correct, "accuracy": correct.count("1") / questions, "lm_loss": 0.5,
+                    "jepa_loss": 0.1, "truncated": 0.0, "representations": {"first": views, "consecutive": views}}  # fmt: skip
+
+        validation, test = solved[cell.arm]
+        folder.write(cell, {
+            "kind": KIND, "status": FINISHED, "address": cell.address, "cell": cell.options, "seed": cell.seed,
+            "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
+            "validation": split(validation), "test": split(test),
+            "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
+        })  # fmt: skip
+
+
+def test_the_report_pairs_seeds_and_questions_and_chooses_on_validation(tiny, tmp_path):
+    grid = read_grid(write(tmp_path, tiny.replace("seeds: 1", "seeds: 4")))
+    folder = GridFolder(tmp_path / "out")
+    invent(grid, folder, {"plain": (0.3, 0.3), "step": (0.9, 0.7), "shuffled": (0.5, 0.9)})
+    found = report(grid, folder, draws=500)
+    assert found["chosen"] == "step"  # though `shuffled` is better on the test split
+    assert (found["unfinished"], found["failed"], found["warnings"]) == ([], [], [])
+    step, shuffled = found["comparisons"]
+    assert (step["arm"], step["baseline"], step["seeds"]) == ("step", "plain", [0, 1, 2, 3])
+    correct = {
+        arm: np.array(
+            [[mark == "1" for mark in folder.record(grid.cell(arm, seed))["test"]["correct"]] for seed in range(4)]
+        )
+        for arm in grid.arms
+    }
+    assert step["value"] == pytest.approx(correct["step"].mean() - correct["plain"].mean())
+    assert step["by_seed"] == pytest.approx(correct["step"].mean(axis=1) - correct["plain"].mean(axis=1))
+    assert step["lost"] == 0  # each seed's easier questions are the same for all arms: the pairing holds
+    assert step["gained"] == (correct["step"] & ~correct["plain"]).sum()
+    assert step["low"] < step["value"] < step["high"]
+    assert step["bootstrap"]["low"] < step["value"] < step["bootstrap"]["high"]
+    assert shuffled["p_holm"] >= shuffled["p"]
+    arm = found["arms"]["step"]
+    assert arm["test"]["by_seed"] == pytest.approx(correct["step"].mean(axis=1))
+    assert arm["validation"]["first_recall_all"] == {"mean": 0.9, "low": 0.9, "high": 0.9, "seeds": 4}
+    text = format_report(found)
+    assert "best on validation: step" in text
+    assert f"{100 * step['value']:+.1f}" in text
+
+
+def test_missing_and_diverged_cells_are_said(tiny, tmp_path):
+    grid = read_grid(write(tmp_path, tiny.replace("seeds: 1", "seeds: 3")))
+    folder = GridFolder(tmp_path / "out")
+    invent(grid, folder, {"plain": (0.3, 0.3), "step": (0.5, 0.5), "shuffled": (0.4, 0.4)})
+    folder.record_path(grid.cell("plain", 1)).unlink()
+    cell = grid.cell("step", 2)
+    record = folder.record(cell)
+    record["validation"] |= {"lm_loss": None, "representations": {"first": {"pairs": 9}, "consecutive": {"pairs": 9}}}
+    record["environment"] = {"git": {"commit": "def", "dirty": True}, "hardware": {"cores": 3}}
+    folder.write(cell, record)
+    found = report(grid, folder, draws=500)
+    assert [each["seeds"] for each in found["comparisons"]] == [[0, 2], [0, 2]]
+    assert found["arms"]["step"]["validation"]["lm_loss"]["seeds"] == 2
+    said = " ".join(found["warnings"])
+    for words in (
+        "1 of 9 cells have not been run",
+        "diverged with seed 2",
+        "def with changes (1)",
+        "2 kinds of hardware",
+    ):
+        assert words in said
+    assert f"to run: {grid.cell('plain', 1).address}  plain, seed 1" in format_report(found)
+
+
+def test_different_questions_are_not_compared(tiny, tmp_path):
+    grid = read_grid(write(tmp_path, tiny))
+    folder = GridFolder(tmp_path / "out")
+    invent(grid, folder, dict.fromkeys(grid.arms, (0.5, 0.5)))
+    record = folder.record(grid.cells[0])
+    record["test"]["questions"] = "other"
+    folder.write(grid.cells[0], record)
+    with pytest.raises(ValueError, match="different test questions"):
+        report(grid, folder)

@@ -1,0 +1,166 @@
+"""Grids: what a file means, which mistakes it is told about, and addresses that change with the result alone."""
+
+import pytest
+
+from stepjepa.config import StepJEPAConfig
+from stepjepa.grid import canonical, defaults
+from stepjepa.grid_file import GridError, read_grid, shipped_grids
+
+BASE = "base: {use_cpu: true}\n"
+
+
+def grid_of(tmp_path, text, name="g.yaml"):
+    file = tmp_path / name
+    file.write_text(text)
+    return read_grid(str(file))
+
+
+def test_axes_multiply_and_arms_are_added(tmp_path):
+    grid = grid_of(
+        tmp_path,
+        BASE + "axes: {lambda: [0.1, 1], pairs: [first, consecutive]}\narms: [{name: plain, lbd: 0}]\nseeds: [3, 5]\n"
+        "baseline: plain\n",
+    )
+    assert list(grid.arms) == [
+        "lbd=0.1, pairs=first", "lbd=0.1, pairs=consecutive", "lbd=1, pairs=first", "lbd=1, pairs=consecutive", "plain",
+    ]  # fmt: skip
+    assert [cell.seed for cell in grid.cells] == [3] * 5 + [5] * 5  # seed by seed
+    assert grid.comparisons() == [(arm, "plain") for arm in list(grid.arms)[:4]]
+    options, args = grid.cells[1].configure(output_dir=str(tmp_path))
+    assert (args.lbd, args.pairs, args.seed, options.problem_seed) == (0.1, "consecutive", 3, 3)
+    assert (args.learning_rate, options.max_new_tokens) == (2e-3, 256)  # the built-in model's own configuration
+
+
+def test_a_baseline_may_be_each_arm_with_something_changed(tmp_path):
+    grid = grid_of(tmp_path, BASE + "axes: {problems: [8, 16], lbd: [0, 0.1, 1]}\nbaseline: {lambda: 0}\n")
+    assert grid.comparisons() == [
+        (f"problems={n}, lbd={lbd}", f"problems={n}, lbd=0") for n in (8, 16) for lbd in ("0.1", "1")
+    ]
+
+
+def test_a_model_of_ones_own_does_not_inherit_the_builtin_configuration(tmp_path):
+    grid = grid_of(tmp_path, BASE + "arms: [{model_name: mine}, {lora: true}, {lora: true, learning_rate: 1e-4}]\n")
+    rates = [grid.cell(arm, 0).configure(output_dir=str(tmp_path))[1].learning_rate for arm in grid.arms]
+    assert rates == [None, None, 1e-4]
+
+
+def test_numbers_are_one_value_however_written(tmp_path):
+    addresses = {
+        grid_of(tmp_path, BASE + f"axes: {{learning_rate: [{rate}], lbd: [{lbd}]}}\n").cells[0].address
+        for rate, lbd in (("0.001", "1"), ("1e-3", "1.0"), ("1.0e-3", '"1"'))
+    }
+    assert len(addresses) == 1
+
+
+def test_the_address_is_stable():
+    """A literal: records in the repository are found by it. A change here orphans them."""
+    grid = read_grid("lambda")
+    assert grid.cell("lbd=0.1", 0).options == {
+        "accuracy_problems": 300, "eval_problems": 150, "learning_rate": 0.002, "max_new_tokens": 256, "max_steps": 128,
+        "problem_seed": 0, "problems": 1024, "seed": 0, "warmup_steps": 0.05,
+    }  # fmt: skip
+    assert grid.cell("lbd=0.1", 0).address == "c43a7437f9c9"
+
+
+CHANGES = [
+    {"lbd": 0.2}, {"gamma": 2.0}, {"jepa_loss_type": "mse"}, {"isolation": "none"}, {"pairs": "consecutive"},
+    {"predictors": 2}, {"target_gradient": False}, {"target": "shuffled"}, {"jepa_ratio": 0.5}, {"lora": True},
+    {"learning_rate": 1e-3}, {"problems": 10}, {"problem_seed": 9}, {"train_examples": 4}, {"max_steps": 3},
+    {"weight_decay": 0.1}, {"per_device_train_batch_size": 2}, {"accuracy_problems": 7}, {"use_cpu": True},
+    {"pairs": "horizon", "horizon": 2}, {"pairs": "horizon", "horizon": 3}, {"jepa_loss_type": "infonce"},
+    {"jepa_loss_type": "infonce", "temperature": 0.5}, {"lora": True, "lora_rank": 4},
+]  # fmt: skip
+
+
+def test_whatever_changes_the_result_changes_the_configuration():
+    found = [canonical(change, 0) for change in ({}, *CHANGES)] + [canonical({}, 1)]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+
+
+def test_what_others_make_idle_does_not():
+    plain = canonical({"lbd": 0.0}, 0)
+    for idle in (
+        {"jepa_loss_type": "mse"}, {"isolation": "sink"}, {"pairs": "consecutive"}, {"target": "random"},
+        {"target_gradient": False}, {"jepa_ratio": 0.5},
+    ):  # fmt: skip
+        assert canonical({"lbd": 0.0, **idle}, 0) == plain
+        assert canonical(idle, 0) != canonical({}, 0)
+    for idle in (
+        {"horizon": 2}, {"temperature": 1.0}, {"lora_rank": 3}, {"jepa_ratio_rescale": True}, {"output_dir": "elsewhere"},
+        {"logging_steps": 1.0}, {"save_steps": 7.0}, {"collapse_threshold": 0.5},
+    ):  # fmt: skip
+        assert canonical(idle, 0) == canonical({}, 0)
+    assert canonical({"max_steps": 5, "num_train_epochs": 9.0}, 0) == canonical({"max_steps": 5}, 0)
+    assert canonical({"predictors": 2, "lbd": 0.0}, 0) != plain  # it adds rows to the embedding
+
+
+def test_every_option_of_step_jepa_is_part_of_the_address():
+    own = set(StepJEPAConfig.__annotations__) | {"seed", "weight_decay", "optim", "max_steps", "problems", "dtype"}
+    assert own <= set(defaults())
+
+
+def test_one_run_asked_for_twice_is_one_cell(tmp_path):
+    text = BASE + "axes: {lbd: [0, 0.1], jepa_loss_type: [cosine, mse]}\nseeds: 2\n"
+    grid = grid_of(tmp_path, text)
+    assert len(grid.arms) == 4
+    assert len(grid.cells) == 3 * 2
+    assert grid.cell("lbd=0, jepa_loss_type=cosine", 1) in grid.cells
+
+
+def test_shipped_grids_share_what_they_share():
+    grids = {name: read_grid(name) for name in shipped_grids()}
+    assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata"}
+    plain, classic = (grids["lambda"].cell(arm, 2).address for arm in ("lbd=0", "lbd=0.1"))
+    for name, arms in {
+        "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"), "isolation": ("plain", "step"),
+        "pairs": ("plain", "first"), "lowdata": ("problems=1024, lbd=0", "problems=1024, lbd=0.1"),
+    }.items():  # fmt: skip
+        assert [grids[name].cell(arm, 2).address for arm in arms] == [plain, classic]
+    for grid in grids.values():
+        assert grid.question
+        assert grid.comparisons()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: {lbd: [0}", "g.yaml: not YAML"),
+        ("- 1", "g.yaml: the file: a mapping of option to value is needed, not a list"),
+        ("axis: {lbd: [0]}", "g.yaml: axis: unknown key; did you mean 'axes'"),
+        ("seeds: 3", "g.yaml: axes: neither axes nor arms"),
+        ("axes: {lbdd: [0]}", "g.yaml: axes: lbdd: unknown option; did you mean 'lbd'"),
+        ("axes: {lbd: 0}", "g.yaml: axes: lbd: a list of values is needed"),
+        ("axes: {lbd: []}", "g.yaml: axes: lbd: a list of values is needed"),
+        ("axes: {lbd: [big]}", "g.yaml: axes: lbd: 'big' cannot be used"),
+        ("axes: {lbd: [-1]}", "g.yaml: arm lbd=-1: lbd=-1.0 must be"),
+        ("axes: {pairs: [frist]}", "g.yaml: arm pairs=frist: pairs='frist' is unknown"),
+        ("axes: {target: [noise]}", "g.yaml: arm target=noise: target='noise' is unknown"),
+        ("axes: {splitter: [frist]}", "g.yaml: axes: splitter: 'frist' cannot be used"),
+        ("axes: {problems: [1.5]}", "g.yaml: axes: problems: 1.5 cannot be used"),
+        ("axes: {seed: [1]}", "g.yaml: axes: seed: give `seeds`"),
+        ("axes: {output_dir: [a]}", "g.yaml: axes: output_dir: set by the runner"),
+        ("axes: {lbd: [0], lambda: [1]}", "g.yaml: axes: lbd, lbd: an option and its alias"),
+        ("axes: {lbd: [1, 1.0]}", "g.yaml: axes: two arms are called 'lbd=1'"),
+        ("arms: {lbd: 0}", "g.yaml: arms: a list of mappings"),
+        ("arms: [3]", "g.yaml: arms: 1: a mapping of option to value"),
+        ("arms: [{lbd: 0}]\nbase: nothing", "g.yaml: base: config: nothing: no such file"),
+        ("arms: [{lbd: 0}]\nbase: {lbdd: 1}", "g.yaml: base: lbdd: unknown option"),
+        ("arms: [{lbd: 0}]\nseeds: 0", "g.yaml: seeds: 0: how many"),
+        ("arms: [{lbd: 0}]\nseeds: [1, 1]", "g.yaml: seeds: [1, 1]: how many"),
+        ("arms: [{lbd: 0}]\nseeds: [-1]", "g.yaml: seeds: [-1]: how many"),
+        ("arms: [{lbd: 0}]\nbaseline: plain", "g.yaml: baseline: 'plain' is not an arm; the arms are lbd=0"),
+        ("arms: [{lbd: 0.1}]\nbaseline: {lbd: 0}", "g.yaml: baseline: {'lbd': 0.0} matches no arm"),
+        ("arms: [{train_file: x.jsonl}]", "g.yaml: arm train_file=['x.jsonl']: train_file is not the built-in"),
+    ],
+)
+def test_mistakes_are_named_by_file_and_key(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g.yaml").write_text(text)
+    with pytest.raises(GridError) as caught:
+        read_grid("g.yaml")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_grid_that_is_not_there():
+    with pytest.raises(GridError, match=r"missing\.yaml: no such grid file, and not one of isolation, lambda"):
+        read_grid("missing.yaml")
