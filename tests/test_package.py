@@ -63,6 +63,41 @@ def test_readme_tables_are_those_of_the_records():
             assert f"{ratio['median']:.2f} ({ratio['q1']:.2f}–{ratio['q3']:.2f})" in readme, name
 
 
+REPRESENTATION_ROWS = {
+    "MRR of the true next step among all (chance 0.009)": "reciprocal_rank_all",
+    "R@1 among the same problem's steps (chance 0.253)": "recall_own",
+    "centred cosine margin": "centered_margin",
+    "energy in the mean direction, context views": "mean_energy_context",
+    "effective rank of 160, context views": "effective_rank_context",
+    "effective rank of 160, target views": "effective_rank_target",
+    "operation of the next step, read from context views": "operation_context",
+}
+
+
+def test_readme_comparison_and_representations_are_those_of_the_records():
+    readme = (ROOT / "README.md").read_text().replace("−", "-")
+    compared = json.loads((ROOT / "figures" / "data" / "compare-builtin.json").read_text())
+    for arm in compared["arms"]:
+        assert f"{arm['accuracy']:.1%} ({arm['low']:.1%}–{arm['high']:.1%})" in readme, arm["name"]
+        if found := arm["difference"]:
+            value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+            assert f"{value:+.1f} ({low:.1f} to {high:+.1f})" in readme, arm["name"]
+            assert f"| {100 * found['detectable']:.1f} |" in readme, arm["name"]
+    report = json.loads((ROOT / "figures" / "data" / "representations.json").read_text())
+    order = ("random", "untrained", "lbd0", "lbd0.1")
+    measures = {file["label"]: file["measures"] for file in report["files"]}
+    for row, name in REPRESENTATION_ROWS.items():
+        cells = [measures[label][name] for label in order]
+        shown = " | ".join(_interval(cell["estimate"], cell["low"], cell["high"]) for cell in cells)
+        assert f"{row} | {shown} |" in readme, row
+
+
+def _interval(*values: float) -> str:
+    digits = 3 if abs(values[0]) < 1 else 2 if abs(values[0]) < 10 else 1
+    value, low, high = (f"{each:.{digits}f}" for each in values)
+    return f"{value} [{low}, {high}]"
+
+
 def test_the_file_tree_in_the_readme_is_complete():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "stepjepa").rglob("*.py"):
@@ -98,11 +133,18 @@ def test_public_names():
 
 
 FLOORS = [
-    {"steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more", "masks", "losses",
-     "metrics", "records", "pairs"},
-    {"formats", "rows", "sources", "chat", "layout", "data", "plots", "architectures"},
-    {"modeling", "views", "reference", "monitor", "checkpoints", "config", "training_rows", "run_folder"},
-    {"trainer", "evaluate"},
+    {"errors", "records", "steps", "mathspans", "problems", "problem_text", "problem_stories", "problem_stories_more",
+     "masks", "losses", "controls", "pairs", "metrics", "retrieval", "coherence", "bootstrap", "statistics",
+     "quantities", "equivalence", "mask_words", "style", "kv_cache", "crossfit"},
+    {"formats", "rows", "sources", "chat", "layout", "data", "boundaries", "architectures", "answers", "results",
+     "results_summary", "votes", "arms", "compare_report", "embeddings", "projections", "probes", "mask_drawing",
+     "representation_table", "plots", "plots_data", "plots_compare", "plots_embeddings", "plots_attention",
+     "plots_leakage", "plots_ablation", "ablation_marks", "questions", "stills"},
+    {"modeling", "views", "reference", "monitor", "checkpoints", "checkpointing", "config", "training_rows",
+     "run_folder", "measurements", "mask_story", "evaluated", "embedding_points", "embedding_maps",
+     "embedding_drawing"},
+    {"trainer", "generate", "evaluate", "encode", "attention", "leakage", "explorer", "live", "harness", "earlier", "journal",
+     "embedding_explorer", "widgets"},
 ]  # fmt: skip
 
 
@@ -119,11 +161,11 @@ def test_imports_point_down():
 def test_doctests():
     import doctest
 
-    import stepjepa.cli
     import stepjepa.pairs
     import stepjepa.reference
+    import stepjepa.train_command
 
-    for module in (stepjepa.pairs, stepjepa.reference, stepjepa.cli):
+    for module in (stepjepa.pairs, stepjepa.reference, stepjepa.train_command):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0
