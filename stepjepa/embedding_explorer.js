@@ -7,18 +7,6 @@ const RING = "#C2185B"; // of the nearest steps; no point has this colour
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
 const SVG = "http://www.w3.org/2000/svg";
 
-function node(tag, parent, className = "", text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return parent.appendChild(made);
-}
-
-function inkOn(hex) {
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#222" : "#fff";
-}
-
 function raw({ buffer, byteOffset, byteLength }) {
   return buffer.slice(byteOffset, byteOffset + byteLength); // a copy begins where a Float32Array may begin
 }
@@ -129,7 +117,7 @@ function render({ model, el }) {
 
   function paint(unit) {
     const pen = still.getContext("2d");
-    const ink = getComputedStyle(root).color;
+    const ink = inkOf(root);
     pen.clearRect(0, 0, side, side);
     pen.strokeStyle = ink;
     pen.lineWidth = scale;
@@ -173,8 +161,8 @@ function render({ model, el }) {
   function mark() {
     if (!picture || !side) return;
     const active = pointed ?? model.get("selected");
-    const ink = getComputedStyle(root).color;
-    const page = getComputedStyle(root).getPropertyValue("--jp-layout-color0").trim() || "#fff";
+    const ink = inkOf(root);
+    const page = pageOf(root);
     const rows = own(active);
     const pen = context;
     pen.clearRect(0, 0, side, side);
@@ -367,16 +355,13 @@ function render({ model, el }) {
 
   const resized = new ResizeObserver(layout);
   resized.observe(drawing);
-  // Another theme is another ink. Its name changes before its colours have been loaded, so the colour itself is watched:
-  // the style sheet gives it a transition of a millisecond.
-  const themed = (event) => event.target === root && event.propertyName === "color" && layout();
-  root.addEventListener("transitionend", themed);
+  const unthemed = onOtherTheme(root, layout);
   for (const change of ["change:points", "change:picture"]) model.on(change, receive); // either may come alone
   model.on("change:selected", follow);
   receive();
   return () => {
     resized.disconnect();
-    root.removeEventListener("transitionend", themed);
+    unthemed();
     for (const change of ["change:points", "change:picture"]) model.off(change, receive);
     model.off("change:selected", follow);
   };

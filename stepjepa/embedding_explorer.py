@@ -28,7 +28,7 @@ from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced
 from stepjepa.errors import UserError
 from stepjepa.plots_embeddings import VIEW_NAMES
 from stepjepa.projections import VIEWS
-from stepjepa.widgets import alert, side_by_side, sized
+from stepjepa.widgets import alert, script, side_by_side, sized
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "context and target views": ("context", "target"),
@@ -43,7 +43,7 @@ class EmbeddingCanvas(anywidget.AnyWidget):
     """The drawing. `points` (words, which are many) changes with the set, `picture` (places and colours) with every
     choice; a change of both is sent as one."""
 
-    _esm = Path(__file__).with_name("embedding_explorer.js")
+    _esm = script("embedding_explorer.js")
     _css = Path(__file__).with_name("embedding_explorer.css")
     points = traitlets.Dict().tag(sync=True)
     picture = traitlets.Dict().tag(sync=True)

@@ -7,22 +7,6 @@ const LEGIBLE = 6.5; // the smallest cell that still gets a label of its own
 const GRID = 5; // the smallest cell with lines around it
 const FONT = '"DejaVu Sans Mono", ui-monospace, monospace';
 
-function node(tag, parent, className = "", text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return parent.appendChild(made);
-}
-
-function rgb(hex) {
-  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-}
-
-function inkOn(hex) {
-  const [r, g, b] = rgb(hex);
-  return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#222" : "#fff";
-}
-
 function bytes(view) {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
@@ -103,7 +87,7 @@ function render({ model, el }) {
     pen.clearRect(0, 0, still.width, still.height);
     pen.imageSmoothingEnabled = false;
     pen.drawImage(small, left, top, count * cell, count * cell);
-    const background = getComputedStyle(root).getPropertyValue("--jp-layout-color0").trim() || "#fff";
+    const background = pageOf(root);
     if (cell >= GRID * scale) {
       pen.fillStyle = background;
       for (let i = 1; i < count; i++) {
@@ -121,7 +105,7 @@ function render({ model, el }) {
     }
     pen.font = `${11 * scale}px sans-serif`;
     pen.textBaseline = "middle";
-    pen.fillStyle = getComputedStyle(root).color;
+    pen.fillStyle = inkOf(root);
     const right = left + count * cell + 5 * scale;
     for (const { at, view, name } of reads) {
       pen.fillText("◂", right, at);
@@ -151,7 +135,7 @@ function render({ model, el }) {
     const size = focus ? 12 * scale : Math.min(11 * scale, cell * 1.05);
     pen.save();
     pen.font = `${focus ? "bold " : ""}${size}px ${FONT}`;
-    pen.fillStyle = getComputedStyle(root).color;
+    pen.fillStyle = inkOf(root);
     pen.globalAlpha = alpha;
     pen.textBaseline = "middle";
     const gap = (BAND + 4) * scale, middle = (t + 0.5) * cell;
@@ -171,7 +155,7 @@ function render({ model, el }) {
   function mark() {
     if (!picture || !root.clientWidth) return;
     const [row, key] = pointed ?? [Math.min(model.get("selected"), count - 1), column];
-    const ink = getComputedStyle(root).color;
+    const ink = inkOf(root);
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(still, 0, 0);
     context.strokeStyle = ink;
@@ -191,7 +175,7 @@ function render({ model, el }) {
   }
 
   function focusLabel(t, upright) {
-    const background = getComputedStyle(root).getPropertyValue("--jp-layout-color0").trim() || "#fff";
+    const background = pageOf(root);
     const [near, far, thick] = [(BAND + 1) * scale, LEFT * scale, 15 * scale];
     const middle = (t + 0.5) * cell - thick / 2;
     context.fillStyle = background;
@@ -263,11 +247,13 @@ function render({ model, el }) {
 
   const resized = new ResizeObserver(layout);
   resized.observe(root);
+  const unthemed = onOtherTheme(root, layout);
   model.on("change:picture", receive);
   model.on("change:selected", mark);
   receive();
   return () => {
     resized.disconnect();
+    unthemed();
     model.off("change:picture", receive);
     model.off("change:selected", mark);
   };

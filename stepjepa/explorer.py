@@ -34,7 +34,7 @@ from stepjepa.modeling import BUILTIN_PATH, add_pad_token, add_predictor_tokens
 from stepjepa.sources import read_examples
 from stepjepa.steps import split_steps
 from stepjepa.views import encode_views
-from stepjepa.widgets import alert, side_by_side, sized
+from stepjepa.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {
     "first": {"pairs": "first"},
@@ -53,7 +53,7 @@ OWN_STEPS = "3 + 2 = 5 pens.\n\nThe answer is \\boxed{5}."
 class MaskCanvas(anywidget.AnyWidget):
     """The drawing; `picture` is sent whole, so that no half-changed picture is ever drawn."""
 
-    _esm = Path(__file__).with_name("explorer.js")
+    _esm = script("explorer.js")
     _css = Path(__file__).with_name("explorer.css")
     picture = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)

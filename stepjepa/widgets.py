@@ -1,11 +1,18 @@
-"""Pieces that the explorers share: controls of a width, rows of them, and a message beside them."""
+"""Pieces that the explorers share: scripts, controls of a width, rows of them, and a message beside them."""
 
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ipywidgets import Box, Layout
+
+
+def script(name: str) -> str:
+    """The JavaScript module of an explorer, after what all of them share; a module of its own could not be imported."""
+    here = Path(__file__).parent
+    return "\n".join((here / part).read_text(encoding="utf-8") for part in ("widgets.js", name))
 
 
 def sized(width: str) -> dict[str, Any]:

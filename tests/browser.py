@@ -64,6 +64,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                 "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
                 "--LabApp.news_url=", "--LabApp.collaborative=False",
+                "--LabApp.expose_app_in_browser=True",
             ],
             env={**os.environ, **{name: str(home / place) for name, place in places.items()}},
             stdout=output, stderr=subprocess.STDOUT, cwd=folder,
@@ -145,6 +146,11 @@ def run_all(page: Any, seconds: float = 120) -> None:
             .every((prompt) => /\[\d+\]/.test(prompt.textContent))""",
         timeout=1000 * seconds,
     )
+
+
+def change_theme(page: Any, name: str) -> None:
+    """Change JupyterLab's theme, as its Settings menu does (whose submenus close under a pointer that jumps)."""
+    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
 
 
 class Looking:

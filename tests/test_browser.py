@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import Looking, artifacts, chromium, jupyter_lab, needs_browser, open_notebook, run_all
+from browser import Looking, artifacts, change_theme, chromium, jupyter_lab, needs_browser, open_notebook, run_all
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mask_visualization.ipynb"
 CANVAS = ".stepjepa-mask canvas"
@@ -95,6 +95,10 @@ def test_the_explorer_in_jupyterlab(folder, tmp_path):
         assert watched.refused == [], "the explorer needs the network"
         page.locator(".jp-OutputArea-child", has=page.locator(CANVAS)).first.screenshot(
             path=artifacts(tmp_path) / "mask-explorer.png"
+        )
+        look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False, seconds=30)
+        page.locator(".jp-OutputArea-child", has=page.locator(CANVAS)).first.screenshot(
+            path=artifacts(tmp_path) / "mask-explorer-dark.png"
         )
 
         # Time: the picture of at least 128 × 128 tokens, by a key in the page and by way of the kernel.

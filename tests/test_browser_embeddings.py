@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from browser import Looking, artifacts, chromium, jupyter_lab, needs_browser, open_notebook, run_all
+from browser import Looking, artifacts, change_theme, chromium, jupyter_lab, needs_browser, open_notebook, run_all
 from small_embeddings import make_embeddings
 
 from stepjepa.embeddings import save
@@ -116,11 +116,7 @@ def explore(page, tmp_path):
 
     output = page.locator(".jp-OutputArea-child", has=look.canvas).first
     output.screenshot(path=artifacts(tmp_path) / "embedding-explorer.png")
-    light = look.image
-    page.click('.lm-MenuBar-itemLabel:text-is("Settings")')
-    page.hover('.lm-Menu-itemLabel:text-is("Theme")')
-    look.after(lambda: page.click('.lm-Menu-itemLabel:text-is("JupyterLab Dark")'), words=False)
-    assert look.image != light
+    look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False, seconds=30)
     output.screenshot(path=artifacts(tmp_path) / "embedding-explorer-dark.png")
 
 
