@@ -27,13 +27,15 @@ class Progress:
 
     def __init__(self, plan: Plan, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.live = sys.stderr.isatty()
+        """Whether someone watches the bar; a file gets it with each cell, not twice a second."""
         cells = plan.open_cells()[: plan.max_cells]
         self.failed = 0
         self.bar = tqdm(total=len(cells), desc=plan.grid.name, unit="cell", disable=quiet, smoothing=0)
 
     def step(self, cell: Cell, number: int, total: int) -> None:
         """Show how far a cell is."""
-        self.bar.set_postfix_str(f"{cell.name}: {number}/{total}")
+        self.bar.set_postfix_str(f"{cell.name}: {number}/{total}", refresh=self.live)
 
     def done(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """Say how a cell ended."""
@@ -108,7 +110,8 @@ def run_processes(plan: Plan, options: argparse.Namespace) -> int:
                     workers.append((_start(plan, options, number, count, output), log))
             while any(process.poll() is None for process, _ in workers):
                 show_new()
-                progress.bar.refresh()
+                if progress.live:
+                    progress.bar.refresh()
                 time.sleep(POLL_SECONDS)
             show_new()
         finally:

@@ -98,6 +98,7 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
     Raises:
         UnsupportedArchitectureError: if they do not.
     """
+    from stepjepa.layout import whole_blocks
     from stepjepa.masks import attention_masks
 
     inner = base_model(model)
@@ -105,19 +106,21 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
     inner.eval()
     device = next(inner.parameters()).device
     ids = torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 4, 5, 6]], device=device)
-    vectors = {
+    batch = {
+        "input_ids": ids,
         "segment_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=device),
         "prefix_segment": torch.full((2, 6), -1, device=device),
         "prefix_end": torch.full((2, 6), -1, device=device),
         "position_ids": torch.arange(6, device=device).expand(2, 6),
     }
-    mask = attention_masks(inner.config, vectors, inner.dtype)
+    batch = whole_blocks(inner.config, batch)
+    mask = attention_masks(inner.config, batch, inner.dtype)
     decoder = inner.get_decoder()
     states = decoder(
-        input_ids=ids, attention_mask=mask, position_ids=vectors["position_ids"], use_cache=False
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False
     ).last_hidden_state
     inner.train(training)
-    isolated = states[:, 3:].float()
+    isolated = states[:, 3:6].float()
     leak = ((isolated[0] - isolated[1]).abs().max() / isolated.abs().max()).item()
     if not leak <= tolerance:
         raise UnsupportedArchitectureError(

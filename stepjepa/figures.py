@@ -1,12 +1,13 @@
 """Every figure from its record: `stepjepa figures` draws all of `figures/` again from `figures/data/`.
 
-A figure is a function of one record; nothing is trained or measured here. The mask record alone is computed,
-from a literal example, by `mask_record`.
+A figure is a function of records; nothing is trained or measured here. Figures of a grid are drawn from the records of
+its cells, all in one folder. The mask record alone is computed, from a literal example, by `mask_record`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from stepjepa.ablation_report import report
 from stepjepa.errors import UserError
+from stepjepa.grid_file import read_grid
+from stepjepa.grid_folder import GridFolder
 from stepjepa.layout import StepJEPACollator
 from stepjepa.masks import allowed
 from stepjepa.plots import loss_curves, mask_panels, price_bars
-from stepjepa.plots_ablation import lambda_accuracy, lambda_representations
+from stepjepa.plots_ablation import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.plots_attention import attention_maps
 from stepjepa.plots_compare import forest
 from stepjepa.plots_embeddings import embedding_map, similarity_map, spectrum
@@ -97,27 +101,42 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "similarity": (similarity_map, ("similarity",)),
     "attention": (attention_maps, ("attention",)),
     "leakage": (leakage_map, ("leakage",)),
-    "lambda-accuracy": (lambda_accuracy, ("ablation/report-lambda",)),
-    "lambda-representations": (lambda_representations, ("ablation/report-lambda",)),
+    "lambda-accuracy": (lambda_accuracy, ("ablation/lambda",)),
+    "lambda-representations": (lambda_representations, ("ablation/lambda",)),
+    "isolation": (arms_forest, ("ablation/isolation",)),
+    "losses": (arms_forest, ("ablation/losses",)),
+    "pairs": (arms_forest, ("ablation/pairs",)),
+    "lowdata": (low_data, ("ablation/lowdata",)),
 }
-"""Name of the figure → how it is drawn, and from which records."""
+"""Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
 
 
 def draw_all(data: Path, output: Path) -> list[Path]:
-    """Draw every figure of `FIGURES` from the records `data/NAME.json` as PNG and PDF; returns the files.
+    """Draw every figure of `FIGURES` from the records in `data` as PNG and PDF; returns the files.
 
     Raises:
         UserError: names the record that is missing.
     """
     written = []
+    read = functools.cache(functools.partial(read_source, data))
     for name, (draw, sources) in FIGURES.items():
-        records = [read_record(data / f"{source}.json") for source in sources]
+        records = [read(source) for source in sources]
         figure = draw(*records)
         for suffix in ("png", "pdf"):
             path = output / f"{name}.{suffix}"
             save_figure(figure, path)
             written.append(path)
     return written
+
+
+def read_source(data: Path, source: str) -> dict[str, Any]:
+    """A record, or what the records of a grid's cells say.
+
+    Raises:
+        UserError: there is no such record, or no cell of the grid has one.
+    """
+    folder, _, grid = source.rpartition("/")
+    return report(read_grid(grid), GridFolder(data / folder)) if folder else read_record(data / f"{source}.json")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stepjepa.pairs import PAIR_SETS, ViewPair, view_pairs
@@ -92,6 +93,28 @@ TOKEN_PADDING = {
 PAIR_FIELDS = ("context_index", "target_index", "context_end", "target_start", "target_end",
                "context_step", "target_step")  # fmt: skip
 INDEX_FIELDS = PAIR_FIELDS[:5]  # these point into the row, so padding on the left moves them
+
+FLEX_BLOCK = 128
+"""Side of a block of FlexAttention's masks, in tokens."""
+
+
+def whole_blocks(config: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch as a model's attention wants it: under FlexAttention, padded on the right to whole blocks.
+
+    The kernel for the CPU (PyTorch 2.13) reads past shorter rows, and whatever lies there, NaN too, gets into the
+    result; on a GPU rows of few lengths save compilations.
+
+    Args:
+        config: the model's configuration.
+        batch: of the collator, or some of its `[B, L]` vectors.
+    """
+    if config._attn_implementation != "flex_attention":
+        return batch
+    more = -batch["input_ids"].shape[1] % FLEX_BLOCK
+    return {
+        name: F.pad(tensor, (0, more), value=TOKEN_PADDING[name]) if name in TOKEN_PADDING else tensor
+        for name, tensor in batch.items()
+    }
 
 
 @dataclass

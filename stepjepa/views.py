@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepjepa.architectures import base_model, check_architecture
-from stepjepa.layout import IGNORE
+from stepjepa.layout import IGNORE, whole_blocks
 from stepjepa.losses import at_least_float32
 from stepjepa.masks import attention_masks
 
@@ -117,6 +117,7 @@ def encode_views(
     batch = {name: tensor.to(inner.device) for name, tensor in batch.items()}
     mask = batch.get("attention_mask")
     if mask is None:
+        batch = whole_blocks(inner.config, batch)
         mask = attention_masks(inner.config, batch, inner.dtype)
     wanted = next_labels(batch["labels"])
     labelled = wanted != IGNORE

@@ -168,7 +168,7 @@ class Looking:
     def words(self) -> str:
         return str(self._words.inner_text())
 
-    def after(self, action: Callable[[], Any], words: bool = True, seconds: float = 10) -> None:
+    def after(self, action: Callable[[], Any], words: bool = True, seconds: float = 30) -> None:
         """Wait until the picture, and with it the words, differ from what they were before `action`.
 
         `words=False` for a change that means nothing to the chosen token: its words rightly stay.

@@ -96,7 +96,7 @@ def test_the_explorer_in_jupyterlab(folder, tmp_path):
         page.locator(".jp-OutputArea-child", has=page.locator(CANVAS)).first.screenshot(
             path=artifacts(tmp_path) / "mask-explorer.png"
         )
-        look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False, seconds=30)
+        look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
         page.locator(".jp-OutputArea-child", has=page.locator(CANVAS)).first.screenshot(
             path=artifacts(tmp_path) / "mask-explorer-dark.png"
         )

@@ -116,7 +116,7 @@ def explore(page, tmp_path):
 
     output = page.locator(".jp-OutputArea-child", has=look.canvas).first
     output.screenshot(path=artifacts(tmp_path) / "embedding-explorer.png")
-    look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False, seconds=30)
+    look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
     output.screenshot(path=artifacts(tmp_path) / "embedding-explorer-dark.png")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepjepa.errors import UserError
-from stepjepa.figures import FIGURES, draw_all, main, mask_record
+from stepjepa.figures import FIGURES, draw_all, main, mask_record, read_source
 from stepjepa.plots import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ def test_every_figure_has_its_records_and_every_record_its_place():
         assert path.name in text, f"{path.name} is not explained in figures/README.md"
     for _, sources in FIGURES.values():
         for source in sources:
-            assert (DATA / f"{source}.json").exists()
+            assert read_source(DATA, source)
 
 
 def test_all_figures_are_drawn_again(tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_the_mask_record_is_what_the_code_computes():
 
 
 def test_records_name_versions_hardware_and_commit_but_no_paths():
-    for path in DATA.glob("*.json"):
+    for path in (*DATA.glob("*.json"), *DATA.glob("ablation/*.json")):
         text = path.read_text()
         assert not re.search(r'"/\w+/', text), f"{path.name} holds a path"
         if path.name != "masks.json":
