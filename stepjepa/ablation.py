@@ -21,7 +21,7 @@ from typing import Any
 from stepjepa.errors import UserError
 from stepjepa.grid import Cell, Grid
 from stepjepa.grid_file import read_grid, shipped_grids
-from stepjepa.grid_folder import FAILED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
+from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
 from stepjepa.records import environment
 
 RUNS = Path("runs") / "ablations"
@@ -80,8 +80,9 @@ def run_plan(plan: Plan, done: Done = lambda _cell, _record: None, step: Step = 
         for cell in plan.cells:
             if count == plan.max_cells:
                 return count
-            if plan.folder.record(cell) is not None:
-                plan.folder.tidy(cell)
+            if (found := plan.folder.record(cell)) is not None:
+                if found["status"] == FINISHED:
+                    plan.folder.tidy(cell)
                 continue
             with plan.folder.taken(cell) as mine:
                 if not mine or plan.folder.record(cell) is not None:  # another has it, or has just finished it

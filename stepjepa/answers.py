@@ -119,6 +119,9 @@ def answers_match(predicted: str | None, gold: str) -> bool:
     left, right = _read(predicted), _read(gold)
     if not left.key or not right.key or (left.unit and right.unit and left.unit != right.unit):
         return False
+    for one, other in ((left, right), (right, left)):
+        if one.unit and (letter := _LETTER_UNIT.fullmatch(other.text)):
+            return one.unit == letter[1].lower()  # `5 cm` and `5 m`
     if left.number is not None and right.number is not None:
         return _same_number(left, right)
     if left.key == right.key:
@@ -149,6 +152,7 @@ _AND_OR = re.compile(r",?\s*(?:\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-
 _PERCENT = re.compile(r"\s*\\?%$")
 # A word that stands alone; `\sin`, `2xyz`, `x_{max}` and `{pmatrix}` hold none.
 _WORD = re.compile(r"(?<![\\A-Za-z0-9{_^])[A-Za-z]{3,}(?![A-Za-z0-9}_^(])")
+_LETTER_UNIT = re.compile(r"-?[0-9][0-9.,/ ]* ([A-Za-z])")
 _ONLY_LETTERS = re.compile(r"[A-Za-z.,;:'() ]*")
 
 

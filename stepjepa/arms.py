@@ -28,7 +28,10 @@ SUMMARY = ("configuration", "generation", "test_files", "environment")
 GENERATION = ("max_new_tokens", "samples", "temperature", "top_p", "dtype")
 READERS = ("stepjepa", "math-verify")
 """Packages that read the answers."""
-JEPA_ONLY = ("jepa_loss_type", "jepa_ratio", "pairs", "horizon", "isolation", "predictors", "target_gradient")
+JEPA_ONLY = (
+    "jepa_loss_type", "temperature", "jepa_ratio", "jepa_ratio_rescale", "pairs", "horizon", "isolation", "predictors",
+    "target", "target_gradient",
+)  # fmt: skip
 """Training settings that mean nothing where λ = 0."""
 
 

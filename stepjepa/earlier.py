@@ -33,7 +33,7 @@ def digest(value: object) -> str:
 
 
 def check_output(output_file: str, test_files: Iterable[str]) -> None:
-    """Refuse an output file that is a folder or a test file.
+    """Refuse an output file that is a folder, a test file, or no `.jsonl`: two files might share one summary.
 
     Raises:
         EvaluateError: it is.
@@ -41,6 +41,8 @@ def check_output(output_file: str, test_files: Iterable[str]) -> None:
     output = Path(output_file)
     if output.is_dir():
         raise EvaluateError(f"--output_file {output} is a folder; name a file, such as {output / 'results.jsonl'}")
+    if output.suffix != ".jsonl":
+        raise EvaluateError(f"--output_file {output}: a result file ends in .jsonl, as {output}.jsonl does")
     for written in (output, summary_path(output), partial_path(output)):
         for source in test_files:
             if written.exists() and Path(source).exists() and os.path.samefile(written, source):

@@ -25,9 +25,11 @@ from stepjepa.errors import UserError
 from stepjepa.modeling import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
 
 TRAINING = (
-    "lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target_gradient", "jepa_ratio",
-    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "seed", "model_name", "lora", "lora_rank", "train_file", "problems", "problem_seed",
+    "lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient",
+    "temperature", "jepa_ratio", "jepa_ratio_rescale", "packing_length", "max_length", "learning_rate", "weight_decay",
+    "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "seed", "model_name", "lora", "lora_rank", "lora_alpha", "lora_dropout", "splitter", "train_file", "problems",
+    "problem_seed",
 )  # fmt: skip
 """What a summary says of the training: enough to tell arms and seeds apart."""
 

@@ -41,7 +41,11 @@ class RunOptions:
         metadata={"help": "Training data: 'builtin', JSONL files (any form that prepare reads), or Hub data set ids."},
     )
     eval_file: list[str] = field(
-        default_factory=list, metadata={"help": "Evaluation data, likewise; built-in problems have their own."}
+        default_factory=list,
+        metadata={
+            "help": "Evaluation data, likewise; of built-in problems and Hub data sets the test split. "
+            "Built-in training data have some of their own."
+        },
     )
     lora: bool = field(default=False, metadata={"help": "Train LoRA adapters instead of all weights."})
     lora_rank: int = field(default=16, metadata={"help": "Rank of the LoRA adapters."})
@@ -200,7 +204,9 @@ def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[d
     evaluation: list[dict] = []
     problems: list[dict] = []
     if options.eval_file:
-        evaluation, report = read_examples(options.eval_file, count=options.eval_problems, splitter=options.splitter)
+        evaluation, report = read_examples(
+            options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
+        )
         say(format_report(report))
         problems = [example for example in evaluation if example.get("answer")]
     elif options.train_file == ["builtin"]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from stepjepa.gold import MARK, named_answer
 from stepjepa.steps import (
     Short,
     Splitter,
@@ -30,7 +31,6 @@ DEFAULT_SYSTEM_PROMPT = (
     "your final answer (do not include any other text or units) within \\boxed{}."
 )
 
-_GSM8K_ANSWER = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
 
 Example = dict[str, Any]
 
@@ -178,20 +178,9 @@ def _text(row: Mapping[str, Any], field: str) -> str:
     return value.strip()
 
 
-def _named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
-    for field in fields:
-        value = row.get(field)
-        if isinstance(value, str) and value.strip():
-            marks = _GSM8K_ANSWER.findall(value)
-            return marks[-1] if marks else value.strip()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-    return None
-
-
 def _gsm8k(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, solution = _text(row, "question"), strip_calculator_marks(_text(row, "answer"))
-    marks = list(_GSM8K_ANSWER.finditer(solution))
+    marks = list(MARK.finditer(solution))
     if not marks:
         raise RowError("no '####' answer line")
     answer = marks[-1].group(1)
@@ -202,7 +191,7 @@ def _gsm8k(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
 
 def _math(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, solution = _text(row, "problem"), _text(row, "solution")
-    answer = last_boxed(solution)
+    answer = named_answer(row, "ground_truth", "answer") or last_boxed(solution)
     if answer is None:
         raise RowError(r"no \boxed{} answer")
     extra = {key: row[key] for key in ("level", "type") if isinstance(row.get(key), str | int)}
@@ -218,8 +207,8 @@ def _solution_steps(text: str, answer: str | None, options: RowOptions) -> list[
 
 def _teacher(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, response = _text(row, "question"), _text(row, "deepseek_response")
-    answer = _named_answer(row, "ground_truth", "answer") or last_boxed(response)
-    if answer is None:
+    answer = named_answer(row, "ground_truth", "answer") or last_boxed(response)
+    if answer is None and not (row.get("ground_truth") or row.get("answer")):
         raise RowError(r"no ground truth and no \boxed{} answer")
     steps = _solution_steps(response, answer, options)
     return make_example(question, steps, answer, source, options.system_prompt)
@@ -247,7 +236,7 @@ def _chat(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     """The last assistant message is the solution; the turns before it stay as context, untrained."""
     messages = _checked_messages(row)
     solution = messages[-1]["content"]
-    answer = _named_answer(row, "ground_truth", "answer") or last_boxed(solution)
+    answer = named_answer(row, "ground_truth", "answer") or last_boxed(solution)
     steps = _solution_steps(solution, answer, options)
     check_steps(steps)
     messages[-1]["content"] = "\n\n".join(steps)

@@ -50,6 +50,8 @@ class Sampling:
             raise GenerationError("samples and max_new_tokens have to be at least 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise GenerationError("the temperature has to be at least 0 and top_p in (0, 1]")
+        if self.seed < 0:
+            raise GenerationError(f"the seed has to be at least 0, not {self.seed}")
         if self.samples > 1 and self.temperature == 0:
             raise GenerationError("several greedy samples are all the same; give a temperature above 0")
 

@@ -106,14 +106,18 @@ class Grid:
         return list(found.values())
 
     def comparisons(self) -> list[tuple[str, str]]:
-        """Pairs of arm and baseline, none twice and none with itself."""
-        pairs = []
+        """Pairs of arm and baseline, none twice and none with itself, under whatever names: where options are idle, as
+        those of the JEPA term at λ = 0, several arms are the same one."""
+        pairs: dict[tuple[str, str], tuple[str, str]] = {}
         for baseline in self.baselines:
             for arm, options in self.arms.items():
                 base = baseline if isinstance(baseline, str) else self.arm_like(options | baseline)
-                if base is not None and base != arm:
-                    pairs.append((arm, base))
-        return list(dict.fromkeys(pairs))
+                if base is None:
+                    continue
+                one, other = self.cell(arm, 0).address, self.cell(base, 0).address
+                if one != other:
+                    pairs.setdefault((one, other), (arm, base))
+        return list(pairs.values())
 
     def arm_like(self, options: Mapping[str, Any]) -> str | None:
         wanted = canonical(options, 0)

@@ -72,7 +72,10 @@ class _Reader:
             if key not in KEYS:
                 raise self.error(str(key), f"unknown key{_suggest(key, KEYS)}; a grid has {', '.join(KEYS)}")
         base = self.base(content.get("base", {}))
-        changes = {**self.product(content.get("axes", {})), **self.explicit(content.get("arms", []))}
+        changes, explicit = self.product(content.get("axes", {})), self.explicit(content.get("arms", []))
+        if twice := sorted(changes.keys() & explicit.keys()):
+            raise self.error("arms", f"{twice[0]!r} is the name of an arm of the axes already; give it another")
+        changes |= explicit
         if not changes:
             raise self.error("axes", "neither axes nor arms: there is nothing to run")
         grid = Grid(

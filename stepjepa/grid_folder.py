@@ -73,9 +73,10 @@ class GridFolder:
         return INTERRUPTED if self._folder(cell).is_dir() else OPEN
 
     def write(self, cell: Cell, record: Mapping[str, Any]) -> None:
-        """Write the record of a cell and delete its work folder."""
+        """Write the record of a cell and delete its work folder; a failed cell keeps checkpoints, to go on from."""
         write_json(record, self.record_path(cell))
-        self.clear(cell)
+        if record["status"] == FINISHED or not any(self._folder(cell).glob("checkpoint-*")):
+            self.clear(cell)
 
     def clear(self, cell: Cell) -> None:
         """Delete the cell's work folder, if there is one and `prepare` made it.

@@ -10,23 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stepjepa.formats import RowError, RowOptions, convert_row
+from stepjepa.gold import marked_answer, named_answer
 from stepjepa.rows import Row, SourceError, file_rows, hub_rows, locate, name_of
 from stepjepa.sources import read_examples
-from stepjepa.steps import last_boxed
 
 BUILTIN = "builtin"
 PLACES = 5  # named in a message
 
-_MARKED = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
-_COMMAND = re.compile(r"\\[A-Za-z]+")
-_WORD = re.compile(r"[A-Za-z]{2,}")
 
 Question = dict[str, Any]
 """`question`, `answer` (gold), `source`, `messages` up to the last user message, `place`; `level`, `type` if named."""
@@ -180,26 +176,9 @@ def _turns(messages: object) -> list[dict[str, str]]:
 
 
 def _gold(row: Mapping[str, Any]) -> str | None:
-    for name in ("ground_truth", "answer", "solution"):
-        value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str) or not value.strip():
-            continue
-        marked = _MARKED.findall(value)
-        gold = marked[-1] if marked else last_boxed(value)
-        if gold is None and name != "solution" and _is_bare(value.strip()):
-            gold = value.strip()
-        if gold:
-            return str(gold)
-    return None
-
-
-def _is_bare(text: str) -> bool:
-    r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
-    words = len(_WORD.findall(_COMMAND.sub(" ", text)))
-    sentence = words >= 3 and (text.endswith(".") or any(letter.isdigit() for letter in text))
-    return "\n" not in text and words <= 4 and not sentence
+    named = named_answer(row, "ground_truth", "answer")
+    solution = row.get("solution")
+    return named or (marked_answer(solution) if isinstance(solution, str) else None)
 
 
 def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:

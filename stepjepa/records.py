@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -55,7 +56,10 @@ def _processor() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the package's source and whether tracked files differ from it; None outside a checkout."""
+    """Commit of the package's source and whether tracked files differ from it; None outside a checkout.
+
+    If they do, `changes` is a digest of how, so that a run is never gone on with by other code.
+    """
     folder = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -67,8 +71,10 @@ def git_state() -> dict[str, Any] | None:
 
     if git("ls-files", "--error-unmatch", "records.py") is None:
         return None
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    state = {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    if state["dirty"]:
+        state["changes"] = hashlib.sha256((git("diff", "HEAD") or "").encode()).hexdigest()[:12]
+    return state
 
 
 def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -16,6 +16,11 @@ ALIASES = {
     "num_epochs": "num_train_epochs",
 }  # fmt: skip
 """Names of the original scripts that a configuration file may use."""
+HELP = {
+    "--output_dir": "Where model, checkpoints and record go; without it the next runs/train-NNN.",
+    "--resume_from_checkpoint": "true: go on from the newest complete checkpoint in --output_dir; or the path of one.",
+    "--no_target_gradient": "Stop the gradient into the target view.",
+}
 
 
 def parser() -> Any:
@@ -32,6 +37,8 @@ def parser() -> Any:
         "--config",
         help=f"a YAML file of options, or one of {', '.join(named_configurations())}; options given here override it",
     )
+    for action in command._actions:  # where the parent's words do not say what is done here
+        action.help = HELP.get(action.option_strings[0], action.help)
     return command
 
 

@@ -9,19 +9,16 @@ import threading
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import DATA
 
 from stepjepa import equivalence
 from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.equivalence import equivalent
 from stepjepa.quantities import Number, read_number, split_unit
 from stepjepa.sources import read_examples
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 # -------- where the answer stands --------
 
@@ -115,6 +112,7 @@ SAME = [
 ]  # fmt: skip
 
 DIFFERENT = [
+    ("5 cm", "5 m"), ("3 g", "3 kg"), ("5 L", "5 mL"),
     ("29", "29.50"), ("3", "-3"), ("12", "1,2"), ("1,2", "12"), ("1450000", "000"), ("1450000", "450000"),
     ("1450000", "1"), ("0", "nan"), ("0", "none"), ("5", ""), ("", ""), ("", "5"), ("\\text{}", "\\text{ }"),
     (".", "."), ("$", "$"), ("31/2", "3 1/2"), ("52", "5²"), ("1", "1 000/3"), ("\\frac{1}{2}", "\\frac{2}{1}"),

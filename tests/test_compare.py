@@ -12,7 +12,9 @@ from stepjepa import statistics
 from stepjepa.arms import CompareError, split_word
 from stepjepa.compare import compare, main
 from stepjepa.compare_report import format_report, sentence
+from stepjepa.config import StepJEPAConfig
 from stepjepa.errors import UserError
+from stepjepa.evaluated import TRAINING as RECORDED
 from stepjepa.evaluation import EvaluateOptions, evaluate
 from stepjepa.plots_compare import forest
 from stepjepa.records import write_json
@@ -97,6 +99,19 @@ def test_settings_of_the_jepa_term_do_not_name_an_arm_without_it(tmp_path):
     ]  # fmt: skip
     names = [arm["name"] for arm in compare(files)["arms"]]
     assert names == ["lbd=0.1, isolation=step", "lbd=0.1, isolation=none", "lbd=0"]
+
+
+def test_control_arms_are_arms_of_their_own(tmp_path):
+    files = [
+        write_verdicts(tmp_path / f"{target}{seed}.jsonl", np.arange(50) % (3 + seed) > 0, {**TRAINING, "lbd": 0.1, "target": target, "seed": seed})
+        for target in ("step", "shuffled") for seed in (1, 2)
+    ]  # fmt: skip
+    assert [arm["name"] for arm in compare(files)["arms"]] == ["target=step", "target=shuffled"]
+    own = StepJEPAConfig.__annotations__.keys() - RECORDED
+    assert own == {
+        "collapse_threshold", "remove_unused_columns", "logging_steps", "logging_nan_inf_filter",
+        "logging_first_step",
+    }  # fmt: skip
 
 
 def test_seeds_pair_up_by_number_not_by_order(grid):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import DATA
 from small_tokenizers import (
     STYLES,
     gemma_style,
@@ -23,7 +23,7 @@ from stepjepa.data import TooLongError, render_prompt, tokenize_dataset, tokeniz
 from stepjepa.pairs import step_spans
 from stepjepa.sources import make_example, read_examples
 
-GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
+GSM8K = DATA / "gsm8k" / "train.jsonl"
 
 STEPS = ["Natalia sold 48/2 = 24 clips in May.", "In total, she has 48 + 24 = 72", "So the answer is \\boxed{72}."]
 EXAMPLE = make_example("How many clips did Natalia sell?", STEPS, "72", "gsm8k", "Be brief.\n\nBe right.")

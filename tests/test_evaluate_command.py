@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_data import DATA
 from safetensors.torch import load_file
 from small_tokenizers import llama3_style
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,7 +22,6 @@ from stepjepa.modeling import BUILTIN_PATH, load_model
 from stepjepa.results import question_ids, read_results
 from stepjepa.sources import read_examples
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 
 
@@ -302,6 +302,9 @@ def test_the_output_cannot_be_the_test_file_or_a_folder(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         evaluate(test / "r.jsonl", test=test)
     assert test.read_bytes() == before
+    for name in ("lbd0.1", "lbd0.5"):  # both would have the summary lbd0.summary.json
+        with pytest.raises(UserError, match=rf"{name}: a result file ends in \.jsonl"):
+            evaluate(tmp_path / name, test=test)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +315,7 @@ def test_the_output_cannot_be_the_test_file_or_a_folder(tmp_path):
         (("--samples", "2", "--temperature", "0"), "all the same"),
         (("--device", "cuda:99"), "--device cuda:99"),
         (("--device", "warp"), "--device warp"),
+        (("--seed", "-1"), "the seed has to be at least 0, not -1"),
     ],
 )
 def test_impossible_options_are_named(words, said, tmp_path):

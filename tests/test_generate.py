@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from real_data import DATA
 from small_models import CONFIGS, SIZES, small_model
 from small_tokenizers import llama3_style
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel
@@ -32,7 +32,6 @@ from stepjepa.kv_cache import GrowingLayer, growing_cache
 from stepjepa.modeling import BUILTIN_PATH, load_model
 from stepjepa.sources import read_examples
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
 
 

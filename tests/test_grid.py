@@ -38,6 +38,14 @@ def test_a_baseline_may_be_each_arm_with_something_changed(tmp_path):
     ]
 
 
+def test_arms_that_are_one_under_several_names_are_not_compared(tmp_path):
+    """At λ = 0 the options of the JEPA term are idle; a pair of twins would only make Holm's correction harsher."""
+    text = "axes: {lbd: [0, 1], isolation: [step, none]}\nbaseline: {lbd: 0}"
+    (tmp_path / "g.yaml").write_text(text)
+    found = read_grid(str(tmp_path / "g.yaml")).comparisons()
+    assert [arm for arm, _ in found] == ["lbd=1, isolation=step", "lbd=1, isolation=none"]
+
+
 def test_a_model_of_ones_own_does_not_inherit_the_builtin_configuration(tmp_path):
     grid = grid_of(tmp_path, BASE + "arms: [{model_name: mine}, {lora: true}, {lora: true, learning_rate: 1e-4}]\n")
     rates = [grid.cell(arm, 0).configure(output_dir=str(tmp_path))[1].learning_rate for arm in grid.arms]
@@ -141,6 +149,10 @@ def test_shipped_grids_share_what_they_share():
         ("axes: {output_dir: [a]}", "g.yaml: axes: output_dir: set by the runner"),
         ("axes: {lbd: [0], lambda: [1]}", "g.yaml: axes: lbd, lbd: an option and its alias"),
         ("axes: {lbd: [1, 1.0]}", "g.yaml: axes: two arms are called 'lbd=1'"),
+        (
+            "axes: {lbd: [1]}\narms: [{name: lbd=1, isolation: none}]",
+            "g.yaml: arms: 'lbd=1' is the name of an arm of the",
+        ),
         ("arms: {lbd: 0}", "g.yaml: arms: a list of mappings"),
         ("arms: [3]", "g.yaml: arms: 1: a mapping of option to value"),
         ("arms: [{lbd: 0}]\nbase: nothing", "g.yaml: base: config: nothing: no such file"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from real_data import DATA
 
 from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.errors import UserError
@@ -17,7 +18,7 @@ lm_eval = pytest.importorskip("lm_eval")
 
 BUILTIN = Path(str(files("stepjepa") / "builtin"))
 TASKS = Path(str(files("stepjepa") / "lm_eval_tasks"))
-GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "test.jsonl"
+GSM8K = DATA / "gsm8k" / "test.jsonl"
 FILTERS = ("strict-match", "flexible-extract")
 
 

@@ -137,7 +137,7 @@ FLOORS = [
      "masks", "losses", "controls", "pairs", "metrics", "retrieval", "coherence", "bootstrap", "statistics",
      "quantities", "equivalence", "mask_words", "style", "kv_cache", "crossfit"},
     {"formats", "rows", "sources", "chat", "layout", "data", "boundaries", "architectures", "answers", "results",
-     "results_summary", "votes", "arms", "compare_report", "embeddings", "projections", "probes", "mask_drawing",
+     "results_summary", "votes", "arms", "compare_report", "gold", "embeddings", "projections", "probes", "mask_drawing",
      "representation_table", "plots", "plots_data", "plots_compare", "plots_embeddings", "plots_attention",
      "plots_leakage", "plots_ablation", "ablation_marks", "questions", "stills"},
     {"modeling", "views", "reference", "monitor", "checkpoints", "checkpointing", "config", "training_rows",

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from real_data import DATA
 
 from stepjepa.questions import NoGoldError, read_question, read_questions, shown_path
 from stepjepa.results import question_ids
 from stepjepa.rows import RowError, SourceError
 from stepjepa.sources import read_examples, write_jsonl
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 GSM8K = {"question": "How many?", "answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}
 USER = {"role": "user", "content": "How many?"}
 
@@ -40,6 +40,9 @@ def lines(path: Path, *rows: object) -> Path:
         ({"question": "How many?", "deepseek_response": "It is \\boxed{6}.", "ground_truth": "6"}, "6"),
         ({"question": "How many?", "deepseek_response": "", "ground_truth": "6"}, "6"),
         ({"messages": [USER], "answer": "5"}, "5"),
+        ({"messages": [USER, {"role": "assistant", "content": "So."}], "answer": "First 2.\n\nSo \\boxed{5}."}, "5"),
+        ({"question": "How many?", "deepseek_response": "So \\boxed{6}.", "answer": "There are six of them."}, "6"),
+        ({"problem": "How many?", "solution": "So \\boxed{\\textbf{(B)}\\ 72}.", "answer": "72"}, "72"),
         ({"messages": [USER, {"role": "assistant", "content": "So \\boxed{5}."}]}, "5"),
         ({"messages": [USER, {"role": "assistant", "content": "So five."}], "steps": ["other"], "answer": "5"}, "5"),
     ],

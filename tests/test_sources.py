@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import DATA
 
 from stepjepa.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
 from stepjepa.sources import (
@@ -21,8 +22,6 @@ from stepjepa.sources import (
     write_jsonl,
 )
 from stepjepa.steps import last_boxed
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 GSM8K = {
     "question": "Natalia sold clips to 48 friends in April, and half as many in May. How many in all?",

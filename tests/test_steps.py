@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
-from pathlib import Path
 
 import pytest
+from real_data import DATA
 
 from stepjepa.steps import final_answer_step, last_boxed, split_steps, split_think, strip_calculator_marks
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."
 SECOND = "Then double the sum, which gives 144."
