@@ -98,6 +98,44 @@ def _interval(*values: float) -> str:
     return f"{value} [{low}, {high}]"
 
 
+GRID_COLUMNS = {
+    "lm_loss": ".3f", "first_reciprocal_rank_all": ".3f", "first_recall_own": ".0%", "first_effective_rank_target": ".1f",
+    "first_mean_energy_target": ".3f",
+}  # fmt: skip
+
+
+def grid_rows(found):
+    """The rows of a grid's table in the README: accuracy, differences to each baseline, representations."""
+    bases = list(dict.fromkeys(each["baseline"] for each in found["comparisons"]))
+    for name, arm in found["arms"].items():
+        test = arm["test"]
+        cells = [name, str(len(arm["seeds"])), f"{test['accuracy']:.1%} ({test['low']:.1%}–{test['high']:.1%})"]
+        for base in bases:
+            own = [each for each in found["comparisons"] if (each["arm"], each["baseline"]) == (name, base)]
+            cells += [f"{_points(each['value'])} ({_points(each['low'])} to {_points(each['high'])})" for each in own] or [""]
+        means = [arm["validation"].get(key, {}).get("mean") for key in GRID_COLUMNS]
+        cells += ["–" if mean is None else format(mean, how) for mean, how in zip(means, GRID_COLUMNS.values(), strict=True)]
+        yield f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def _points(share):
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+@pytest.mark.parametrize("name", ["lambda", "isolation", "losses", "pairs", "lowdata"])
+def test_readme_grids_are_those_of_the_records(name):
+    from stepjepa.ablation_report import report
+    from stepjepa.grid_file import read_grid
+    from stepjepa.grid_folder import GridFolder
+
+    readme = (ROOT / "README.md").read_text()
+    found = report(read_grid(name), GridFolder(ROOT / "figures" / "data" / "ablation"), draws=10)
+    for row in grid_rows(found):
+        assert row in readme, f"the README lacks {row}"
+    if found["unfinished"]:
+        assert f"{name}: {len(found['unfinished'])} of" in readme, "cells that are still to run are not named"
+
+
 def test_the_file_tree_in_the_readme_is_complete():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "stepjepa").rglob("*.py"):
