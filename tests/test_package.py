@@ -106,12 +106,14 @@ GRID_COLUMNS = {
 
 def grid_rows(found):
     """The rows of a grid's table in the README: accuracy, differences to each baseline, representations."""
-    bases = list(dict.fromkeys(each["baseline"] for each in found["comparisons"]))
+    pairs = found["comparisons"]
+    single = len({each["arm"] for each in pairs}) == len(pairs)  # each to a baseline of its own: one column does
+    bases = [None] if single else list(dict.fromkeys(each["baseline"] for each in pairs))
     for name, arm in found["arms"].items():
         test = arm["test"]
         cells = [name, str(len(arm["seeds"])), f"{test['accuracy']:.1%} ({test['low']:.1%}–{test['high']:.1%})"]
         for base in bases:
-            own = [each for each in found["comparisons"] if (each["arm"], each["baseline"]) == (name, base)]
+            own = [each for each in pairs if each["arm"] == name and base in (None, each["baseline"])]
             cells += [f"{_points(each['value'])} ({_points(each['low'])} to {_points(each['high'])})" for each in own] or [""]
         means = [arm["validation"].get(key, {}).get("mean") for key in GRID_COLUMNS]
         cells += ["–" if mean is None else format(mean, how) for mean, how in zip(means, GRID_COLUMNS.values(), strict=True)]
