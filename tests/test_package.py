@@ -114,9 +114,13 @@ def grid_rows(found):
         cells = [name, str(len(arm["seeds"])), f"{test['accuracy']:.1%} ({test['low']:.1%}–{test['high']:.1%})"]
         for base in bases:
             own = [each for each in pairs if each["arm"] == name and base in (None, each["baseline"])]
-            cells += [f"{_points(each['value'])} ({_points(each['low'])} to {_points(each['high'])})" for each in own] or [""]
+            cells += [
+                f"{_points(each['value'])} ({_points(each['low'])} to {_points(each['high'])})" for each in own
+            ] or [""]
         means = [arm["validation"].get(key, {}).get("mean") for key in GRID_COLUMNS]
-        cells += ["–" if mean is None else format(mean, how) for mean, how in zip(means, GRID_COLUMNS.values(), strict=True)]
+        cells += [
+            "–" if mean is None else format(mean, how) for mean, how in zip(means, GRID_COLUMNS.values(), strict=True)
+        ]
         yield f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
