@@ -153,6 +153,29 @@ def change_theme(page: Any, name: str) -> None:
     page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
 
 
+def exported(notebook: Path, folder: Path) -> Path:
+    """The notebook, run and exported as an HTML page into `folder`, without the state of its widgets."""
+    subprocess.run(
+        [
+            sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute", "--output-dir", str(folder),
+            "--ExecutePreprocessor.store_widget_state=False", str(notebook),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder / notebook.with_suffix(".html").name
+
+
+def still_of(page: Any, prefix: str, width: int) -> tuple[Any, list[str]]:
+    """The still picture whose map of areas is named `prefix…`, wider than `width`, and the titles of its areas."""
+    still = page.locator(f'img[usemap^="#{prefix}"]').first
+    still.scroll_into_view_if_needed()
+    assert still.evaluate(
+        f"image => image.complete && image.naturalWidth > {width} && image.width === image.naturalWidth"
+    )
+    name = still.get_attribute("usemap").removeprefix("#")
+    return still, page.locator(f'map[name="{name}"] area').evaluate_all("areas => areas.map(a => a.title)")
+
+
 class Looking:
     """What a reader sees of the explorer, and how long a change takes to reach the eye."""
 

@@ -2,13 +2,22 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from browser import Looking, artifacts, change_theme, chromium, jupyter_lab, needs_browser, open_notebook, run_all
+from browser import (
+    Looking,
+    artifacts,
+    change_theme,
+    chromium,
+    exported,
+    jupyter_lab,
+    needs_browser,
+    open_notebook,
+    run_all,
+    still_of,
+)
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mask_visualization.ipynb"
 CANVAS = ".stepjepa-mask canvas"
@@ -128,22 +137,10 @@ def test_the_explorer_in_jupyterlab(folder, tmp_path):
 
 
 def test_an_exported_page_shows_the_still(folder, tmp_path):
-    subprocess.run(
-        [
-            sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute", "--output-dir", str(tmp_path),
-            "--ExecutePreprocessor.store_widget_state=False", str(folder / "explorer.ipynb"),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    page = exported(folder / "explorer.ipynb", tmp_path)
     with chromium(height=1000) as watched:
-        watched.page.goto((tmp_path / "explorer.html").as_uri())
-        still = watched.page.locator('img[usemap^="#mask-"]').first
-        still.scroll_into_view_if_needed()
-        assert still.evaluate(
-            "image => image.complete && image.naturalWidth > 300 && image.width === image.naturalWidth"
-        )
-        name = still.get_attribute("usemap").removeprefix("#")
-        titles = watched.page.locator(f'map[name="{name}"] area').evaluate_all("areas => areas.map(a => a.title)")
+        watched.page.goto(page.as_uri())
+        still, titles = still_of(watched.page, "mask-", 300)
         assert len(titles) > 20
         assert all(" sees: " in title for title in titles)
         under_pointer = still.evaluate(

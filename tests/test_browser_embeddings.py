@@ -1,12 +1,21 @@
 """The embedding explorer as a reader meets it: in JupyterLab, and in a page exported from the notebook."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
-from browser import Looking, artifacts, change_theme, chromium, jupyter_lab, needs_browser, open_notebook, run_all
+from browser import (
+    Looking,
+    artifacts,
+    change_theme,
+    chromium,
+    exported,
+    jupyter_lab,
+    needs_browser,
+    open_notebook,
+    run_all,
+    still_of,
+)
 from small_embeddings import make_embeddings
 
 from stepjepa.embeddings import save
@@ -140,22 +149,10 @@ def test_an_exported_page_shows_the_still(tmp_path):
         "from stepjepa.embedding_explorer import embedding_explorer\nfrom stepjepa.embeddings import load",
         'embedding_explorer(load("some.npz"), "constructed", seeds=(0,))',
     )
-    subprocess.run(
-        [
-            sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute", "--output-dir", str(tmp_path),
-            "--ExecutePreprocessor.store_widget_state=False", str(tmp_path / "explorer.ipynb"),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    page = exported(tmp_path / "explorer.ipynb", tmp_path)
     with chromium(height=1000) as watched:
-        watched.page.goto((tmp_path / "explorer.html").as_uri())
-        still = watched.page.locator('img[usemap^="#map-"]').first
-        still.scroll_into_view_if_needed()
-        assert still.evaluate(
-            "image => image.complete && image.naturalWidth > 500 && image.width === image.naturalWidth"
-        )
-        name = still.get_attribute("usemap").removeprefix("#")
-        titles = watched.page.locator(f'map[name="{name}"] area').evaluate_all("areas => areas.map(a => a.title)")
+        watched.page.goto(page.as_uri())
+        still, titles = still_of(watched.page, "map-", 500)
         assert len(titles) == 2 * len(make_embeddings().target)
         assert titles[0].startswith("Problem 1, context view after step 1, which has to predict step 2: «")
         under_pointer = still.evaluate(
