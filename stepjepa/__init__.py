@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "split_steps": "steps",
     "tokenize_example": "data",
-    "StepJEPACollator": "layout",
-    "encode_views": "views",
+    "StepJEPACollator": "jepa.layout",
+    "encode_views": "jepa.views",
     "load_model": "modeling",
     "StepJEPAConfig": "config",
     "StepJEPATrainer": "trainer",
@@ -23,11 +23,11 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from stepjepa.config import StepJEPAConfig as StepJEPAConfig
     from stepjepa.data import tokenize_example as tokenize_example
-    from stepjepa.layout import StepJEPACollator as StepJEPACollator
+    from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
+    from stepjepa.jepa.views import encode_views as encode_views
     from stepjepa.modeling import load_model as load_model
     from stepjepa.steps import split_steps as split_steps
     from stepjepa.trainer import StepJEPATrainer as StepJEPATrainer
-    from stepjepa.views import encode_views as encode_views
 
 
 def __getattr__(name: str) -> Any:

@@ -15,14 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stepjepa.architectures import base_model
 from stepjepa.chat import ChatRenderer
 from stepjepa.data import TooLongError, tokenize_example
 from stepjepa.errors import UserError
-from stepjepa.layout import StepJEPACollator
-from stepjepa.masks import allowed, layer_windows, within_window
-from stepjepa.pairs import step_spans
-from stepjepa.views import encode_views
+from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.masks import allowed, layer_windows, within_window
+from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.views import encode_views
 
 MAX_MAPS = 64
 Heads = Literal["mean", "all"] | list[int]

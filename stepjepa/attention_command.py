@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import torch
 
-from stepjepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.attention import AttentionError, Heads, attention_record
-from stepjepa.layout import ISOLATIONS
+from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
+from stepjepa.jepa.layout import ISOLATIONS
+from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.leakage import format_audit, leakage_audit
 from stepjepa.modeling import BUILTIN, load_model
-from stepjepa.pairs import PAIR_SETS
 from stepjepa.records import environment, write_json
 from stepjepa.sources import read_examples
 from stepjepa.steps import Splitter

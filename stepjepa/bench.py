@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.architectures import check_architecture
 from stepjepa.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
 from stepjepa.bench_memory import peak_memory
 from stepjepa.bench_report import Times, format_table, summarise
@@ -36,7 +35,8 @@ from stepjepa.bench_setup import (
     restore_workload,
     save_workload,
 )
-from stepjepa.masks import attention_masks
+from stepjepa.jepa.architectures import check_architecture
+from stepjepa.jepa.masks import attention_masks
 from stepjepa.records import environment, write_json
 
 

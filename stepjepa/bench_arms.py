@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stepjepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
-from stepjepa.losses import jepa_losses
-from stepjepa.masks import layer_windows, within_window
-from stepjepa.pairs import view_pairs
-from stepjepa.views import encode_views
+from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.masks import layer_windows, within_window
+from stepjepa.jepa.pairs import view_pairs
+from stepjepa.jepa.views import encode_views
 
 Row = dict[str, Any]
 Batch = dict[str, Tensor]

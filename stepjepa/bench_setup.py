@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from stepjepa.data import TokenReport, tokenize_dataset
 from stepjepa.errors import UserError
+from stepjepa.jepa.pairs import step_spans
 from stepjepa.modeling import BUILTIN, add_predictor_tokens, load_model, set_pad_token
-from stepjepa.pairs import step_spans
 from stepjepa.sources import read_examples
 
 PAD, END = "<|pad|>", "<|end|>"

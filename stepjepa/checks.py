@@ -17,10 +17,10 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from stepjepa.architectures import base_model
-from stepjepa.layout import ISOLATIONS, StepJEPACollator
+from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
+from stepjepa.jepa.pairs import PAIR_SETS, view_pairs
 from stepjepa.modeling import BUILTIN
-from stepjepa.pairs import PAIR_SETS, view_pairs
 
 DEVICES = ("auto", "cpu", "cuda")
 VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")

@@ -21,8 +21,8 @@ from stepjepa.chat import ChatRenderer, Rendering
 from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
 from stepjepa.data import tokenize_dataset
 from stepjepa.generate import end_ids
-from stepjepa.layout import IGNORE
-from stepjepa.pairs import step_spans, view_pairs
+from stepjepa.jepa.layout import IGNORE
+from stepjepa.jepa.pairs import step_spans, view_pairs
 from stepjepa.sources import Report, read_examples
 from stepjepa.steps import Splitter, split_steps
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from stepjepa.checks import Outcome, Subject, number, plural, relative_difference
+from stepjepa.jepa.pairs import view_pairs
+from stepjepa.jepa.views import Views, encode_views
 from stepjepa.leakage import EXPERT_TOLERANCE, has_experts, perturb
-from stepjepa.pairs import view_pairs
-from stepjepa.views import Views, encode_views
 
 FUTURE_CONTEXT = "a future token changes a context view"
 PAST_TARGET = "the question or step 1 changes a target view"

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepjepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.checks import Outcome, Subject, Tolerance, finite, number, plural, relative_difference, shortest
 from stepjepa.checks_isolation import EXPERT_TOLERANCE, check_perturbation, has_experts
-from stepjepa.layout import predictor_token_ids, predictor_tokens
-from stepjepa.losses import jepa_losses
+from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
+from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.views import Views, encode_views
 from stepjepa.modeling import load_model
-from stepjepa.views import Views, encode_views
 
 HALF_ADVICE = " In half precision only gross errors show; run once with --dtype float32 for the exact comparison."
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepjepa.metrics import centered_unit_rows
+from stepjepa.jepa.metrics import centered_unit_rows
 
 
 @dataclass(frozen=True)

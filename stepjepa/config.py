@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from stepjepa.controls import TARGETS
-from stepjepa.layout import ISOLATIONS
-from stepjepa.losses import LOSSES
-from stepjepa.pairs import PAIR_SETS
+from stepjepa.jepa.controls import TARGETS
+from stepjepa.jepa.layout import ISOLATIONS
+from stepjepa.jepa.losses import LOSSES
+from stepjepa.jepa.pairs import PAIR_SETS
 
 LEARNING_RATE_FULL = 2e-5
 LEARNING_RATE_LORA = 2e-4

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
 from stepjepa.formats import RowError, check_steps, convert_row
-from stepjepa.layout import IGNORE
-from stepjepa.pairs import step_spans
+from stepjepa.jepa.layout import IGNORE
+from stepjepa.jepa.pairs import step_spans
 
 __all__ = [
     "PLAIN_TEMPLATE",

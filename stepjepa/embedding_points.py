@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from stepjepa.embeddings import Embeddings
+from stepjepa.jepa.metrics import unit_rows
+from stepjepa.jepa.retrieval import retrieval_ranks
 from stepjepa.measurements import target_texts
-from stepjepa.metrics import unit_rows
 from stepjepa.projections import VIEWS, view_rows
-from stepjepa.retrieval import retrieval_ranks
 
 PARTNERS, OWN = "partner's view", "own view"
 NEAREST = (PARTNERS, OWN)

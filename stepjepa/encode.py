@@ -16,13 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.architectures import base_model
 from stepjepa.data import tokenize_dataset
 from stepjepa.embeddings import Embeddings
 from stepjepa.errors import UserError
-from stepjepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
+from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
+from stepjepa.jepa.views import Views, encode_views
 from stepjepa.results import question_ids
-from stepjepa.views import Views, encode_views
 
 
 class EmbedError(UserError):

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from stepjepa.architectures import base_model
 from stepjepa.checkpoints import NAME as CHECKPOINT
 from stepjepa.errors import UserError
+from stepjepa.jepa.architectures import base_model
 from stepjepa.modeling import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
 
 TRAINING = (

@@ -22,18 +22,18 @@ import traitlets
 from ipywidgets import HTML, Dropdown, IntSlider, Textarea, ToggleButtons, VBox
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepjepa.architectures import base_model
 from stepjepa.data import tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.formats import make_example
-from stepjepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.jepa.views import encode_views
 from stepjepa.mask_drawing import paint, parts, still
 from stepjepa.mask_story import VIEWS, MaskStory
 from stepjepa.mask_words import MaskPicture
 from stepjepa.modeling import BUILTIN_PATH, add_pad_token, add_predictor_tokens
 from stepjepa.sources import read_examples
 from stepjepa.steps import split_steps
-from stepjepa.views import encode_views
 from stepjepa.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {

@@ -19,8 +19,9 @@ from stepjepa.ablation_report import report
 from stepjepa.errors import UserError
 from stepjepa.grid_file import read_grid
 from stepjepa.grid_folder import GridFolder
-from stepjepa.layout import StepJEPACollator
-from stepjepa.masks import allowed
+from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.masks import allowed
+from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.plots import loss_curves, mask_panels, price_bars
 from stepjepa.plots_ablation import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.plots_attention import attention_maps
@@ -28,7 +29,6 @@ from stepjepa.plots_compare import forest
 from stepjepa.plots_embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.plots_leakage import leakage_map
 from stepjepa.records import write_json
-from stepjepa.reference import build_step2_isolation_mask
 from stepjepa.style import save_figure
 
 TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from stepjepa.architectures import base_model
 from stepjepa.errors import UserError
+from stepjepa.jepa.architectures import base_model
 from stepjepa.kv_cache import growing_cache
 
 MAX_NEW_TOKENS = 768

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.architectures import base_model
 from stepjepa.attention import longest, windows_by_layer
 from stepjepa.data import tokenize_dataset
 from stepjepa.errors import UserError
-from stepjepa.layout import StepJEPACollator
-from stepjepa.pairs import ViewPair, step_spans, view_pairs
-from stepjepa.views import Views, encode_views
+from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.pairs import ViewPair, step_spans, view_pairs
+from stepjepa.jepa.views import Views, encode_views
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 EXPERT_TOLERANCE = 1e-4

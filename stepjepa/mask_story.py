@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from stepjepa.layout import without_branches
+from stepjepa.jepa.layout import without_branches
+from stepjepa.jepa.masks import allowed
+from stepjepa.jepa.reference import SecondPass
 from stepjepa.mask_words import AGAIN, BRANCH, FATES, LEFT_OUT, MaskPicture, Token
-from stepjepa.masks import allowed
-from stepjepa.reference import SecondPass
 
 VIEWS = ("plain causal", "two-pass", "single-pass", "difference")
 

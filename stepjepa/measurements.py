@@ -19,7 +19,7 @@ from torch import Tensor
 from stepjepa.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
 from stepjepa.coherence import coherence
 from stepjepa.embeddings import Embeddings, EmbeddingsError
-from stepjepa.metrics import (
+from stepjepa.jepa.metrics import (
     alignment,
     centered_margin,
     dimension_spread,
@@ -29,13 +29,13 @@ from stepjepa.metrics import (
     uniformity,
     unit_rows,
 )
-from stepjepa.probes import linear_probe, order_probe, value_probe
-from stepjepa.projections import VIEWS, ViewRows, view_rows
-from stepjepa.retrieval import (
+from stepjepa.jepa.retrieval import (
     chance_recall,
     chance_reciprocal_rank,
     retrieval_ranks,
 )
+from stepjepa.probes import linear_probe, order_probe, value_probe
+from stepjepa.projections import VIEWS, ViewRows, view_rows
 
 DRAWS, BLOCKS, FOLDS = 1000, 20, 5
 LEAST = 2 * FOLDS

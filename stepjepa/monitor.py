@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
-from stepjepa.metrics import retrieval_hits, spread
-from stepjepa.views import Views
+from stepjepa.jepa.metrics import retrieval_hits, spread
+from stepjepa.jepa.views import Views
 
 FIELDS = ("lm", "jepa", "jepa_steps", "hits", "chance", "retrieved", "spread", "spread_batches",
           "examples", "without_pair", "tokens")  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced
-from stepjepa.metrics import centered_unit_rows, effective_rank, mean_direction_energy, singular_values, unit_rows
+from stepjepa.jepa.metrics import centered_unit_rows, effective_rank, mean_direction_energy, singular_values, unit_rows
 
 VIEWS = ("context", "target", "state")
 

@@ -22,8 +22,8 @@ import torch
 
 from stepjepa.bootstrap import bootstrap_mean, cluster_jackknife
 from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced, load
+from stepjepa.jepa.metrics import linear_cka
 from stepjepa.measurements import BLOCKS, DRAWS, Measure, measure, pair_scores
-from stepjepa.metrics import linear_cka
 from stepjepa.projections import VIEWS, map_record, similarity_record, spectrum_record, view_rows
 from stepjepa.records import environment, write_json
 from stepjepa.representation_table import report_text

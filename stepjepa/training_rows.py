@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from stepjepa.data import TokenReport, tokenize_dataset
-from stepjepa.pairs import view_pairs
+from stepjepa.jepa.pairs import view_pairs
 
 COLUMNS = ("input_ids", "labels", "step_ids")
 

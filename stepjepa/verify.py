@@ -24,7 +24,7 @@ from stepjepa.checks_data import (
     check_resources,
 )
 from stepjepa.checks_model import MODEL_CHECKS, check_model
-from stepjepa.layout import ISOLATIONS
+from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.records import environment, write_json
 from stepjepa.steps import Splitter
 

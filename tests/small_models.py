@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from stepjepa.layout import StepJEPACollator
+from stepjepa.jepa.layout import StepJEPACollator
 
 VOCABULARY = 160
 PREDICTORS = {"<|predictor|>": 150, "<|predictor_1|>": 151, "<|predictor_2|>": 152, "<|predictor_3|>": 153}

@@ -11,7 +11,7 @@ import torch
 from small_models import CONFIGS, WINDOW, collator, small_model, small_rows
 from small_tokenizers import gemma_style, gpt2_style, llama3_style, sentencepiece_style
 
-from stepjepa import attention, masks
+from stepjepa import attention
 from stepjepa.attention import (
     AttentionError,
     attention_record,
@@ -26,7 +26,8 @@ from stepjepa.attention import (
 from stepjepa.attention_command import main
 from stepjepa.data import tokenize_example
 from stepjepa.errors import UserError
-from stepjepa.layout import ISOLATIONS
+from stepjepa.jepa import masks
+from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.modeling import load_model
 from stepjepa.sources import make_example, read_examples, write_jsonl
 

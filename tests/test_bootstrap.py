@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from stepjepa.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
-from stepjepa.metrics import effective_rank
-from stepjepa.retrieval import recall_at, retrieval_ranks
+from stepjepa.jepa.metrics import effective_rank
+from stepjepa.jepa.retrieval import recall_at, retrieval_ranks
 
 RNG = np.random.default_rng(0)
 GROUPS = np.repeat(RNG.permutation(30), RNG.integers(1, 6, size=30))

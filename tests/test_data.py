@@ -20,7 +20,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from stepjepa.chat import PLAIN_TEMPLATE
 from stepjepa.data import TooLongError, render_prompt, tokenize_dataset, tokenize_example
-from stepjepa.pairs import step_spans
+from stepjepa.jepa.pairs import step_spans
 from stepjepa.sources import make_example, read_examples
 
 GSM8K = DATA / "gsm8k" / "train.jsonl"

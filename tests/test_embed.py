@@ -12,11 +12,11 @@ from stepjepa.data import tokenize_example
 from stepjepa.embed import check_predictors, joined, main, with_responses, with_system_prompt
 from stepjepa.embeddings import load
 from stepjepa.encode import EmbedError, encode_examples, random_weights
-from stepjepa.layout import StepJEPACollator
+from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.views import encode_views
 from stepjepa.modeling import BUILTIN_PATH, load_model
 from stepjepa.results import Results, ResultsError, question_ids
 from stepjepa.sources import make_example, read_examples, write_jsonl
-from stepjepa.views import encode_views
 
 
 @pytest.fixture(scope="module")

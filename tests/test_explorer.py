@@ -15,13 +15,13 @@ from stepjepa.data import tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
 from stepjepa.formats import make_example
-from stepjepa.layout import ISOLATIONS, StepJEPACollator
+from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
+from stepjepa.jepa.masks import allowed
+from stepjepa.jepa.reference import build_step2_isolation_mask
+from stepjepa.jepa.views import encode_views
 from stepjepa.mask_drawing import STEP_COLOURS, group_colour, paint
 from stepjepa.mask_story import VIEWS
-from stepjepa.masks import allowed
-from stepjepa.reference import build_step2_isolation_mask
 from stepjepa.style import BLUE, ORANGE
-from stepjepa.views import encode_views
 
 EXAMPLE = make_example("What is 2 + 3 - 1?", ["2 + 3 = 5.", "5 - 1 = 4.", "The answer is 4."], "4", "t", None)
 

@@ -10,7 +10,9 @@ import torch
 import transformers
 from small_models import CONFIGS, collator, small_model, small_rows
 
-from stepjepa import leakage, masks
+from stepjepa import leakage
+from stepjepa.jepa import masks
+from stepjepa.jepa.pairs import view_pairs
 from stepjepa.leakage import (
     LeakageError,
     Reach,
@@ -24,7 +26,6 @@ from stepjepa.leakage import (
     view_name,
 )
 from stepjepa.modeling import load_model
-from stepjepa.pairs import view_pairs
 from stepjepa.sources import make_example, read_examples
 
 

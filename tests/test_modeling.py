@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepjepa import load_model
 from stepjepa.config import StepJEPAConfig
 from stepjepa.data import tokenize_dataset
-from stepjepa.layout import StepJEPACollator, predictor_token_ids
-from stepjepa.losses import jepa_losses
+from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.views import encode_views
 from stepjepa.modeling import ModelLoadError
 from stepjepa.sources import read_examples
 from stepjepa.trainer import StepJEPATrainer
-from stepjepa.views import encode_views
 
 EXAMPLES, _ = read_examples("builtin", count=8)
 

@@ -10,8 +10,8 @@ import torch
 from small_embeddings import make_embeddings
 
 from stepjepa.embeddings import EmbeddingsError, save
+from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
 from stepjepa.measurements import Measure, correct_minus_wrong, measure, pair_scores, target_texts
-from stepjepa.metrics import alignment, centered_margin, effective_rank
 from stepjepa.representation_table import report_text
 from stepjepa.representations import (
     above,

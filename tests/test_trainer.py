@@ -11,9 +11,9 @@ from accelerate import ParallelismConfig
 from small_models import Tokens, collator, small_model, small_rows
 
 from stepjepa.config import StepJEPAConfig
-from stepjepa.losses import jepa_losses
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.views import encode_views
 from stepjepa.trainer import StepJEPATrainer
-from stepjepa.views import encode_views
 
 
 def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):

@@ -14,8 +14,9 @@ import transformers as tf
 from small_models import SIZES, Tokens, small_model, small_rows
 from small_tokenizers import gpt2_style, llama3_style
 
-from stepjepa import checks_data, cli, data, masks, verify
+from stepjepa import checks_data, cli, data, verify
 from stepjepa.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.jepa import masks
 from stepjepa.modeling import load_model
 from stepjepa.problems import generate_problems
 from stepjepa.sources import make_example, write_jsonl

@@ -7,9 +7,9 @@ import torch
 from small_models import Tokens, collator, small_model, small_rows
 from test_trainer import flat_weights, losses, make_trainer, step_of
 
-from stepjepa.controls import pair_keys, random_targets, shuffled_order, training_target
-from stepjepa.losses import jepa_losses
-from stepjepa.views import encode_views
+from stepjepa.jepa.controls import pair_keys, random_targets, shuffled_order, training_target
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.views import encode_views
 
 
 def test_a_shuffled_order_leaves_nothing_in_place():

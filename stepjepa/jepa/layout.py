@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepjepa.pairs import PAIR_SETS, ViewPair, view_pairs
+from stepjepa.jepa.pairs import PAIR_SETS, ViewPair, view_pairs
 
 IGNORE = -100
 ISOLATIONS = ("step", "sink", "none")

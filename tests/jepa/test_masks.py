@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_models import collator, small_model, small_rows
 
-from stepjepa.masks import allowed, attention_masks, block_mask, dense_mask, within_window
-from stepjepa.reference import build_step2_isolation_mask
+from stepjepa.jepa.masks import allowed, attention_masks, block_mask, dense_mask, within_window
+from stepjepa.jepa.reference import build_step2_isolation_mask
 
 # One example: [Sys][User][S1][S2][S2][S3] then the branch [PRED][S2 S2], then padding.
 SEGMENTS = torch.tensor([[0, 0, 0, 0, 0, 0, 1, 2, 2, -1]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_models import Tokens, collator, small_rows
 
-from stepjepa.layout import StepJEPACollator, without_branches
-from stepjepa.pairs import StepSpan, ViewPair, step_spans, view_pairs
+from stepjepa.jepa.layout import StepJEPACollator, without_branches
+from stepjepa.jepa.pairs import StepSpan, ViewPair, step_spans, view_pairs
 
 #          prompt  S1     S2     S3  end of turn
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2, -1]

@@ -5,10 +5,10 @@ import torch
 import transformers as tf
 from small_models import CONFIGS, EAGER_ONLY, SIZES, WINDOW, collator, small_model, small_rows
 
-from stepjepa.architectures import UnsupportedArchitectureError, check_architecture, check_isolation
-from stepjepa.layout import FLEX_BLOCK
-from stepjepa.losses import jepa_losses
-from stepjepa.views import encode_views
+from stepjepa.jepa.architectures import UnsupportedArchitectureError, check_architecture, check_isolation
+from stepjepa.jepa.layout import FLEX_BLOCK
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.views import encode_views
 
 LAYOUTS = [
     {"pairs": "first"},

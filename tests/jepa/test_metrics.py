@@ -12,7 +12,7 @@ import torch
 from scipy.special import ive
 
 from stepjepa.coherence import coherence
-from stepjepa.metrics import (
+from stepjepa.jepa.metrics import (
     alignment,
     centered_margin,
     centered_unit_rows,
@@ -26,7 +26,7 @@ from stepjepa.metrics import (
     uniformity,
     unit_rows,
 )
-from stepjepa.retrieval import (
+from stepjepa.jepa.retrieval import (
     chance_recall,
     chance_reciprocal_rank,
     mean_reciprocal_rank,
@@ -258,7 +258,7 @@ def naive_ranks(context, candidates, true_index, allowed):
 
 
 def test_ranks_against_a_double_loop(monkeypatch):
-    monkeypatch.setattr("stepjepa.retrieval.BLOCK", 4)  # several blocks
+    monkeypatch.setattr("stepjepa.jepa.retrieval.BLOCK", 4)  # several blocks
     candidates = normal(14, 5, seed=2)
     true_index = torch.tensor([3, 0, 13, 5, 5, 7, 1, 2, 9])
     allowed = normal(9, 14, seed=3) > 0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepjepa.losses import LOSSES, jepa_losses
-from stepjepa.metrics import retrieval_hits, spread
+from stepjepa.jepa.losses import LOSSES, jepa_losses
+from stepjepa.jepa.metrics import retrieval_hits, spread
 
 RNG = np.random.default_rng(0)
 C, T = RNG.normal(size=(5, 7)), RNG.normal(size=(5, 7))

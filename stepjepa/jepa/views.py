@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepjepa.architectures import base_model, check_architecture
-from stepjepa.layout import IGNORE, whole_blocks
-from stepjepa.losses import at_least_float32
-from stepjepa.masks import attention_masks
+from stepjepa.jepa.architectures import base_model, check_architecture
+from stepjepa.jepa.layout import IGNORE, whole_blocks
+from stepjepa.jepa.losses import at_least_float32
+from stepjepa.jepa.masks import attention_masks
 
 ENGINES = ("single_pass", "two_pass")
 
@@ -104,7 +104,7 @@ def encode_views(
     if engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}; choose one of {', '.join(ENGINES)}.")
     if engine == "two_pass":
-        from stepjepa.reference import two_pass_views
+        from stepjepa.jepa.reference import two_pass_views
 
         if layers or step_states or attentions:
             raise ValueError("The two-pass engine gives the losses and the last-layer views only.")

@@ -98,8 +98,8 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
     Raises:
         UnsupportedArchitectureError: if they do not.
     """
-    from stepjepa.layout import whole_blocks
-    from stepjepa.masks import attention_masks
+    from stepjepa.jepa.layout import whole_blocks
+    from stepjepa.jepa.masks import attention_masks
 
     inner = base_model(model)
     training = inner.training

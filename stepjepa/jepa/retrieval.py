@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepjepa.metrics import unit_rows
+from stepjepa.jepa.metrics import unit_rows
 
 TIE = 1e-12
 """Cosines closer than this are equal: identical candidates differ by rounding in a matrix product."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from stepjepa.architectures import base_model, check_architecture
-from stepjepa.layout import IGNORE
-from stepjepa.masks import dense_mask, layer_windows, within_window
-from stepjepa.pairs import step_spans
-from stepjepa.views import Views, next_labels, token_losses
+from stepjepa.jepa.architectures import base_model, check_architecture
+from stepjepa.jepa.layout import IGNORE
+from stepjepa.jepa.masks import dense_mask, layer_windows, within_window
+from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.views import Views, next_labels, token_losses
 
 
 def find_step_boundaries(step_ids: Sequence[int]) -> list[tuple[int, int]]:

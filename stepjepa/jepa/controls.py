@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stepjepa.losses import at_least_float32
+from stepjepa.jepa.losses import at_least_float32
 
 TARGETS = ("step", "shuffled", "random")
 
