@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "split_steps": "steps",
-    "tokenize_example": "data",
+    "split_steps": "data.steps",
+    "tokenize_example": "data.tokens",
     "StepJEPACollator": "jepa.layout",
     "encode_views": "jepa.views",
     "load_model": "modeling",
@@ -22,11 +22,11 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from stepjepa.config import StepJEPAConfig as StepJEPAConfig
-    from stepjepa.data import tokenize_example as tokenize_example
+    from stepjepa.data.steps import split_steps as split_steps
+    from stepjepa.data.tokens import tokenize_example as tokenize_example
     from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
     from stepjepa.jepa.views import encode_views as encode_views
     from stepjepa.modeling import load_model as load_model
-    from stepjepa.steps import split_steps as split_steps
     from stepjepa.trainer import StepJEPATrainer as StepJEPATrainer
 
 

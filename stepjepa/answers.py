@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from stepjepa.data.steps import last_boxed, split_think
 from stepjepa.equivalence import equivalent
 from stepjepa.quantities import DECIMAL, Number, read_number, split_unit
-from stepjepa.steps import last_boxed, split_think
 
 # -------- extraction --------
 

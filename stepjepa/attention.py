@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stepjepa.chat import ChatRenderer
-from stepjepa.data import TooLongError, tokenize_example
+from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.tokens import TooLongError, tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import StepJEPACollator

@@ -10,14 +10,14 @@ from typing import Any, get_args
 import torch
 
 from stepjepa.attention import AttentionError, Heads, attention_record
+from stepjepa.data.sources import read_examples
+from stepjepa.data.steps import Splitter
 from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.leakage import format_audit, leakage_audit
 from stepjepa.modeling import BUILTIN, load_model
 from stepjepa.records import environment, write_json
-from stepjepa.sources import read_examples
-from stepjepa.steps import Splitter
 
 SHOWN_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 TEST_PROBLEMS, TEST_SEED = 200, 1  # the built-in problems that results are measured on

@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from stepjepa.bench_report import spread
-from stepjepa.chat import ChatRenderer
+from stepjepa.data.chat import ChatRenderer
 from stepjepa.errors import UserError
 from stepjepa.evaluate import accuracy, token_ids, verdict
 from stepjepa.evaluated import choose_device, load_tokenizer, load_weights, locate_model

@@ -17,11 +17,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.data.sources import read_examples
+from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.errors import UserError
 from stepjepa.jepa.pairs import step_spans
 from stepjepa.modeling import BUILTIN, add_predictor_tokens, load_model, set_pad_token
-from stepjepa.sources import read_examples
 
 PAD, END = "<|pad|>", "<|end|>"
 DTYPES = ("float32", "bfloat16", "float16", "float64")

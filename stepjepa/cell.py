@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from stepjepa.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.config import StepJEPAConfig
+from stepjepa.data.sources import read_examples
 from stepjepa.embeddings import Embeddings
 from stepjepa.encode import encode_examples
 from stepjepa.evaluate import generate_answers
@@ -30,7 +31,6 @@ from stepjepa.jepa.metrics import centered_margin, effective_rank, mean_directio
 from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
 from stepjepa.measurements import PairScores, pair_scores
 from stepjepa.results import question_ids
-from stepjepa.sources import read_examples
 from stepjepa.trainer import StepJEPATrainer
 
 LOGGING_STEPS, SAVE_STEPS = 8, 32

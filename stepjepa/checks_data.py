@@ -17,14 +17,14 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from stepjepa.chat import ChatRenderer, Rendering
 from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
-from stepjepa.data import tokenize_dataset
+from stepjepa.data.chat import ChatRenderer, Rendering
+from stepjepa.data.sources import Report, read_examples
+from stepjepa.data.steps import Splitter, split_steps
+from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.generate import end_ids
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans, view_pairs
-from stepjepa.sources import Report, read_examples
-from stepjepa.steps import Splitter, split_steps
 
 MOST_EXAMPLES = 10_000
 """Of larger data sets this many examples, evenly spaced, are tokenized."""

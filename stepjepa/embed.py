@@ -12,7 +12,9 @@ from typing import Any, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepjepa.chat import ChatRenderer
+from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.sources import format_report, read_examples
+from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.embeddings import check_suffix, save
 from stepjepa.encode import EmbedError, encode_examples, random_weights
 from stepjepa.evaluated import EvaluatedModel, choose_device, locate_model
@@ -24,8 +26,6 @@ from stepjepa.modeling import BUILTIN, BUILTIN_PATH, DTYPES, ModelLoadError, loa
 from stepjepa.questions import shown_path
 from stepjepa.records import environment
 from stepjepa.results import Results, question_ids, read_results
-from stepjepa.sources import format_report, read_examples
-from stepjepa.steps import Splitter, split_steps
 
 EMBED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.data import tokenize_dataset
+from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.embeddings import Embeddings
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model

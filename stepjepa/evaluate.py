@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
-from stepjepa.chat import ChatRenderer
+from stepjepa.data.chat import ChatRenderer
 from stepjepa.generate import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, generate
 from stepjepa.votes import majority
 

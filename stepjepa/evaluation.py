@@ -16,11 +16,11 @@ from jinja2.exceptions import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.chat import ChatRenderer
+from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.earlier import EvaluateError, check_output, digest, earlier, replay
 from stepjepa.evaluate import token_ids, verdict, vote
 from stepjepa.evaluated import EvaluatedModel, choose_device, load_tokenizer, load_weights, locate_model
-from stepjepa.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.generate import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
 from stepjepa.jepa.architectures import base_model
 from stepjepa.journal import Journal

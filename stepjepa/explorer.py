@@ -22,9 +22,11 @@ import traitlets
 from ipywidgets import HTML, Dropdown, IntSlider, Textarea, ToggleButtons, VBox
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepjepa.data import tokenize_example
+from stepjepa.data.formats import make_example
+from stepjepa.data.sources import read_examples
+from stepjepa.data.steps import split_steps
+from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError
-from stepjepa.formats import make_example
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
 from stepjepa.jepa.views import encode_views
@@ -32,8 +34,6 @@ from stepjepa.mask_drawing import paint, parts, still
 from stepjepa.mask_story import VIEWS, MaskStory
 from stepjepa.mask_words import MaskPicture
 from stepjepa.modeling import BUILTIN_PATH, add_pad_token, add_predictor_tokens
-from stepjepa.sources import read_examples
-from stepjepa.steps import split_steps
 from stepjepa.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {
@@ -261,7 +261,7 @@ def mask_explorer(
 
     Args:
         tokenizer: a fast tokenizer; by default the built-in one. It is not changed.
-        examples: prepared examples (`stepjepa.sources.read_examples`); by default built-in test problems, of each
+        examples: prepared examples (`stepjepa.data.sources.read_examples`); by default built-in test problems, of each
             number of steps the shortest.
         model: loaded with `attn_implementation="eager"`, to show real attention weights on the same layout; give
             its tokenizer too.

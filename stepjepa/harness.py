@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.data.sources import read_examples
 from stepjepa.errors import UserError
-from stepjepa.sources import read_examples
 
 
 def load_rows(
@@ -24,7 +24,7 @@ def load_rows(
     """The rows of the task, ``{"test": Dataset}`` with the texts `question`, `system` and `answer`.
 
     Args:
-        test_file: What `stepjepa.sources.read_examples` reads, strictly; from ``--metadata test_file=…``.
+        test_file: What `stepjepa.data.sources.read_examples` reads, strictly; from ``--metadata test_file=…``.
         split, count, seed: Which split of a Hub data set, which built-in problems.
         _: The model's arguments, which the harness passes along.
 

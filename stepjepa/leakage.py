@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from stepjepa.attention import longest, windows_by_layer
-from stepjepa.data import tokenize_dataset
+from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import StepJEPACollator

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from stepjepa.chat import end_of_turn_id
+from stepjepa.data.chat import end_of_turn_id
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS
+from stepjepa.data.sources import format_report
+from stepjepa.data.sources import prepare as write_examples
+from stepjepa.data.steps import Splitter
 from stepjepa.errors import UserError
-from stepjepa.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS
-from stepjepa.sources import format_report
-from stepjepa.sources import prepare as write_examples
-from stepjepa.steps import Splitter
 
 
 def parser() -> argparse.ArgumentParser:

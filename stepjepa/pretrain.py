@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from stepjepa.data.problems import generate_problems
 from stepjepa.evaluate import accuracy, generate_answers
-from stepjepa.problems import generate_problems
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end_of_turn|>"
 ROLES = ("system", "user", "assistant")

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.formats import RowError, RowOptions, convert_row
-from stepjepa.gold import marked_answer, named_answer
-from stepjepa.rows import Row, SourceError, file_rows, hub_rows, locate, name_of
-from stepjepa.sources import read_examples
+from stepjepa.data.formats import RowError, RowOptions, convert_row
+from stepjepa.data.gold import marked_answer, named_answer
+from stepjepa.data.rows import Row, SourceError, file_rows, hub_rows, locate, name_of
+from stepjepa.data.sources import read_examples
 
 BUILTIN = "builtin"
 PLACES = 5  # named in a message

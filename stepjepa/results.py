@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepjepa.data.sources import write_jsonl
 from stepjepa.errors import UserError
 from stepjepa.records import write_json
-from stepjepa.sources import write_jsonl
 
 REQUIRED = ("id", "index", "question", "response", "extracted", "gold", "correct")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from stepjepa.data import TokenReport, tokenize_dataset
+from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.pairs import view_pairs
 
 COLUMNS = ("input_ids", "labels", "step_ids")

@@ -24,9 +24,9 @@ from stepjepa.checks_data import (
     check_resources,
 )
 from stepjepa.checks_model import MODEL_CHECKS, check_model
+from stepjepa.data.steps import Splitter
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.records import environment, write_json
-from stepjepa.steps import Splitter
 
 __all__ = ["Check", "VerifyOptions", "format_table", "main", "verify"]
 

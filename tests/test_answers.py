@@ -16,9 +16,9 @@ from real_data import DATA
 
 from stepjepa import equivalence
 from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.data.sources import read_examples
 from stepjepa.equivalence import equivalent
 from stepjepa.quantities import Number, read_number, split_unit
-from stepjepa.sources import read_examples
 
 # -------- where the answer stands --------
 

@@ -24,12 +24,12 @@ from stepjepa.attention import (
     windows_by_layer,
 )
 from stepjepa.attention_command import main
-from stepjepa.data import tokenize_example
+from stepjepa.data.sources import make_example, read_examples, write_jsonl
+from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.jepa import masks
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.modeling import load_model
-from stepjepa.sources import make_example, read_examples, write_jsonl
 
 SHORT = make_example(
     "Ann has 4 pens and buys 3 at $2. How many?",

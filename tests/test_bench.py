@@ -21,7 +21,7 @@ from stepjepa.bench_setup import (
     save_workload,
     train_tokenizer,
 )
-from stepjepa.sources import make_example, write_jsonl
+from stepjepa.data.sources import make_example, write_jsonl
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")
 ALL = ("single_pass_all", "two_pass_all")

@@ -27,7 +27,7 @@ from stepjepa import load_model
 from stepjepa.embedding_explorer import embedding_explorer
 from stepjepa.embeddings import load
 from stepjepa.encode import encode_examples, random_weights
-from stepjepa.sources import read_examples
+from stepjepa.data.sources import read_examples
 
 model, tokenizer = load_model()
 examples, _ = read_examples("builtin", split="test", count=40, seed=1)

@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from stepjepa.data import tokenize_example
+from stepjepa.data.sources import make_example, read_examples, write_jsonl
+from stepjepa.data.tokens import tokenize_example
 from stepjepa.embed import check_predictors, joined, main, with_responses, with_system_prompt
 from stepjepa.embeddings import load
 from stepjepa.encode import EmbedError, encode_examples, random_weights
@@ -16,7 +17,6 @@ from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
 from stepjepa.modeling import BUILTIN_PATH, load_model
 from stepjepa.results import Results, ResultsError, question_ids
-from stepjepa.sources import make_example, read_examples, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_another_number_of_predictor_tokens_is_refused():
 
 def result_rows(examples, tokenizer=None):
     """Every second question answered correctly, in a response of one step more than the gold solution."""
-    from stepjepa.chat import ChatRenderer
+    from stepjepa.data.chat import ChatRenderer
 
     rows = []
     for i, (name, example) in enumerate(zip(question_ids(examples), examples, strict=True)):

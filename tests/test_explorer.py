@@ -11,10 +11,10 @@ import torch
 from ipywidgets import Widget
 
 from stepjepa import load_model
-from stepjepa.data import tokenize_example
+from stepjepa.data.formats import make_example
+from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
-from stepjepa.formats import make_example
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Conf
 
 import stepjepa.generate as generation
 from stepjepa.bench_generation import alone
-from stepjepa.chat import ChatRenderer
+from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.sources import read_examples
 from stepjepa.generate import (
     MAX_NEW_TOKENS,
     Answer,
@@ -30,7 +31,6 @@ from stepjepa.generate import (
 )
 from stepjepa.kv_cache import GrowingLayer, growing_cache
 from stepjepa.modeling import BUILTIN_PATH, load_model
-from stepjepa.sources import read_examples
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
 

@@ -11,6 +11,7 @@ import transformers
 from small_models import CONFIGS, collator, small_model, small_rows
 
 from stepjepa import leakage
+from stepjepa.data.sources import make_example, read_examples
 from stepjepa.jepa import masks
 from stepjepa.jepa.pairs import view_pairs
 from stepjepa.leakage import (
@@ -26,7 +27,6 @@ from stepjepa.leakage import (
     view_name,
 )
 from stepjepa.modeling import load_model
-from stepjepa.sources import make_example, read_examples
 
 
 def rows() -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepjepa import load_model
 from stepjepa.config import StepJEPAConfig
-from stepjepa.data import tokenize_dataset
+from stepjepa.data.sources import read_examples
+from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
 from stepjepa.modeling import ModelLoadError
-from stepjepa.sources import read_examples
 from stepjepa.trainer import StepJEPATrainer
 
 EXAMPLES, _ = read_examples("builtin", count=8)

@@ -14,12 +14,13 @@ import transformers as tf
 from small_models import SIZES, Tokens, small_model, small_rows
 from small_tokenizers import gpt2_style, llama3_style
 
-from stepjepa import checks_data, cli, data, verify
+from stepjepa import checks_data, cli, verify
 from stepjepa.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.data import tokens as data
+from stepjepa.data.problems import generate_problems
+from stepjepa.data.sources import make_example, write_jsonl
 from stepjepa.jepa import masks
 from stepjepa.modeling import load_model
-from stepjepa.problems import generate_problems
-from stepjepa.sources import make_example, write_jsonl
 
 CHECKS = dict(verify.CHECKS)
 NAMES = list(CHECKS)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stepjepa.data import tokenize_dataset
+from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.pairs import step_spans
 
 LLAMA3_SPLIT = (

@@ -9,7 +9,7 @@ import re
 import pytest
 from real_data import DATA
 
-from stepjepa.steps import final_answer_step, last_boxed, split_steps, split_think, strip_calculator_marks
+from stepjepa.data.steps import final_answer_step, last_boxed, split_steps, split_think, strip_calculator_marks
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."
 SECOND = "Then double the sum, which gives 144."

@@ -1,9 +1,9 @@
 """Families of built-in stories about things: a collection, a shop's stock, a runner's plan.
 
-`stepjepa.problem_text` explains the templates; `stepjepa.problem_stories_more` holds the other families.
+`stepjepa.data.problem_text` explains the templates; `stepjepa.data.problem_stories_more` holds the other families.
 """
 
-from stepjepa.problem_text import (
+from stepjepa.data.problem_text import (
     DOLLARS,
     GAIN,
     GAIN_MORE,

@@ -18,10 +18,10 @@ from small_tokenizers import (
 )
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from stepjepa.chat import PLAIN_TEMPLATE
-from stepjepa.data import TooLongError, render_prompt, tokenize_dataset, tokenize_example
+from stepjepa.data.chat import PLAIN_TEMPLATE
+from stepjepa.data.sources import make_example, read_examples
+from stepjepa.data.tokens import TooLongError, render_prompt, tokenize_dataset, tokenize_example
 from stepjepa.jepa.pairs import step_spans
-from stepjepa.sources import make_example, read_examples
 
 GSM8K = DATA / "gsm8k" / "train.jsonl"
 

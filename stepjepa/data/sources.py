@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stepjepa.formats import (
+from stepjepa.data.formats import (
     DEFAULT_SYSTEM_PROMPT,
     Example,
     RowError,
@@ -26,8 +26,8 @@ from stepjepa.formats import (
     make_example,
     recognise_format,
 )
-from stepjepa.rows import SourceError, file_rows, hub_rows, locate, name_of
-from stepjepa.steps import Short, Splitter, Think, last_boxed
+from stepjepa.data.rows import SourceError, file_rows, hub_rows, locate, name_of
+from stepjepa.data.steps import Short, Splitter, Think, last_boxed
 
 __all__ = [
     "DEFAULT_SYSTEM_PROMPT",
@@ -88,7 +88,7 @@ def format_report(report: Report, places: int = 5) -> str:
 
 
 def _builtin_examples(count: int, seed: int, split: str, system_prompt: str | None) -> Iterator[Example]:
-    from stepjepa.problems import generate_problems
+    from stepjepa.data.problems import generate_problems
 
     for problem in generate_problems(count, seed=seed, split=split):
         extra = {key: value for key, value in problem.items() if key not in ("question", "steps", "answer")}
@@ -122,7 +122,7 @@ def read_examples(
         config: configuration of a Hub data set (``openai/gsm8k`` is read as ``main``).
         split: split of a Hub data set or of the built-in problems.
         row_format: the kind of every row; ``None`` recognises each row by its fields.
-        splitter, think, short, min_chars: see :func:`stepjepa.steps.split_steps`. ``splitter=None`` takes
+        splitter, think, short, min_chars: see :func:`stepjepa.data.steps.split_steps`. ``splitter=None`` takes
             ``line`` for GSM8K rows and ``auto`` otherwise. Prepared and built-in examples have their steps.
         system_prompt: ``"auto"`` is none for the built-in problems and ``DEFAULT_SYSTEM_PROMPT`` for others;
             ``None`` is none. Chat rows keep a system message of their own, prepared rows are not touched.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Literal, get_args
 
-from stepjepa.mathspans import Span, closing_brace, inside, protected_spans
+from stepjepa.data.mathspans import Span, closing_brace, inside, protected_spans
 
 Splitter = Literal["auto", "paragraph", "line", "numbered", "sentence"]
 Think = Literal["remove", "steps"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from real_data import DATA
 
-from stepjepa.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
-from stepjepa.sources import (
+from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
+from stepjepa.data.sources import (
     Report,
     SourceError,
     format_report,
@@ -21,7 +21,7 @@ from stepjepa.sources import (
     read_jsonl,
     write_jsonl,
 )
-from stepjepa.steps import last_boxed
+from stepjepa.data.steps import last_boxed
 
 GSM8K = {
     "question": "Natalia sold clips to 48 friends in April, and half as many in May. How many in all?",

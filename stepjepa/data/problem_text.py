@@ -1,6 +1,6 @@
 """Templates of the built-in story problems, and the teller that fills them in.
 
-Only text lives here; `stepjepa.problems` chooses the numbers. A template names its operands ``{k}`` (one
+Only text lives here; `stepjepa.data.problems` chooses the numbers. A template names its operands ``{k}`` (one
 number), or ``{a}`` and ``{b}`` (a product); its solution sentence shows the equation as ``{eq}``, followed by
 the ``{unit}`` that agrees with the result.
 

@@ -1,10 +1,10 @@
 """More families of built-in stories: savings, a bus, a game, a water tank.
 
-`stepjepa.problem_text` explains the templates; these stories count things that cannot be packed in boxes, so
+`stepjepa.data.problem_text` explains the templates; these stories count things that cannot be packed in boxes, so
 their products come from rates (an amount per day, per hour, per bucket).
 """
 
-from stepjepa.problem_text import (
+from stepjepa.data.problem_text import (
     DOLLARS,
     GAIN,
     GAIN_MORE,

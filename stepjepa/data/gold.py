@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stepjepa.steps import last_boxed
+from stepjepa.data.steps import last_boxed
 
 MARK = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
 """The answer line of GSM8K."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from stepjepa.gold import MARK, named_answer
-from stepjepa.steps import (
+from stepjepa.data.gold import MARK, named_answer
+from stepjepa.data.steps import (
     Short,
     Splitter,
     Think,
@@ -70,7 +70,7 @@ def make_example(
 
     Args:
         question: what the user asks.
-        steps: the reasoning steps, see :func:`stepjepa.steps.split_steps`.
+        steps: the reasoning steps, see :func:`stepjepa.data.steps.split_steps`.
         answer: the final answer, or ``None`` if the data names none.
         source: name under which losses and accuracies of this data are reported.
         system_prompt: the system message; ``None`` for none.

@@ -11,9 +11,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from stepjepa.problem_stories import COLLECTION, SHOP, TRAINING
-from stepjepa.problem_stories_more import BUS, GAME, SAVINGS, TANK
-from stepjepa.problem_text import Ending, Event, Family, Story
+from stepjepa.data.problem_stories import COLLECTION, SHOP, TRAINING
+from stepjepa.data.problem_stories_more import BUS, GAME, SAVINGS, TANK
+from stepjepa.data.problem_text import Ending, Event, Family, Story
 
 FAMILIES = (COLLECTION, SHOP, SAVINGS, BUS, GAME, TANK, TRAINING)
 SPLITS = ("train", "validation", "test")

@@ -19,8 +19,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
-from stepjepa.formats import RowError, check_steps, convert_row
+from stepjepa.data.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
+from stepjepa.data.formats import RowError, check_steps, convert_row
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans
 
@@ -78,7 +78,7 @@ def tokenize_example(
     Args:
         example: ``messages`` ending with the assistant's answer, and ``steps`` with
             ``"\n\n".join(steps)`` equal to it. A row without ``steps`` is converted first
-            (:func:`stepjepa.formats.convert_row`).
+            (:func:`stepjepa.data.formats.convert_row`).
         tokenizer: a fast tokenizer; its chat template is used, or ``PLAIN_TEMPLATE`` if it has none.
         max_length: the most tokens to keep. A longer example keeps its whole steps that fit and loses the
             rest, the end of turn too: after a cut it would teach the model to stop early.

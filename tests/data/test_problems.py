@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from stepjepa.problem_stories import COLLECTION, SHOP, TRAINING
-from stepjepa.problems import DIFFICULTIES, FAMILIES, SPLITS, Difficulty, generate_problems, split_of
+from stepjepa.data.problem_stories import COLLECTION, SHOP, TRAINING
+from stepjepa.data.problems import DIFFICULTIES, FAMILIES, SPLITS, Difficulty, generate_problems, split_of
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+) ")
 OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
@@ -119,7 +119,7 @@ def test_no_duplicates_and_longer_lists_begin_with_shorter_ones():
 
 def test_same_problems_in_another_process():
     code = (
-        "import hashlib, json; from stepjepa.problems import generate_problems as g;"
+        "import hashlib, json; from stepjepa.data.problems import generate_problems as g;"
         "print(hashlib.sha256(json.dumps([g(50, 7), g(50, 7, 'test')]).encode()).hexdigest())"
     )
     digests = {
@@ -175,8 +175,8 @@ def test_wrong_arguments_are_refused():
 
 
 def test_too_many_problems_are_refused(monkeypatch):
-    monkeypatch.setattr("stepjepa.problems.FAMILIES", (TRAINING,))
-    monkeypatch.setattr("stepjepa.problems._MAX_REJECTED", 30)
+    monkeypatch.setattr("stepjepa.data.problems.FAMILIES", (TRAINING,))
+    monkeypatch.setattr("stepjepa.data.problems._MAX_REJECTED", 30)
     tiny = Difficulty((2, 2), (2, 2), (2, 2), (2, 2), (2, 2), largest=4, distractor_rate=0.0)
     with pytest.raises(ValueError, match="different problems"):
         generate_problems(1_000_000, difficulty=tiny)

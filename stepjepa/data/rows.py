@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from tqdm.auto import tqdm
 
+from stepjepa.data.formats import RowError
 from stepjepa.errors import UserError
-from stepjepa.formats import RowError
 
 _UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}
 _DATA_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz", ".zst"}

@@ -2,8 +2,8 @@ r"""The search for the blank line's token is counted, not believed."""
 
 from small_tokenizers import llama3_style
 
-from stepjepa.boundaries import count_boundaries, llama3_style_tokenizer
-from stepjepa.sources import make_example, read_examples
+from stepjepa.data.boundaries import count_boundaries, llama3_style_tokenizer
+from stepjepa.data.sources import make_example, read_examples
 
 
 def test_the_counts_of_a_literal_example():
