@@ -14,7 +14,7 @@ _HOMES = {
     "tokenize_example": "data.tokens",
     "StepJEPACollator": "jepa.layout",
     "encode_views": "jepa.views",
-    "load_model": "modeling",
+    "load_model": "models.loading",
     "StepJEPAConfig": "config",
     "StepJEPATrainer": "trainer",
 }
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stepjepa.data.tokens import tokenize_example as tokenize_example
     from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
     from stepjepa.jepa.views import encode_views as encode_views
-    from stepjepa.modeling import load_model as load_model
+    from stepjepa.models.loading import load_model as load_model
     from stepjepa.trainer import StepJEPATrainer as StepJEPATrainer
 
 

@@ -16,7 +16,7 @@ from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.leakage import format_audit, leakage_audit
-from stepjepa.modeling import BUILTIN, load_model
+from stepjepa.models.loading import BUILTIN, load_model
 from stepjepa.records import environment, write_json
 
 SHOWN_PAIRS = tuple(name for name in PAIR_SETS if name != "none")

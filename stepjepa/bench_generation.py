@@ -19,9 +19,9 @@ from stepjepa.bench_report import spread
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.errors import UserError
 from stepjepa.evaluate import accuracy, token_ids, verdict
-from stepjepa.evaluated import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.generate import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, end_ids, generate
-from stepjepa.modeling import BUILTIN
+from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
+from stepjepa.models.loading import BUILTIN
 from stepjepa.questions import read_questions
 from stepjepa.records import environment, write_json
 

@@ -19,7 +19,7 @@ from stepjepa.jepa.architectures import base_model, check_architecture, check_is
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import Views, encode_views
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 
 HALF_ADVICE = " In half precision only gross errors show; run once with --dtype float32 for the exact comparison."
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "ablate": ("ablation", "run a grid of configurations and seeds: resumable, sharded; --report compares the arms"),
     "bench": ("bench", "what the JEPA term costs against plain fine-tuning; how fast answers are generated"),
     "figures": ("figures", "draw every figure again from its record"),
-    "pretrain": ("pretrain", "make the built-in checkpoint again"),
+    "pretrain": ("models.pretrain", "make the built-in checkpoint again"),
 }
 """Name of the command → its module, and what it does."""
 

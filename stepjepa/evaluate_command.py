@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from stepjepa.evaluation import PROBLEM_SEED, PROBLEMS, SYSTEM_PROMPTS, EvaluateOptions, evaluate
 from stepjepa.generate import MAX_NEW_TOKENS
-from stepjepa.modeling import BUILTIN, DTYPES
+from stepjepa.models.loading import BUILTIN, DTYPES
 from stepjepa.results import summary_path
 from stepjepa.results_summary import table
 

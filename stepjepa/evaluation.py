@@ -20,11 +20,11 @@ from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.earlier import EvaluateError, check_output, digest, earlier, replay
 from stepjepa.evaluate import token_ids, verdict, vote
-from stepjepa.evaluated import EvaluatedModel, choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.generate import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
 from stepjepa.jepa.architectures import base_model
 from stepjepa.journal import Journal
-from stepjepa.modeling import BUILTIN
+from stepjepa.models.checkpoint import EvaluatedModel, choose_device, load_tokenizer, load_weights, locate_model
+from stepjepa.models.loading import BUILTIN
 from stepjepa.questions import Question, QuestionSet, read_questions, shown_path
 from stepjepa.records import environment
 from stepjepa.results import partial_path, question_ids, write_results

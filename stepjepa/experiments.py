@@ -21,7 +21,7 @@ from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.errors import UserError
 from stepjepa.evaluate import accuracy, generate_answers
-from stepjepa.modeling import BUILTIN, load_model
+from stepjepa.models.loading import BUILTIN, load_model
 from stepjepa.records import environment, write_json
 from stepjepa.run_folder import Claim, OutputFolderError, claim_folder
 from stepjepa.run_summary import QuietProgress, describe_row, run_title, summary_table

@@ -33,7 +33,7 @@ from stepjepa.jepa.views import encode_views
 from stepjepa.mask_drawing import paint, parts, still
 from stepjepa.mask_story import VIEWS, MaskStory
 from stepjepa.mask_words import MaskPicture
-from stepjepa.modeling import BUILTIN_PATH, add_pad_token, add_predictor_tokens
+from stepjepa.models.loading import BUILTIN_PATH, add_pad_token, add_predictor_tokens
 from stepjepa.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {

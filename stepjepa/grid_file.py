@@ -26,7 +26,7 @@ import yaml
 from stepjepa.config import StepJEPAConfig
 from stepjepa.errors import UserError
 from stepjepa.grid import SET_BY_RUNNER, CellOptions, Grid
-from stepjepa.modeling import BUILTIN
+from stepjepa.models.loading import BUILTIN
 from stepjepa.train_command import ALIASES, read_configuration
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")

@@ -23,7 +23,7 @@ from stepjepa.checkpoints import newest_complete
 from stepjepa.grid import CellOptions
 from stepjepa.grid_file import read_grid
 from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 
 WORKER = Path(__file__).with_name("ablate_worker.py")
 TINY = """

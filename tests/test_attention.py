@@ -29,7 +29,7 @@ from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError
 from stepjepa.jepa import masks
 from stepjepa.jepa.layout import ISOLATIONS
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 
 SHORT = make_example(
     "Ann has 4 pens and buys 3 at $2. How many?",

@@ -14,8 +14,8 @@ from stepjepa.compare import compare, main
 from stepjepa.compare_report import format_report, sentence
 from stepjepa.config import StepJEPAConfig
 from stepjepa.errors import UserError
-from stepjepa.evaluated import TRAINING as RECORDED
 from stepjepa.evaluation import EvaluateOptions, evaluate
+from stepjepa.models.checkpoint import TRAINING as RECORDED
 from stepjepa.plots_compare import forest
 from stepjepa.records import write_json
 from stepjepa.results import ResultsError, question_ids, read_results, summary_path, write_results

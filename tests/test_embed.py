@@ -15,7 +15,7 @@ from stepjepa.embeddings import load
 from stepjepa.encode import EmbedError, encode_examples, random_weights
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
-from stepjepa.modeling import BUILTIN_PATH, load_model
+from stepjepa.models.loading import BUILTIN_PATH, load_model
 from stepjepa.results import Results, ResultsError, question_ids
 
 

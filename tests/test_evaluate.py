@@ -14,7 +14,7 @@ from stepjepa.evaluate import accuracy, generate_answers, verdict, vote
 from stepjepa.generate import Answer, GenerationError
 from stepjepa.votes import majority, pass_at_k, powers_of_two
 
-BUILTIN = Path(str(files("stepjepa") / "builtin"))
+BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 
 
 def test_accuracy_counts_every_result():

@@ -18,7 +18,7 @@ import stepjepa.evaluation as evaluation
 from stepjepa.errors import UserError
 from stepjepa.evaluate_command import main
 from stepjepa.journal import Journal
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 from stepjepa.results import partial_path, read_results
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")

@@ -30,7 +30,7 @@ from stepjepa.generate import (
     left_pad,
 )
 from stepjepa.kv_cache import GrowingLayer, growing_cache
-from stepjepa.modeling import BUILTIN_PATH, load_model
+from stepjepa.models.loading import BUILTIN_PATH, load_model
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
 

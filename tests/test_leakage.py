@@ -26,7 +26,7 @@ from stepjepa.leakage import (
     verdict,
     view_name,
 )
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 
 
 def rows() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from stepjepa.harness import load_rows, score_response
 
 lm_eval = pytest.importorskip("lm_eval")
 
-BUILTIN = Path(str(files("stepjepa") / "builtin"))
+BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 TASKS = Path(str(files("stepjepa") / "lm_eval_tasks"))
 GSM8K = DATA / "gsm8k" / "test.jsonl"
 FILTERS = ("strict-match", "flexible-extract")

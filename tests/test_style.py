@@ -18,7 +18,7 @@ from stepjepa.attention import attention_record
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.errors import UserError
 from stepjepa.leakage import leakage_audit
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 from stepjepa.plots import loss_curves, mask_panels, price_bars
 from stepjepa.plots_attention import attention_maps, segment_flow
 from stepjepa.plots_leakage import leakage_map

@@ -20,7 +20,7 @@ from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example, write_jsonl
 from stepjepa.jepa import masks
-from stepjepa.modeling import load_model
+from stepjepa.models.loading import load_model
 
 CHECKS = dict(verify.CHECKS)
 NAMES = list(CHECKS)

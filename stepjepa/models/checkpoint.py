@@ -22,7 +22,7 @@ from transformers.utils.hub import cached_file
 from stepjepa.checkpoints import NAME as CHECKPOINT
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
-from stepjepa.modeling import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
+from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
 
 TRAINING = (
     "lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient",

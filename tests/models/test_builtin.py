@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-BUILTIN = Path(str(files("stepjepa") / "builtin"))
+BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 
 
 @pytest.fixture(scope="module")

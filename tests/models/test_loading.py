@@ -17,7 +17,7 @@ from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
-from stepjepa.modeling import ModelLoadError
+from stepjepa.models.loading import ModelLoadError
 from stepjepa.trainer import StepJEPATrainer
 
 EXAMPLES, _ = read_examples("builtin", count=8)
