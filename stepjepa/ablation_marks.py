@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from stepjepa.statistics import ALPHA
+from stepjepa.evaluation.statistics import ALPHA
 from stepjepa.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, small
 
 Report = Mapping[str, Any]

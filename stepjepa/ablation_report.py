@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepjepa import statistics
-from stepjepa.compare import accuracy_interval, paired_difference
-from stepjepa.compare_report import WIDTH, align
 from stepjepa.errors import UserError
+from stepjepa.evaluation import statistics
+from stepjepa.evaluation.compare import accuracy_interval, paired_difference
+from stepjepa.evaluation.compare_report import WIDTH, align
 from stepjepa.grid import Grid
 from stepjepa.grid_folder import FAILED, FINISHED, GridFolder
 from stepjepa.records import environment

@@ -18,11 +18,19 @@ from tqdm.auto import tqdm
 from stepjepa.bench_report import spread
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.errors import UserError
-from stepjepa.evaluate import accuracy, token_ids, verdict
-from stepjepa.generate import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.generation import (
+    MAX_NEW_TOKENS,
+    Answer,
+    Generation,
+    Sampling,
+    context_length,
+    end_ids,
+    generate,
+)
+from stepjepa.evaluation.questions import read_questions
+from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
-from stepjepa.questions import read_questions
 from stepjepa.records import environment, write_json
 
 

@@ -23,14 +23,14 @@ from stepjepa.config import StepJEPAConfig
 from stepjepa.data.sources import read_examples
 from stepjepa.embeddings import Embeddings
 from stepjepa.encode import encode_examples
-from stepjepa.evaluate import generate_answers
+from stepjepa.evaluation.results import question_ids
+from stepjepa.evaluation.scoring import generate_answers
 from stepjepa.experiments import TEST_SEED, load_run_model, plain_arguments
 from stepjepa.grid import SET_BY_RUNNER, Cell, CellOptions
 from stepjepa.grid_folder import FINISHED, KIND
 from stepjepa.jepa.metrics import centered_margin, effective_rank, mean_direction_energy, spread
 from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
 from stepjepa.measurements import PairScores, pair_scores
-from stepjepa.results import question_ids
 from stepjepa.trainer import StepJEPATrainer
 
 LOGGING_STEPS, SAVE_STEPS = 8, 32

@@ -22,7 +22,7 @@ from stepjepa.data.chat import ChatRenderer, Rendering
 from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.generate import end_ids
+from stepjepa.evaluation.generation import end_ids
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans, view_pairs
 

@@ -21,7 +21,7 @@ COMMANDS = {
         "answer test problems and check the answers: one row a question, accuracy with intervals",
     ),
     "compare": (
-        "compare",
+        "evaluation.compare",
         "result files of several models and seeds: paired differences with intervals",
     ),
     "embed": ("embed", "context views, target views and step states of a data set → one file"),

@@ -17,15 +17,15 @@ from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.embeddings import check_suffix, save
 from stepjepa.encode import EmbedError, encode_examples, random_weights
-from stepjepa.evaluation import SYSTEM_PROMPTS, system_prompt
+from stepjepa.evaluation.questions import shown_path
+from stepjepa.evaluation.results import Results, question_ids, read_results
+from stepjepa.evaluation.run import SYSTEM_PROMPTS, system_prompt
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, predictor_tokens
 from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.models.checkpoint import EvaluatedModel, choose_device, locate_model
 from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, DTYPES, ModelLoadError, load_model
-from stepjepa.questions import shown_path
 from stepjepa.records import environment
-from stepjepa.results import Results, question_ids, read_results
 
 EMBED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 

@@ -72,7 +72,7 @@ class Embeddings:
     steps: list[list[str]]
     """Texts of the steps of each example."""
     ids: list[str]
-    """Name of each question, see `stepjepa.results.question_ids`."""
+    """Name of each question, see `stepjepa.evaluation.results.question_ids`."""
     operation_names: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     """Configuration, counts and environment of the run that made the embeddings."""

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.embeddings import Embeddings
 from stepjepa.errors import UserError
+from stepjepa.evaluation.results import question_ids
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.views import Views, encode_views
-from stepjepa.results import question_ids
 
 
 class EmbedError(UserError):

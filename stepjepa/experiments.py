@@ -20,12 +20,12 @@ from stepjepa.config import StepJEPAConfig
 from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.errors import UserError
-from stepjepa.evaluate import accuracy, generate_answers
+from stepjepa.evaluation.scoring import accuracy, generate_answers
+from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.loading import BUILTIN, load_model
 from stepjepa.records import environment, write_json
 from stepjepa.run_folder import Claim, OutputFolderError, claim_folder
 from stepjepa.run_summary import QuietProgress, describe_row, run_title, summary_table
-from stepjepa.statistics import wilson
 from stepjepa.trainer import StepJEPATrainer
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen

@@ -13,10 +13,10 @@ from stepjepa.data.tokens import tokenize_example
 from stepjepa.embed import check_predictors, joined, main, with_responses, with_system_prompt
 from stepjepa.embeddings import load
 from stepjepa.encode import EmbedError, encode_examples, random_weights
+from stepjepa.evaluation.results import Results, ResultsError, question_ids
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import BUILTIN_PATH, load_model
-from stepjepa.results import Results, ResultsError, question_ids
 
 
 @pytest.fixture(scope="module")

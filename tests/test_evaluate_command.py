@@ -18,9 +18,9 @@ from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.sources import read_examples
 from stepjepa.errors import UserError
 from stepjepa.evaluate_command import main
+from stepjepa.evaluation.results import question_ids, read_results
 from stepjepa.models.checkpoint import load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN_PATH, load_model
-from stepjepa.results import question_ids, read_results
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 

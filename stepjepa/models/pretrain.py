@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stepjepa.data.problems import generate_problems
-from stepjepa.evaluate import accuracy, generate_answers
+from stepjepa.evaluation.scoring import accuracy, generate_answers
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end_of_turn|>"
 ROLES = ("system", "user", "assistant")

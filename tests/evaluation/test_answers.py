@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from real_data import DATA
 
-from stepjepa import equivalence
-from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.data.sources import read_examples
-from stepjepa.equivalence import equivalent
-from stepjepa.quantities import Number, read_number, split_unit
+from stepjepa.evaluation import equivalence
+from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.evaluation.equivalence import equivalent
+from stepjepa.evaluation.quantities import Number, read_number, split_unit
 
 # -------- where the answer stands --------
 
@@ -260,7 +260,7 @@ def test_other_threads_agree_with_the_main_one() -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, stepjepa.answers; print([m for m in ('sympy', 'math_verify', 'torch') if m in sys.modules])"
+    code = "import sys, stepjepa.evaluation.answers; print([m for m in ('sympy', 'math_verify', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -295,7 +295,7 @@ def test_gold_answers_of_raw_gsm8k_solutions() -> None:
 
 
 def plain(answer: str) -> str:
-    from stepjepa.answers import _read
+    from stepjepa.evaluation.answers import _read
 
     return _read(answer).text
 

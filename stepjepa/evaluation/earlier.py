@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.errors import UserError
-from stepjepa.generate import Generation
-from stepjepa.journal import Kept, read_journal
-from stepjepa.results import ResultsError, partial_path, read_results, summary_path
+from stepjepa.evaluation.generation import Generation
+from stepjepa.evaluation.journal import Kept, read_journal
+from stepjepa.evaluation.results import ResultsError, partial_path, read_results, summary_path
 
 DIGESTS = ("model weights", "questions", "prompts")
 """Parts of an identity that are digests: that they differ can be said, the values say nothing."""

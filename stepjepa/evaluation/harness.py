@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.data.sources import read_examples
 from stepjepa.errors import UserError
+from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 
 
 def load_rows(

@@ -13,11 +13,11 @@ from small_models import CONFIGS, SIZES, small_model
 from small_tokenizers import llama3_style
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-import stepjepa.generate as generation
+import stepjepa.evaluation.generation as generation
 from stepjepa.bench_generation import alone
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.sources import read_examples
-from stepjepa.generate import (
+from stepjepa.evaluation.generation import (
     MAX_NEW_TOKENS,
     Answer,
     Generation,
@@ -29,7 +29,7 @@ from stepjepa.generate import (
     generate,
     left_pad,
 )
-from stepjepa.kv_cache import GrowingLayer, growing_cache
+from stepjepa.evaluation.kv_cache import GrowingLayer, growing_cache
 from stepjepa.models.loading import BUILTIN_PATH, load_model
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer

@@ -3,7 +3,7 @@ r"""Reading the final answer out of a response, and deciding whether it is the r
 Two independent readers: the package's own (`extract_answer`, `answers_match`: boxed answers, mathematical
 equivalence), and, so that published numbers compare, those of lm-evaluation-harness's ``gsm8k`` task
 (`strict_match`, `flexible_extract`, `exact_match`). Numbers are compared exactly, texts up to notation; what
-neither settles goes to math-verify (`stepjepa.equivalence`).
+neither settles goes to math-verify (`stepjepa.evaluation.equivalence`).
 
 References: Hendrycks et al. 2021 (MATH, normalised answers), Lewkowycz et al. 2022 (Minerva, appendix D),
 lm-evaluation-harness 0.4.13, ``lm_eval/tasks/gsm8k/gsm8k.yaml``.
@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 
 from stepjepa.data.steps import last_boxed, split_think
-from stepjepa.equivalence import equivalent
-from stepjepa.quantities import DECIMAL, Number, read_number, split_unit
+from stepjepa.evaluation.equivalence import equivalent
+from stepjepa.evaluation.quantities import DECIMAL, Number, read_number, split_unit
 
 # -------- extraction --------
 

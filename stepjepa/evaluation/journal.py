@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.errors import UserError
-from stepjepa.generate import Outcome
+from stepjepa.evaluation.generation import Outcome
 
 FORMAT = 1
 

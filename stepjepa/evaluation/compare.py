@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepjepa import statistics
-from stepjepa.arms import (
+from stepjepa.evaluation import statistics
+from stepjepa.evaluation.arms import (
     METRICS,
     Arm,
     CompareError,
@@ -30,9 +30,9 @@ from stepjepa.arms import (
     read_run,
     split_word,
 )
-from stepjepa.compare_report import format_report
+from stepjepa.evaluation.compare_report import format_report
+from stepjepa.evaluation.results import summary_path
 from stepjepa.records import environment, write_json
-from stepjepa.results import summary_path
 
 Correct = NDArray[np.bool_]
 

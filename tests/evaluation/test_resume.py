@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-import stepjepa.evaluation as evaluation
+import stepjepa.evaluation.run as evaluation
 from stepjepa.errors import UserError
 from stepjepa.evaluate_command import main
-from stepjepa.journal import Journal
+from stepjepa.evaluation.journal import Journal
+from stepjepa.evaluation.results import partial_path, read_results
 from stepjepa.models.loading import load_model
-from stepjepa.results import partial_path, read_results
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 
@@ -77,7 +77,7 @@ def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
     words = ["--model_path", "builtin", "--test_file", "builtin", "--output_file", str(output), *SHORT]
     # One batch at a time, each waiting to be killed.
     code = (
-        "import sys, time; import stepjepa.journal as j; append = j.Journal.append\n"
+        "import sys, time; import stepjepa.evaluation.journal as j; append = j.Journal.append\n"
         "def slow(self, *words): append(self, *words); time.sleep(60)\n"
         "j.Journal.append = slow\n"
         "from stepjepa.evaluate_command import main; main(sys.argv[1:])"

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepjepa.statistics import ALPHA
+from stepjepa.evaluation.statistics import ALPHA
 
 WIDTH = 120
 

@@ -2,7 +2,7 @@ r"""A number as people write it → its exact value: ``1,450,000``, ``.5``, ``-\
 
 Exact, because a rounding that forgives ``0.333`` for 1/3 also takes 1e-9 for 2e-9. Units and magnitude words
 (``5\text{ million dollars}``) are told apart from the number that they follow. Texts are expected tidied as in
-`stepjepa.answers`: single spaces, no currency, ``\frac`` for its variants.
+`stepjepa.evaluation.answers`: single spaces, no currency, ``\frac`` for its variants.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stepjepa.statistics import wilson
-from stepjepa.votes import pass_at_k, powers_of_two
+from stepjepa.evaluation.statistics import wilson
+from stepjepa.evaluation.votes import pass_at_k, powers_of_two
 
 READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_correct"}
 GROUPS = ("source", "level", "type")

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import expit
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from stepjepa import statistics
+from stepjepa.evaluation import statistics
 
 
 def answers(random, seeds, spread, repeats, questions=200, better=0.0):

@@ -18,17 +18,17 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
-from stepjepa.earlier import EvaluateError, check_output, digest, earlier, replay
-from stepjepa.evaluate import token_ids, verdict, vote
-from stepjepa.generate import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.earlier import EvaluateError, check_output, digest, earlier, replay
+from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.journal import Journal
+from stepjepa.evaluation.questions import Question, QuestionSet, read_questions, shown_path
+from stepjepa.evaluation.results import partial_path, question_ids, write_results
+from stepjepa.evaluation.results_summary import figures
+from stepjepa.evaluation.scoring import token_ids, verdict, vote
 from stepjepa.jepa.architectures import base_model
-from stepjepa.journal import Journal
 from stepjepa.models.checkpoint import EvaluatedModel, choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
-from stepjepa.questions import Question, QuestionSet, read_questions, shown_path
 from stepjepa.records import environment
-from stepjepa.results import partial_path, question_ids, write_results
-from stepjepa.results_summary import figures
 
 SYSTEM_PROMPTS = ("train", "file", "none")
 PROBLEMS, PROBLEM_SEED = 1000, 1  # the test problems of seed 0 were looked at when settings were chosen

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from stepjepa.results import (
+from stepjepa.evaluation.results import (
     ResultsError,
     partial_path,
     question_ids,
@@ -20,7 +20,7 @@ from stepjepa.results import (
     summary_path,
     write_results,
 )
-from stepjepa.results_summary import figures, share, table
+from stepjepa.evaluation.results_summary import figures, share, table
 
 
 def row(index: int = 0, correct: bool = True, **more: Any) -> dict[str, Any]:

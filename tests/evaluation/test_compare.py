@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stepjepa import statistics
-from stepjepa.arms import CompareError, split_word
-from stepjepa.compare import compare, main
-from stepjepa.compare_report import format_report, sentence
 from stepjepa.config import StepJEPAConfig
 from stepjepa.errors import UserError
-from stepjepa.evaluation import EvaluateOptions, evaluate
+from stepjepa.evaluation import statistics
+from stepjepa.evaluation.arms import CompareError, split_word
+from stepjepa.evaluation.compare import compare, main
+from stepjepa.evaluation.compare_report import format_report, sentence
+from stepjepa.evaluation.results import ResultsError, question_ids, read_results, summary_path, write_results
+from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
 from stepjepa.plots_compare import forest
 from stepjepa.records import write_json
-from stepjepa.results import ResultsError, question_ids, read_results, summary_path, write_results
 
 TRAINING = {"lbd": 0.1, "jepa_loss_type": "cosine", "pairs": "first", "isolation": "step", "seed": 1}
 SETTINGS = {

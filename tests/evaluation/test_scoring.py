@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepjepa.answers import answers_match
 from stepjepa.data.problems import generate_problems
-from stepjepa.evaluate import accuracy, generate_answers, verdict, vote
-from stepjepa.generate import Answer, GenerationError
-from stepjepa.votes import majority, pass_at_k, powers_of_two
+from stepjepa.evaluation.answers import answers_match
+from stepjepa.evaluation.generation import Answer, GenerationError
+from stepjepa.evaluation.scoring import accuracy, generate_answers, verdict, vote
+from stepjepa.evaluation.votes import majority, pass_at_k, powers_of_two
 
 BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepjepa.errors import UserError
-from stepjepa.results import Results, read_results
+from stepjepa.evaluation.results import Results, read_results
 
 METRICS = ("correct", "strict_correct", "flexible_correct")
 SAME_ARM = ("seed", "problem_seed")

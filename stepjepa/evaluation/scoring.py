@@ -13,10 +13,10 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.data.chat import ChatRenderer
-from stepjepa.generate import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, generate
-from stepjepa.votes import majority
+from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, generate
+from stepjepa.evaluation.votes import majority
 
 
 def accuracy(results: Sequence[Mapping[str, Any]]) -> float:

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from real_data import DATA
 
-from stepjepa.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.data.sources import read_examples, write_jsonl
 from stepjepa.errors import UserError
-from stepjepa.harness import load_rows, score_response
+from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.evaluation.harness import load_rows, score_response
 
 lm_eval = pytest.importorskip("lm_eval")
 
 BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
-TASKS = Path(str(files("stepjepa") / "lm_eval_tasks"))
+TASKS = Path(str(files("stepjepa.evaluation") / "lm_eval_tasks"))
 GSM8K = DATA / "gsm8k" / "test.jsonl"
 FILTERS = ("strict-match", "flexible-extract")
 
@@ -204,7 +204,7 @@ def test_the_harness_gives_the_same_answers_as_our_evaluation(problems: Path, mo
     from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from stepjepa.evaluate import generate_answers
+    from stepjepa.evaluation.scoring import generate_answers
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
