@@ -15,19 +15,19 @@ _HOMES = {
     "StepJEPACollator": "jepa.layout",
     "encode_views": "jepa.views",
     "load_model": "models.loading",
-    "StepJEPAConfig": "config",
-    "StepJEPATrainer": "trainer",
+    "StepJEPAConfig": "training.config",
+    "StepJEPATrainer": "training.trainer",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from stepjepa.config import StepJEPAConfig as StepJEPAConfig
     from stepjepa.data.steps import split_steps as split_steps
     from stepjepa.data.tokens import tokenize_example as tokenize_example
     from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
     from stepjepa.jepa.views import encode_views as encode_views
     from stepjepa.models.loading import load_model as load_model
-    from stepjepa.trainer import StepJEPATrainer as StepJEPATrainer
+    from stepjepa.training.config import StepJEPAConfig as StepJEPAConfig
+    from stepjepa.training.trainer import StepJEPATrainer as StepJEPATrainer
 
 
 def __getattr__(name: str) -> Any:

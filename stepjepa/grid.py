@@ -14,8 +14,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from stepjepa.config import StepJEPAConfig
-from stepjepa.experiments import RunOptions
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.run import RunOptions
 
 SET_BY_RUNNER = (
     "output_dir", "resume_from_checkpoint", "merge_lora", "run_name", "project", "report_to", "disable_tqdm", "debug",

@@ -27,8 +27,8 @@ def parser() -> Any:
     """Options of `stepjepa train`: those of a run, of `StepJEPAConfig` and of its parent."""
     from transformers import HfArgumentParser
 
-    from stepjepa.config import StepJEPAConfig
-    from stepjepa.experiments import RunOptions
+    from stepjepa.training.config import StepJEPAConfig
+    from stepjepa.training.run import RunOptions
 
     command = HfArgumentParser(
         (RunOptions, StepJEPAConfig), prog="stepjepa train", description="Fine-tune with Step-JEPA.", allow_abbrev=False  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def parser() -> Any:
 
 def named_configurations() -> list[str]:
     """Names of the configurations inside the package."""
-    folder = files("stepjepa") / "configs"
+    folder = files("stepjepa.training") / "configs"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -61,7 +61,7 @@ def read_configuration(name: str, command: argparse.ArgumentParser) -> dict[str,
     import yaml
 
     shipped = name in named_configurations()
-    path = files("stepjepa") / "configs" / f"{name}.yaml" if shipped else Path(name)
+    path = files("stepjepa.training") / "configs" / f"{name}.yaml" if shipped else Path(name)
     if not path.is_file():
         raise UserError(f"--config {name}: no such file, and not one of {', '.join(named_configurations())}")
     try:
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
         options, args, resume, debug = parse_train(argv)
     except (ValueError, TypeError) as error:  # a value that StepJEPAConfig refuses, by name
         raise UserError(str(error)) from error
-    from stepjepa.experiments import run_training
+    from stepjepa.training.run import run_training
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
     if debug:

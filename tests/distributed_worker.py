@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from small_models import Tokens, small_model, small_rows
 
-from stepjepa.config import StepJEPAConfig
-from stepjepa.trainer import StepJEPATrainer
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.trainer import StepJEPATrainer
 
 SETTINGS = {
     "full": {},

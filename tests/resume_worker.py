@@ -12,8 +12,8 @@ import torch
 from small_models import CONFIGS, Tokens, small_rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from stepjepa.config import StepJEPAConfig
-from stepjepa.trainer import StepJEPATrainer
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.trainer import StepJEPATrainer
 
 
 class Diary(Tokens):

@@ -19,11 +19,11 @@ from stepjepa.ablation import AblationError, Plan, list_cells, main, parse_shard
 from stepjepa.ablation_report import format_report, report
 from stepjepa.ablation_workers import run_here
 from stepjepa.cell import cell_data
-from stepjepa.checkpoints import newest_complete
 from stepjepa.grid import CellOptions
 from stepjepa.grid_file import read_grid
 from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
 from stepjepa.models.loading import load_model
+from stepjepa.training.checkpoints import newest_complete
 
 WORKER = Path(__file__).with_name("ablate_worker.py")
 TINY = """

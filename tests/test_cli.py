@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from stepjepa.checkpoints import NoCheckpointError
 from stepjepa.cli import COMMANDS, main
 from stepjepa.prepare_command import parser as prepare_parser
-from stepjepa.run_folder import OutputFolderError, claim_folder
 from stepjepa.train_command import parse_train, split_debug
+from stepjepa.training.checkpoints import NoCheckpointError
+from stepjepa.training.folder import OutputFolderError, claim_folder
 
 SMALL = [
     "--max_steps", "4", "--problems", "40", "--eval_problems", "6", "--accuracy_problems", "4", "--max_new_tokens", "8",

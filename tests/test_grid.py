@@ -2,9 +2,9 @@
 
 import pytest
 
-from stepjepa.config import StepJEPAConfig
 from stepjepa.grid import canonical, defaults
 from stepjepa.grid_file import GridError, read_grid, shipped_grids
+from stepjepa.training.config import StepJEPAConfig
 
 BASE = "base: {use_cpu: true}\n"
 

@@ -150,7 +150,7 @@ def test_import_is_light():
 
 def test_nothing_but_plots_pulls_in_matplotlib():
     code = (
-        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__]; import stepjepa.cli, stepjepa.experiments;"
+        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__]; import stepjepa.cli, stepjepa.training.run;"
         "print([m for m in ('matplotlib', 'ipywidgets', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from stepjepa.checkpoints import NAME as CHECKPOINT
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
+from stepjepa.training.checkpoints import NAME as CHECKPOINT
 
 TRAINING = (
     "lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient",

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stepjepa.config import StepJEPAConfig
 from stepjepa.errors import UserError
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import CompareError, split_word
@@ -19,6 +18,7 @@ from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
 from stepjepa.plots_compare import forest
 from stepjepa.records import write_json
+from stepjepa.training.config import StepJEPAConfig
 
 TRAINING = {"lbd": 0.1, "jepa_loss_type": "cosine", "pairs": "first", "isolation": "step", "seed": 1}
 SETTINGS = {

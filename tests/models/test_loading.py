@@ -11,14 +11,14 @@ from small_tokenizers import gemma_style, gpt2_style, llama3_style
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepjepa import load_model
-from stepjepa.config import StepJEPAConfig
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import ModelLoadError
-from stepjepa.trainer import StepJEPATrainer
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.trainer import StepJEPATrainer
 
 EXAMPLES, _ = read_examples("builtin", count=8)
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepjepa.checkpoints import NoCheckpointError, checkpoints, damage, newest_complete
 from stepjepa.errors import UserError
+from stepjepa.training.checkpoints import NoCheckpointError, checkpoints, damage, newest_complete
 
 RUNS = Path("runs")
 

@@ -10,10 +10,10 @@ import transformers as tf
 from accelerate import ParallelismConfig
 from small_models import Tokens, collator, small_model, small_rows
 
-from stepjepa.config import StepJEPAConfig
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
-from stepjepa.trainer import StepJEPATrainer
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.trainer import StepJEPATrainer
 
 
 def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):

@@ -15,8 +15,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.checkpoints import NoCheckpointError
-from stepjepa.config import StepJEPAConfig
 from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.errors import UserError
@@ -24,9 +22,11 @@ from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.loading import BUILTIN, load_model
 from stepjepa.records import environment, write_json
-from stepjepa.run_folder import Claim, OutputFolderError, claim_folder
-from stepjepa.run_summary import QuietProgress, describe_row, run_title, summary_table
-from stepjepa.trainer import StepJEPATrainer
+from stepjepa.training.checkpoints import NoCheckpointError
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.folder import Claim, OutputFolderError, claim_folder
+from stepjepa.training.run_summary import QuietProgress, describe_row, run_title, summary_table
+from stepjepa.training.trainer import StepJEPATrainer
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
 

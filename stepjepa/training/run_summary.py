@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.config import StepJEPAConfig
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans
+from stepjepa.training.config import StepJEPAConfig
 
 
 def describe_row(row: Mapping[str, Any], tokenizer: Any) -> str:

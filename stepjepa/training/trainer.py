@@ -21,15 +21,15 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from stepjepa.checkpointing import CompleteCheckpoints
-from stepjepa.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import at_least_float32, jepa_losses
 from stepjepa.jepa.views import Views, encode_views, next_labels
-from stepjepa.monitor import Monitor, collapse_message, example_sums, summarise
-from stepjepa.training_rows import TrainingRows
+from stepjepa.training.checkpointing import CompleteCheckpoints
+from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
+from stepjepa.training.dataset import TrainingRows
+from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
 
 logger = logging.get_logger(__name__)
 

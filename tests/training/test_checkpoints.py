@@ -12,9 +12,9 @@ import pytest
 import torch
 from resume_worker import make
 
-from stepjepa.checkpoints import NoCheckpointError, damage, newest_complete, publish
+from stepjepa.training.checkpoints import NoCheckpointError, damage, newest_complete, publish
 
-WORKER = Path(__file__).with_name("resume_worker.py")
+WORKER = Path(__file__).parents[1] / "resume_worker.py"
 
 
 def weights(trainer):

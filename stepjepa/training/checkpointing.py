@@ -16,7 +16,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
-from stepjepa.checkpoints import STAGING, NoCheckpointError, damage, newest_complete, publish
+from stepjepa.training.checkpoints import STAGING, NoCheckpointError, damage, newest_complete, publish
 
 logger = logging.get_logger(__name__)
 
