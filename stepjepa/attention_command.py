@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import torch
 
-from stepjepa.attention import AttentionError, Heads, attention_record
+from stepjepa.analysis.attention import AttentionError, Heads, attention_record
+from stepjepa.analysis.leakage import format_audit, leakage_audit
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
-from stepjepa.leakage import format_audit, leakage_audit
 from stepjepa.models.loading import BUILTIN, load_model
 from stepjepa.records import environment, write_json
 

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
+from stepjepa.analysis.embeddings import Embeddings
+from stepjepa.analysis.encode import encode_examples
+from stepjepa.analysis.measurements import PairScores, pair_scores
 from stepjepa.data.sources import read_examples
-from stepjepa.embeddings import Embeddings
-from stepjepa.encode import encode_examples
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
 from stepjepa.grid import SET_BY_RUNNER, Cell, CellOptions
 from stepjepa.grid_folder import FINISHED, KIND
 from stepjepa.jepa.metrics import centered_margin, effective_rank, mean_direction_energy, spread
 from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
-from stepjepa.measurements import PairScores, pair_scores
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.run import TEST_SEED, load_run_model, plain_arguments

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepjepa.analysis.leakage import EXPERT_TOLERANCE, has_experts, perturb
 from stepjepa.checks import Outcome, Subject, number, plural, relative_difference
 from stepjepa.jepa.pairs import view_pairs
 from stepjepa.jepa.views import Views, encode_views
-from stepjepa.leakage import EXPERT_TOLERANCE, has_experts, perturb
 
 FUTURE_CONTEXT = "a future token changes a context view"
 PAST_TARGET = "the question or step 1 changes a target view"

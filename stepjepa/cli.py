@@ -25,7 +25,7 @@ COMMANDS = {
         "result files of several models and seeds: paired differences with intervals",
     ),
     "embed": ("embed", "context views, target views and step states of a data set → one file"),
-    "inspect": ("representations", "aligned or collapsed? metrics of embedding files with intervals and controls"),
+    "inspect": ("analysis.report", "aligned or collapsed? metrics of embedding files with intervals and controls"),
     "attention": ("attention_command", "attention maps over trunk and branches; the leakage audit"),
     "ablate": ("ablation", "run a grid of configurations and seeds: resumable, sharded; --report compares the arms"),
     "bench": ("bench", "what the JEPA term costs against plain fine-tuning; how fast answers are generated"),

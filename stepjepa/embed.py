@@ -12,11 +12,11 @@ from typing import Any, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from stepjepa.analysis.embeddings import check_suffix, save
+from stepjepa.analysis.encode import EmbedError, encode_examples, random_weights
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
-from stepjepa.embeddings import check_suffix, save
-from stepjepa.encode import EmbedError, encode_examples, random_weights
 from stepjepa.evaluation.questions import shown_path
 from stepjepa.evaluation.results import Results, question_ids, read_results
 from stepjepa.evaluation.run import SYSTEM_PROMPTS, system_prompt

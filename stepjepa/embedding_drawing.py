@@ -10,10 +10,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
+from stepjepa.analysis.projections import VIEWS
 from stepjepa.embedding_maps import REACH, Map
 from stepjepa.embedding_points import Points
 from stepjepa.plots_embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
-from stepjepa.projections import VIEWS
 from stepjepa.stills import Area, still_picture
 from stepjepa.style import BLUE, CONTINUOUS, CYCLE, VERMILION
 

@@ -21,13 +21,13 @@ import numpy as np
 import traitlets
 from ipywidgets import HTML, Dropdown, IntSlider, VBox
 
+from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
+from stepjepa.analysis.projections import VIEWS
 from stepjepa.embedding_drawing import DASHES, Palette, step_mark, still
 from stepjepa.embedding_maps import REACH, Map, make_map
 from stepjepa.embedding_points import NEAREST, PLURALS, Points, as_message
-from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced
 from stepjepa.errors import UserError
 from stepjepa.plots_embeddings import VIEW_NAMES
-from stepjepa.projections import VIEWS
 from stepjepa.widgets import alert, script, side_by_side, sized
 
 SHOWN: dict[str, tuple[str, ...]] = {

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepjepa.embeddings import Embeddings
+from stepjepa.analysis.embeddings import Embeddings
+from stepjepa.analysis.measurements import target_texts
+from stepjepa.analysis.projections import VIEWS, view_rows
 from stepjepa.jepa.metrics import unit_rows
 from stepjepa.jepa.retrieval import retrieval_ranks
-from stepjepa.measurements import target_texts
-from stepjepa.projections import VIEWS, view_rows
 
 PARTNERS, OWN = "partner's view", "own view"
 NEAREST = (PARTNERS, OWN)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stepjepa.embeddings import Embeddings
+from stepjepa.analysis.embeddings import Embeddings
 
 OPERATIONS = ["add", "subtract"]
 

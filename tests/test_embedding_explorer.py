@@ -12,15 +12,15 @@ import pytest
 from small_embeddings import make_embeddings
 
 from stepjepa import load_model
+from stepjepa.analysis.embeddings import PAIR_ARRAYS, EmbeddingsError
+from stepjepa.analysis.encode import encode_examples, random_weights
+from stepjepa.analysis.measurements import pair_scores
+from stepjepa.analysis.projections import project
 from stepjepa.data.sources import read_examples
 from stepjepa.embedding_drawing import Palette, ink_on
 from stepjepa.embedding_explorer import SHOWN, EmbeddingCanvas, embedding_explorer
 from stepjepa.embedding_maps import REACH
 from stepjepa.embedding_points import OWN, PARTNERS, Points
-from stepjepa.embeddings import PAIR_ARRAYS, EmbeddingsError
-from stepjepa.encode import encode_examples, random_weights
-from stepjepa.measurements import pair_scores
-from stepjepa.projections import project
 from stepjepa.style import BLUE, VERMILION
 
 

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.colors import to_rgba
 from small_embeddings import make_embeddings
 
-from stepjepa.embeddings import EmbeddingsError
+from stepjepa.analysis.embeddings import EmbeddingsError
+from stepjepa.analysis.projections import map_record, project, similarity_record, spectrum_record, view_rows
 from stepjepa.jepa.metrics import effective_rank
 from stepjepa.plots_embeddings import UNKNOWN, embedding_map, similarity_map, spectrum
-from stepjepa.projections import map_record, project, similarity_record, spectrum_record, view_rows
 from stepjepa.style import BLUE, CYCLE, GREEN, ORANGE, VERMILION
 
 

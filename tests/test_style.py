@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from stepjepa import style
-from stepjepa.attention import attention_record
+from stepjepa.analysis.attention import attention_record
+from stepjepa.analysis.leakage import leakage_audit
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.errors import UserError
-from stepjepa.leakage import leakage_audit
 from stepjepa.models.loading import load_model
 from stepjepa.plots import loss_curves, mask_panels, price_bars
 from stepjepa.plots_attention import attention_maps, segment_flow

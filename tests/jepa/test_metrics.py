@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.special import ive
 
-from stepjepa.coherence import coherence
+from stepjepa.analysis.coherence import coherence
 from stepjepa.jepa.metrics import (
     alignment,
     centered_margin,

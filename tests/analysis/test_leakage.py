@@ -10,11 +10,8 @@ import torch
 import transformers
 from small_models import CONFIGS, collator, small_model, small_rows
 
-from stepjepa import leakage
-from stepjepa.data.sources import make_example, read_examples
-from stepjepa.jepa import masks
-from stepjepa.jepa.pairs import view_pairs
-from stepjepa.leakage import (
+from stepjepa.analysis import leakage
+from stepjepa.analysis.leakage import (
     LeakageError,
     Reach,
     audit_rows,
@@ -26,6 +23,9 @@ from stepjepa.leakage import (
     verdict,
     view_name,
 )
+from stepjepa.data.sources import make_example, read_examples
+from stepjepa.jepa import masks
+from stepjepa.jepa.pairs import view_pairs
 from stepjepa.models.loading import load_model
 
 

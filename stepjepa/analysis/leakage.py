@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.attention import longest, windows_by_layer
+from stepjepa.analysis.attention import longest, windows_by_layer
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.embeddings import Embeddings
 from stepjepa.errors import UserError
 from stepjepa.evaluation.results import question_ids
 from stepjepa.jepa.architectures import base_model

@@ -9,11 +9,9 @@ import pytest
 import torch
 from small_embeddings import make_embeddings
 
-from stepjepa.embeddings import EmbeddingsError, save
-from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
-from stepjepa.measurements import Measure, correct_minus_wrong, measure, pair_scores, target_texts
-from stepjepa.representation_table import report_text
-from stepjepa.representations import (
+from stepjepa.analysis.embeddings import EmbeddingsError, save
+from stepjepa.analysis.measurements import Measure, correct_minus_wrong, measure, pair_scores, target_texts
+from stepjepa.analysis.report import (
     above,
     against_control,
     as_json,
@@ -25,6 +23,8 @@ from stepjepa.representations import (
     similarity_of,
     verdict,
 )
+from stepjepa.analysis.report_table import report_text
+from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
 
 CONTROL = {"info": {"layout": {"pairs": "consecutive"}, "model": {"random_weights": 0}}}
 

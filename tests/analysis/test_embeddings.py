@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from small_embeddings import make_embeddings
 
-from stepjepa.embeddings import EmbeddingsError, evenly_spaced, load, save
+from stepjepa.analysis.embeddings import EmbeddingsError, evenly_spaced, load, save
 from stepjepa.errors import UserError
 
 

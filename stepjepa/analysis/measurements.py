@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepjepa.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
-from stepjepa.coherence import coherence
-from stepjepa.embeddings import Embeddings, EmbeddingsError
+from stepjepa.analysis.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
+from stepjepa.analysis.coherence import coherence
+from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError
+from stepjepa.analysis.probes import linear_probe, order_probe, value_probe
+from stepjepa.analysis.projections import VIEWS, ViewRows, view_rows
 from stepjepa.jepa.metrics import (
     alignment,
     centered_margin,
@@ -34,8 +36,6 @@ from stepjepa.jepa.retrieval import (
     chance_reciprocal_rank,
     retrieval_ranks,
 )
-from stepjepa.probes import linear_probe, order_probe, value_probe
-from stepjepa.projections import VIEWS, ViewRows, view_rows
 
 DRAWS, BLOCKS, FOLDS = 1000, 20, 5
 LEAST = 2 * FOLDS

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepjepa.bootstrap import bootstrap_mean, cluster_jackknife
-from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced, load
+from stepjepa.analysis.bootstrap import bootstrap_mean, cluster_jackknife
+from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced, load
+from stepjepa.analysis.measurements import BLOCKS, DRAWS, Measure, measure, pair_scores
+from stepjepa.analysis.projections import VIEWS, map_record, similarity_record, spectrum_record, view_rows
+from stepjepa.analysis.report_table import report_text
 from stepjepa.jepa.metrics import linear_cka
-from stepjepa.measurements import BLOCKS, DRAWS, Measure, measure, pair_scores
-from stepjepa.projections import VIEWS, map_record, similarity_record, spectrum_record, view_rows
 from stepjepa.records import environment, write_json
-from stepjepa.representation_table import report_text
 
 NARROW = 0.9
 RULE = (

@@ -11,8 +11,8 @@ import torch
 from small_models import CONFIGS, WINDOW, collator, small_model, small_rows
 from small_tokenizers import gemma_style, gpt2_style, llama3_style, sentencepiece_style
 
-from stepjepa import attention
-from stepjepa.attention import (
+from stepjepa.analysis import attention
+from stepjepa.analysis.attention import (
     AttentionError,
     attention_record,
     check_forbidden,

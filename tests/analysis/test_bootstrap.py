@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from stepjepa.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
+from stepjepa.analysis.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
 from stepjepa.jepa.metrics import effective_rank
 from stepjepa.jepa.retrieval import recall_at, retrieval_ranks
 

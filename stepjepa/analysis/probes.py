@@ -16,8 +16,8 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from stepjepa.bootstrap import clusters
-from stepjepa.crossfit import cross_ridge, group_folds
+from stepjepa.analysis.bootstrap import clusters
+from stepjepa.analysis.crossfit import cross_ridge, group_folds
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from stepjepa.embeddings import Embeddings, EmbeddingsError, evenly_spaced
+from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
 from stepjepa.jepa.metrics import centered_unit_rows, effective_rank, mean_direction_energy, singular_values, unit_rows
 
 VIEWS = ("context", "target", "state")
