@@ -15,7 +15,7 @@ COMMANDS = {
         "train_command",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
     ),
-    "verify": ("verify", "check your model and data: boundaries, losses, isolation, gradients"),
+    "verify": ("experiments.verify", "check your model and data: boundaries, losses, isolation, gradients"),
     "evaluate": (
         "evaluate_command",
         "answer test problems and check the answers: one row a question, accuracy with intervals",
@@ -27,8 +27,14 @@ COMMANDS = {
     "embed": ("embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("analysis.report", "aligned or collapsed? metrics of embedding files with intervals and controls"),
     "attention": ("attention_command", "attention maps over trunk and branches; the leakage audit"),
-    "ablate": ("ablation", "run a grid of configurations and seeds: resumable, sharded; --report compares the arms"),
-    "bench": ("bench", "what the JEPA term costs against plain fine-tuning; how fast answers are generated"),
+    "ablate": (
+        "experiments.runner",
+        "run a grid of configurations and seeds: resumable, sharded; --report compares the arms",
+    ),
+    "bench": (
+        "experiments.bench",
+        "what the JEPA term costs against plain fine-tuning; how fast answers are generated",
+    ),
     "figures": ("figures", "draw every figure again from its record"),
     "pretrain": ("models.pretrain", "make the built-in checkpoint again"),
 }

@@ -15,10 +15,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.ablation_report import report
 from stepjepa.errors import UserError
-from stepjepa.grid_file import read_grid
-from stepjepa.grid_folder import GridFolder
+from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.report import report
+from stepjepa.experiments.store import GridFolder
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask

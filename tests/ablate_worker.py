@@ -8,10 +8,10 @@ import sys
 
 import torch
 
-from stepjepa.ablation import Plan, run_plan
-from stepjepa.grid import Cell
-from stepjepa.grid_file import read_grid
-from stepjepa.grid_folder import GridFolder
+from stepjepa.experiments.grid import Cell
+from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.runner import Plan, run_plan
+from stepjepa.experiments.store import GridFolder
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -130,9 +130,9 @@ def _points(share):
 
 @pytest.mark.parametrize("name", ["lambda", "isolation", "losses", "pairs", "lowdata"])
 def test_readme_grids_are_those_of_the_records(name):
-    from stepjepa.ablation_report import report
-    from stepjepa.grid_file import read_grid
-    from stepjepa.grid_folder import GridFolder
+    from stepjepa.experiments.grid_file import read_grid
+    from stepjepa.experiments.report import report
+    from stepjepa.experiments.store import GridFolder
 
     readme = (ROOT / "README.md").read_text()
     found = report(read_grid(name), GridFolder(ROOT / "figures" / "data" / "ablation"), draws=10)

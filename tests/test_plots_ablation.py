@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from stepjepa.ablation_marks import PANELS, axis_values, missing_cells
-from stepjepa.ablation_report import report
-from stepjepa.grid_file import read_grid
-from stepjepa.grid_folder import FAILED, FINISHED, KIND, GridFolder
+from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.report import report
+from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
 from stepjepa.plots_ablation import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.style import BLUE, VERMILION
 

@@ -14,7 +14,6 @@ from small_tokenizers import llama3_style
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import stepjepa.evaluation.generation as generation
-from stepjepa.bench_generation import alone
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.generation import (
@@ -30,6 +29,7 @@ from stepjepa.evaluation.generation import (
     left_pad,
 )
 from stepjepa.evaluation.kv_cache import GrowingLayer, growing_cache
+from stepjepa.experiments.bench_generation import alone
 from stepjepa.models.loading import BUILTIN_PATH, load_model
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer

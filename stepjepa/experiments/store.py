@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.errors import UserError
-from stepjepa.grid import Cell
+from stepjepa.experiments.grid import Cell
 from stepjepa.records import write_json
 
 KIND = "ablation cell"

@@ -17,12 +17,12 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from stepjepa.checks import Outcome, Subject, max_positions, plural, shortest
 from stepjepa.data.chat import ChatRenderer, Rendering
 from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.generation import end_ids
+from stepjepa.experiments.checks import Outcome, Subject, max_positions, plural, shortest
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans, view_pairs
 

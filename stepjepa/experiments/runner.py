@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.errors import UserError
-from stepjepa.grid import Cell, Grid
-from stepjepa.grid_file import read_grid, shipped_grids
-from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
+from stepjepa.experiments.grid import Cell, Grid
+from stepjepa.experiments.grid_file import read_grid, shipped_grids
+from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
 from stepjepa.records import environment
 
 RUNS = Path("runs") / "ablations"
@@ -99,7 +99,7 @@ def _run(cell: Cell, folder: GridFolder, started_with: dict[str, Any], step: Ste
     """Train and measure a cell; an error becomes a failed record."""
     from transformers import TrainerCallback
 
-    from stepjepa.cell import run_cell
+    from stepjepa.experiments.cell import run_cell
 
     class Report(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         print(list_cells(plan, options.dry_run, options.retry_failed))
         return 0
     if options.report:
-        from stepjepa.ablation_report import format_report, report
+        from stepjepa.experiments.report import format_report, report
         from stepjepa.records import write_json
 
         record = report(grid, folder)
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         write_json(record, path)
         print(f"\nreport: {path}")
         return 0
-    from stepjepa.ablation_workers import run_here, run_processes
+    from stepjepa.experiments.workers import run_here, run_processes
 
     if options.retry_failed:
         plan.forget_failures()

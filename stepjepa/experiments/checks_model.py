@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepjepa.checks import Outcome, Subject, Tolerance, finite, number, plural, relative_difference, shortest
-from stepjepa.checks_isolation import EXPERT_TOLERANCE, check_perturbation, has_experts
+from stepjepa.experiments.checks import (
+    Outcome,
+    Subject,
+    Tolerance,
+    finite,
+    number,
+    plural,
+    relative_difference,
+    shortest,
+)
+from stepjepa.experiments.checks_isolation import EXPERT_TOLERANCE, check_perturbation, has_experts
 from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.jepa.losses import jepa_losses

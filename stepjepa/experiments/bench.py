@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
-from stepjepa.bench_memory import peak_memory
-from stepjepa.bench_report import Times, format_table, summarise
-from stepjepa.bench_setup import (
+from stepjepa.experiments.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
+from stepjepa.experiments.bench_memory import peak_memory
+from stepjepa.experiments.bench_report import Times, format_table, summarise
+from stepjepa.experiments.bench_setup import (
     ATTENTION,
     DTYPES,
     BenchError,
@@ -181,7 +181,7 @@ def _memory_of_all(arms: Sequence[Arm], workload: Workload, options: BenchOption
 
 
 def _memory_in_own_process(arm: str, folder: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "stepjepa.bench", "--arm", arm, "--prepared", folder]
+    command = [sys.executable, "-m", "stepjepa.experiments.bench", "--arm", arm, "--prepared", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"Measuring the memory of {arm} failed (exit {done.returncode}):\n{done.stderr[-2000:]}")
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     """`stepjepa bench`; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "--generation" in words:
-        from stepjepa.bench_generation import main as generation
+        from stepjepa.experiments.bench_generation import main as generation
 
         return generation([word for word in words if word != "--generation"])
     arguments = _parser().parse_args(words)

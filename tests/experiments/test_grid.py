@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepjepa.grid import canonical, defaults
-from stepjepa.grid_file import GridError, read_grid, shipped_grids
+from stepjepa.experiments.grid import canonical, defaults
+from stepjepa.experiments.grid_file import GridError, read_grid, shipped_grids
 from stepjepa.training.config import StepJEPAConfig
 
 BASE = "base: {use_cpu: true}\n"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepjepa.analysis.leakage import EXPERT_TOLERANCE, has_experts, perturb
-from stepjepa.checks import Outcome, Subject, number, plural, relative_difference
+from stepjepa.experiments.checks import Outcome, Subject, number, plural, relative_difference
 from stepjepa.jepa.pairs import view_pairs
 from stepjepa.jepa.views import Views, encode_views
 

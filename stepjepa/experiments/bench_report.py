@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stepjepa.bench_arms import BASELINES, SINGLE_PASS, Arm, Counts
+from stepjepa.experiments.bench_arms import BASELINES, SINGLE_PASS, Arm, Counts
 
 COMPARED = (
     ("two_pass_first", "single_pass_first"),

@@ -15,16 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
-from stepjepa.checks import DEVICES, VERIFIED_PAIRS, Check, Outcome, Subject, VerifyOptions, run_check
-from stepjepa.checks_data import (
+from stepjepa.data.steps import Splitter
+from stepjepa.experiments.checks import DEVICES, VERIFIED_PAIRS, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.experiments.checks_data import (
     check_boundaries,
     check_data_format,
     check_environment,
     check_labels,
     check_resources,
 )
-from stepjepa.checks_model import MODEL_CHECKS, check_model
-from stepjepa.data.steps import Splitter
+from stepjepa.experiments.checks_model import MODEL_CHECKS, check_model
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.records import environment, write_json
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from stepjepa.errors import UserError
-from stepjepa.grid import SET_BY_RUNNER, CellOptions, Grid
+from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
 from stepjepa.models.loading import BUILTIN
 from stepjepa.train_command import ALIASES, read_configuration
 from stepjepa.training.config import StepJEPAConfig
@@ -38,7 +38,7 @@ class GridError(UserError):
 
 def shipped_grids() -> list[str]:
     """Names of the grids inside the package."""
-    folder = files("stepjepa.training") / "configs" / "grids"
+    folder = files("stepjepa.experiments") / "grids"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -49,7 +49,7 @@ def read_grid(name: str) -> Grid:
         GridError: names the file, the key and what is wrong.
     """
     shipped = name in shipped_grids()
-    path = files("stepjepa.training") / "configs" / "grids" / f"{name}.yaml" if shipped else Path(name)
+    path = files("stepjepa.experiments") / "grids" / f"{name}.yaml" if shipped else Path(name)
     if not path.is_file():
         raise GridError(f"{name}: no such grid file, and not one of {', '.join(shipped_grids())}")
     try:

@@ -24,8 +24,8 @@ from stepjepa.analysis.measurements import PairScores, pair_scores
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
-from stepjepa.grid import SET_BY_RUNNER, Cell, CellOptions
-from stepjepa.grid_folder import FINISHED, KIND
+from stepjepa.experiments.grid import SET_BY_RUNNER, Cell, CellOptions
+from stepjepa.experiments.store import FINISHED, KIND
 from stepjepa.jepa.metrics import centered_margin, effective_rank, mean_direction_energy, spread
 from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete

@@ -15,17 +15,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stepjepa.ablation import AblationError, Plan, list_cells, main, parse_shard, run_plan
-from stepjepa.ablation_report import format_report, report
-from stepjepa.ablation_workers import run_here
-from stepjepa.cell import cell_data
-from stepjepa.grid import CellOptions
-from stepjepa.grid_file import read_grid
-from stepjepa.grid_folder import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
+from stepjepa.experiments.cell import cell_data
+from stepjepa.experiments.grid import CellOptions
+from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.report import format_report, report
+from stepjepa.experiments.runner import AblationError, Plan, list_cells, main, parse_shard, run_plan
+from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
+from stepjepa.experiments.workers import run_here
 from stepjepa.models.loading import load_model
 from stepjepa.training.checkpoints import newest_complete
 
-WORKER = Path(__file__).with_name("ablate_worker.py")
+WORKER = Path(__file__).parents[1] / "ablate_worker.py"
 TINY = """
 base: {model_name: MODEL, learning_rate: 1e-3, use_cpu: true, problems: 40, max_steps: 36, batch_size: 1, grad_accum: 1, eval_problems: 3,
        accuracy_problems: 4, max_new_tokens: 8}
@@ -232,7 +232,7 @@ def test_a_cell_that_another_runner_drops_is_taken_up(finished, tmp_path):
 def test_a_worker_that_dies_is_told_with_its_last_words(tiny, tmp_path, monkeypatch):
     words = [sys.executable, "-c", "import sys; sys.exit('out of luck')"]
     monkeypatch.setattr(
-        "stepjepa.ablation_workers._start",
+        "stepjepa.experiments.workers._start",
         lambda plan, options, number, count, output: subprocess.Popen(words, stderr=output),
     )
     with pytest.raises(AblationError, match=r"(?s)2 of 2 processes ended with status 1.*out of luck"):

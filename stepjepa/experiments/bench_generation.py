@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.bench_report import spread
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.errors import UserError
 from stepjepa.evaluation.generation import (
@@ -29,6 +28,7 @@ from stepjepa.evaluation.generation import (
 )
 from stepjepa.evaluation.questions import read_questions
 from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
+from stepjepa.experiments.bench_report import spread
 from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
 from stepjepa.records import environment, write_json

@@ -14,11 +14,12 @@ import transformers as tf
 from small_models import SIZES, Tokens, small_model, small_rows
 from small_tokenizers import gpt2_style, llama3_style
 
-from stepjepa import checks_data, cli, verify
-from stepjepa.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa import cli
 from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example, write_jsonl
+from stepjepa.experiments import checks_data, verify
+from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
 from stepjepa.jepa import masks
 from stepjepa.models.loading import load_model
 

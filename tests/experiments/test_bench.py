@@ -9,11 +9,12 @@ from small_models import PREDICTORS, Tokens, small_model, small_rows
 
 from stepjepa import bench as bench_module
 from stepjepa import cli
-from stepjepa.bench import arm_memory, bench, main
-from stepjepa.bench_arms import ARMS, collate, counting
-from stepjepa.bench_memory import peak_memory, peak_resident_bytes
-from stepjepa.bench_report import format_table, spread
-from stepjepa.bench_setup import (
+from stepjepa.data.sources import make_example, write_jsonl
+from stepjepa.experiments.bench import arm_memory, bench, main
+from stepjepa.experiments.bench_arms import ARMS, collate, counting
+from stepjepa.experiments.bench_memory import peak_memory, peak_resident_bytes
+from stepjepa.experiments.bench_report import format_table, spread
+from stepjepa.experiments.bench_setup import (
     BenchError,
     BenchOptions,
     make_workload,
@@ -21,7 +22,6 @@ from stepjepa.bench_setup import (
     save_workload,
     train_tokenizer,
 )
-from stepjepa.data.sources import make_example, write_jsonl
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")
 ALL = ("single_pass_all", "two_pass_all")

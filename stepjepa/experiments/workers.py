@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
-from stepjepa.ablation import AblationError, Plan, run_plan
-from stepjepa.grid import Cell
-from stepjepa.grid_folder import FAILED
+from stepjepa.experiments.grid import Cell
+from stepjepa.experiments.runner import AblationError, Plan, run_plan
+from stepjepa.experiments.store import FAILED
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30  # for a process to stop after Ctrl-C; it may be writing a checkpoint

@@ -19,8 +19,8 @@ from stepjepa.errors import UserError
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.compare import accuracy_interval, paired_difference
 from stepjepa.evaluation.compare_report import WIDTH, align
-from stepjepa.grid import Grid
-from stepjepa.grid_folder import FAILED, FINISHED, GridFolder
+from stepjepa.experiments.grid import Grid
+from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
 from stepjepa.records import environment
 
 DRAWS, SEED = 10_000, 0
