@@ -108,7 +108,7 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _maps(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse.Namespace) -> int:
-    from stepjepa.plots_attention import attention_maps, segment_flow
+    from stepjepa.visualization.attention import attention_maps, segment_flow
 
     figures = {"attention": attention_maps(record, size=options.size), "flow": segment_flow(record, size=options.size)}
     _write("attention", {**about, **record}, figures, options.output)
@@ -126,7 +126,7 @@ def _maps(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse
 
 
 def _audit(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse.Namespace) -> int:
-    from stepjepa.plots_leakage import leakage_map
+    from stepjepa.visualization.leakage import leakage_map
 
     figures = {"leakage": leakage_map(record, size=options.size)}
     _write("leakage", {**about, **record}, figures, options.output)
@@ -139,7 +139,7 @@ def _audit(record: Mapping[str, Any], about: Mapping[str, Any], options: argpars
 
 def _write(name: str, record: Mapping[str, Any], figures: Mapping[str, Any], folder: Path) -> None:
     """The record and its figures; all are ready before the first is written."""
-    from stepjepa.style import save_figure
+    from stepjepa.visualization.style import save_figure
 
     write_json(record, folder / f"{name}.json")
     paths = [

@@ -22,14 +22,14 @@ from stepjepa.experiments.store import GridFolder
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.plots import loss_curves, mask_panels, price_bars
-from stepjepa.plots_ablation import arms_forest, lambda_accuracy, lambda_representations, low_data
-from stepjepa.plots_attention import attention_maps
-from stepjepa.plots_compare import forest
-from stepjepa.plots_embeddings import embedding_map, similarity_map, spectrum
-from stepjepa.plots_leakage import leakage_map
 from stepjepa.records import write_json
-from stepjepa.style import save_figure
+from stepjepa.visualization.attention import attention_maps
+from stepjepa.visualization.comparison import forest
+from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
+from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
+from stepjepa.visualization.leakage import leakage_map
+from stepjepa.visualization.plots import loss_curves, mask_panels, price_bars
+from stepjepa.visualization.style import save_figure
 
 TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 from stepjepa.errors import UserError
 from stepjepa.figures import FIGURES, draw_all, main, mask_record, read_source
-from stepjepa.plots import loss_curves
+from stepjepa.visualization.plots import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"

@@ -197,8 +197,8 @@ def as_json(value: Any) -> Any:
 
 def write_plots(files: Mapping[str, Embeddings], folder: Path) -> list[Path]:
     """Maps, similarities and spectra into a folder, each figure beside the record that it is drawn from."""
-    from stepjepa.plots_embeddings import embedding_map, similarity_map, spectrum
-    from stepjepa.style import save_figure
+    from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
+    from stepjepa.visualization.style import save_figure
 
     maps = [map_record(each, label) for label, each in files.items()]
     spectra = [spectrum_record(each, label) for label, each in files.items()]

@@ -218,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     _spare_inputs(options.files, (options.json, options.plot))
     print(format_report(record))
     if options.plot:
-        from stepjepa.plots_compare import forest
-        from stepjepa.style import save_figure
+        from stepjepa.visualization.comparison import forest
+        from stepjepa.visualization.style import save_figure
 
         print(f"\nplot: {save_figure(forest(record, size=options.size), options.plot)}")
     if options.json:

@@ -139,7 +139,7 @@ def run_training(
         "log_history": history,
     }
     if state.is_main_process:
-        from stepjepa.plots import loss_curves
+        from stepjepa.visualization.plots import loss_curves
 
         write_json(record, folder / "record.json")
         loss_curves(history, title=run_title(options.model_name, args)).savefig(folder / "loss.png", dpi=150)

@@ -16,9 +16,9 @@ from stepjepa.evaluation.compare_report import format_report, sentence
 from stepjepa.evaluation.results import ResultsError, question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
-from stepjepa.plots_compare import forest
 from stepjepa.records import write_json
 from stepjepa.training.config import StepJEPAConfig
+from stepjepa.visualization.comparison import forest
 
 TRAINING = {"lbd": 0.1, "jepa_loss_type": "cosine", "pairs": "first", "isolation": "step", "seed": 1}
 SETTINGS = {

@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from stepjepa.analysis.projections import VIEWS
-from stepjepa.embedding_maps import REACH, Map
-from stepjepa.embedding_points import Points
-from stepjepa.plots_embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
-from stepjepa.stills import Area, still_picture
-from stepjepa.style import BLUE, CONTINUOUS, CYCLE, VERMILION
+from stepjepa.visualization.embedding_maps import REACH, Map
+from stepjepa.visualization.embedding_points import Points
+from stepjepa.visualization.embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
+from stepjepa.visualization.stills import Area, still_picture
+from stepjepa.visualization.style import BLUE, CONTINUOUS, CYCLE, VERMILION
 
 COLOURINGS = {"step": "step", "view": "view", "operation": "operation", "correctness": "correct"}
 """What colour can tell, and the array of `Points` that holds it."""

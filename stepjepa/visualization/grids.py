@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from stepjepa.ablation_marks import (
+from stepjepa.visualization.marks import (
     MARKERS,
     PANELS,
     SHADE,
@@ -40,7 +40,7 @@ from stepjepa.ablation_marks import (
     statistics_legend,
     verdict_colour,
 )
-from stepjepa.style import BLUE, CYCLE, GREY, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import BLUE, CYCLE, GREY, VERMILION, new_figure, small, styled
 
 
 @styled

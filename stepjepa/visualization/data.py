@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from stepjepa.style import BLUE, CYCLE, GREEN, new_figure, styled
+from stepjepa.visualization.style import BLUE, CYCLE, GREEN, new_figure, styled
 
 NO_STEP = "#D9D9D9"
 

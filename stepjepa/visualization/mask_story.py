@@ -16,7 +16,7 @@ from torch import Tensor
 from stepjepa.jepa.layout import without_branches
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import SecondPass
-from stepjepa.mask_words import AGAIN, BRANCH, FATES, LEFT_OUT, MaskPicture, Token
+from stepjepa.visualization.mask_words import AGAIN, BRANCH, FATES, LEFT_OUT, MaskPicture, Token
 
 VIEWS = ("plain causal", "two-pass", "single-pass", "difference")
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from stepjepa.evaluation.statistics import ALPHA
-from stepjepa.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, small
+from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, small
 
 Report = Mapping[str, Any]
 Curve = tuple[str, str]

@@ -12,9 +12,9 @@ from itertools import groupby
 
 import numpy as np
 
-from stepjepa.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture
-from stepjepa.stills import Area, still_picture
-from stepjepa.style import BLUE, GREEN, GREY, ORANGE, PURPLE, ROLES, SKY, VERMILION
+from stepjepa.visualization.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture
+from stepjepa.visualization.stills import Area, still_picture
+from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, ROLES, SKY, VERMILION
 
 STEP_COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY, "#00476F", "#006348", "#853A00", "#7E4568", "#2A6F97")
 """Of steps 1 to 10, then again from the first: five colours, then the same ones darkened. Orange is the predictor's."""

@@ -9,8 +9,8 @@ from small_models import collator, small_rows
 
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.mask_story import VIEWS, MaskStory
-from stepjepa.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture, Token, listing
+from stepjepa.visualization.mask_story import VIEWS, MaskStory
+from stepjepa.visualization.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture, Token, listing
 
 PAIR_OPTIONS = (
     {"pairs": "first"}, {"pairs": "consecutive"}, {"pairs": "horizon", "horizon": 2}, {"pairs": "question_answer"},

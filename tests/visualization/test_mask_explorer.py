@@ -14,14 +14,14 @@ from stepjepa import load_model
 from stepjepa.data.formats import make_example
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError
-from stepjepa.explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.jepa.views import encode_views
-from stepjepa.mask_drawing import STEP_COLOURS, group_colour, paint
-from stepjepa.mask_story import VIEWS
-from stepjepa.style import BLUE, ORANGE
+from stepjepa.visualization.mask_drawing import STEP_COLOURS, group_colour, paint
+from stepjepa.visualization.mask_explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
+from stepjepa.visualization.mask_story import VIEWS
+from stepjepa.visualization.style import BLUE, ORANGE
 
 EXAMPLE = make_example("What is 2 + 3 - 1?", ["2 + 3 = 5.", "5 - 1 = 4.", "The answer is 4."], "4", "t", None)
 
@@ -188,7 +188,8 @@ def test_attention_weights_are_computed_only_when_asked_and_once(eager, monkeypa
     model, tokenizer = eager
     calls = []
     monkeypatch.setattr(
-        "stepjepa.explorer.encode_views", lambda *args, **options: calls.append(1) or encode_views(*args, **options)
+        "stepjepa.visualization.mask_explorer.encode_views",
+        lambda *args, **options: calls.append(1) or encode_views(*args, **options),
     )
     model.train()
     explorer = mask_explorer(tokenizer, [EXAMPLE], model)

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stepjepa.evaluation.statistics import ALPHA
-from stepjepa.style import BLUE, GREY, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import BLUE, GREY, VERMILION, new_figure, small, styled
 
 ROW, MARGINS = 3.1, 7.8  # heights in lines of type: of an arm, and of axis and legend together
 UNSEEN, SHADE = "#E4E4E4", "#444444"

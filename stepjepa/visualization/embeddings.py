@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from stepjepa.style import (
+from stepjepa.visualization.style import (
     BLUE,
     CONTINUOUS,
     CYCLE,

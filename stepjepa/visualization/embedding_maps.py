@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepjepa.analysis.projections import project
-from stepjepa.embedding_points import Points
+from stepjepa.visualization.embedding_points import Points
 
 REACH = 1.06
 """Half the side of the square that is drawn."""

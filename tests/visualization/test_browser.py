@@ -19,10 +19,10 @@ from browser import (
     still_of,
 )
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mask_visualization.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_mask_visualization.ipynb"
 CANVAS = ".stepjepa-mask canvas"
 CELLS = (
-    "from stepjepa.explorer import mask_explorer",
+    "from stepjepa.visualization.mask_explorer import mask_explorer",
     'explorer = mask_explorer()\nexplorer.view.value = "two-pass"\nexplorer',
 )
 

@@ -9,7 +9,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
-from stepjepa.plots import loss_curves
+from stepjepa.visualization.plots import loss_curves
 
 
 class LiveCurves(TrainerCallback):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from scipy.optimize import isotonic_regression
 
-from stepjepa.style import (
+from stepjepa.visualization.style import (
     BLUE,
     CONTINUOUS,
     FORBIDDEN,

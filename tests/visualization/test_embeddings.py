@@ -10,8 +10,8 @@ from small_embeddings import make_embeddings
 from stepjepa.analysis.embeddings import EmbeddingsError
 from stepjepa.analysis.projections import map_record, project, similarity_record, spectrum_record, view_rows
 from stepjepa.jepa.metrics import effective_rank
-from stepjepa.plots_embeddings import UNKNOWN, embedding_map, similarity_map, spectrum
-from stepjepa.style import BLUE, CYCLE, GREEN, ORANGE, VERMILION
+from stepjepa.visualization.embeddings import UNKNOWN, embedding_map, similarity_map, spectrum
+from stepjepa.visualization.style import BLUE, CYCLE, GREEN, ORANGE, VERMILION
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,12 @@ from ipywidgets import HTML, Dropdown, IntSlider, VBox
 
 from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
 from stepjepa.analysis.projections import VIEWS
-from stepjepa.embedding_drawing import DASHES, Palette, step_mark, still
-from stepjepa.embedding_maps import REACH, Map, make_map
-from stepjepa.embedding_points import NEAREST, PLURALS, Points, as_message
 from stepjepa.errors import UserError
-from stepjepa.plots_embeddings import VIEW_NAMES
-from stepjepa.widgets import alert, script, side_by_side, sized
+from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
+from stepjepa.visualization.embedding_maps import REACH, Map, make_map
+from stepjepa.visualization.embedding_points import NEAREST, PLURALS, Points, as_message
+from stepjepa.visualization.embeddings import VIEW_NAMES
+from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "context and target views": ("context", "target"),

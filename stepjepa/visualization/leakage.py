@@ -10,8 +10,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stepjepa.plots_attention import number_map
-from stepjepa.style import FORBIDDEN, GREY, VERMILION, new_figure, small, styled, text_width
+from stepjepa.visualization.attention import number_map
+from stepjepa.visualization.style import FORBIDDEN, GREY, VERMILION, new_figure, small, styled, text_width
 
 
 @styled

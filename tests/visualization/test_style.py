@@ -13,18 +13,18 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from stepjepa import style
 from stepjepa.analysis.attention import attention_record
 from stepjepa.analysis.leakage import leakage_audit
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.errors import UserError
 from stepjepa.models.loading import load_model
-from stepjepa.plots import loss_curves, mask_panels, price_bars
-from stepjepa.plots_attention import attention_maps, segment_flow
-from stepjepa.plots_leakage import leakage_map
-from stepjepa.style import new_figure, save_figure, styled
+from stepjepa.visualization import style
+from stepjepa.visualization.attention import attention_maps, segment_flow
+from stepjepa.visualization.leakage import leakage_map
+from stepjepa.visualization.plots import loss_curves, mask_panels, price_bars
+from stepjepa.visualization.style import new_figure, save_figure, styled
 
-DATA = Path(__file__).resolve().parents[1] / "figures" / "data"
+DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
 WIDTHS = {"notebook": 9.0, "paper": 5.5}
 
 

@@ -17,11 +17,11 @@ from stepjepa.analysis.encode import encode_examples, random_weights
 from stepjepa.analysis.measurements import pair_scores
 from stepjepa.analysis.projections import project
 from stepjepa.data.sources import read_examples
-from stepjepa.embedding_drawing import Palette, ink_on
-from stepjepa.embedding_explorer import SHOWN, EmbeddingCanvas, embedding_explorer
-from stepjepa.embedding_maps import REACH
-from stepjepa.embedding_points import OWN, PARTNERS, Points
-from stepjepa.style import BLUE, VERMILION
+from stepjepa.visualization.embedding_drawing import Palette, ink_on
+from stepjepa.visualization.embedding_explorer import SHOWN, EmbeddingCanvas, embedding_explorer
+from stepjepa.visualization.embedding_maps import REACH
+from stepjepa.visualization.embedding_points import OWN, PARTNERS, Points
+from stepjepa.visualization.style import BLUE, VERMILION
 
 
 @pytest.fixture(scope="module")

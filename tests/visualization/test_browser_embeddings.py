@@ -24,7 +24,7 @@ CANVAS = ".stepjepa-map canvas"
 CELLS = (
     """
 from stepjepa import load_model
-from stepjepa.embedding_explorer import embedding_explorer
+from stepjepa.visualization.embedding_explorer import embedding_explorer
 from stepjepa.analysis.embeddings import load
 from stepjepa.analysis.encode import encode_examples, random_weights
 from stepjepa.data.sources import read_examples
@@ -146,7 +146,7 @@ def test_an_exported_page_shows_the_still(tmp_path):
     save(make_embeddings(), tmp_path / "some.npz")
     write_notebook(
         tmp_path / "explorer.ipynb",
-        "from stepjepa.embedding_explorer import embedding_explorer\nfrom stepjepa.analysis.embeddings import load",
+        "from stepjepa.visualization.embedding_explorer import embedding_explorer\nfrom stepjepa.analysis.embeddings import load",
         'embedding_explorer(load("some.npz"), "constructed", seeds=(0,))',
     )
     page = exported(tmp_path / "explorer.ipynb", tmp_path)

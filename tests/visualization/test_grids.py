@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from stepjepa.ablation_marks import PANELS, axis_values, missing_cells
 from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
-from stepjepa.plots_ablation import arms_forest, lambda_accuracy, lambda_representations, low_data
-from stepjepa.style import BLUE, VERMILION
+from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
+from stepjepa.visualization.marks import PANELS, axis_values, missing_cells
+from stepjepa.visualization.style import BLUE, VERMILION
 
 QUESTIONS = 120
 FIGURES = {name.removeprefix("first_").removeprefix("consecutive_") for own in PANELS.values() for name, _ in own}

@@ -30,11 +30,11 @@ from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
 from stepjepa.jepa.views import encode_views
-from stepjepa.mask_drawing import paint, parts, still
-from stepjepa.mask_story import VIEWS, MaskStory
-from stepjepa.mask_words import MaskPicture
 from stepjepa.models.loading import BUILTIN_PATH, add_pad_token, add_predictor_tokens
-from stepjepa.widgets import alert, script, side_by_side, sized
+from stepjepa.visualization.mask_drawing import paint, parts, still
+from stepjepa.visualization.mask_story import VIEWS, MaskStory
+from stepjepa.visualization.mask_words import MaskPicture
+from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {
     "first": {"pairs": "first"},
@@ -53,8 +53,8 @@ OWN_STEPS = "3 + 2 = 5 pens.\n\nThe answer is \\boxed{5}."
 class MaskCanvas(anywidget.AnyWidget):
     """The drawing; `picture` is sent whole, so that no half-changed picture is ever drawn."""
 
-    _esm = script("explorer.js")
-    _css = Path(__file__).with_name("explorer.css")
+    _esm = script("mask_explorer.js")
+    _css = Path(__file__).with_name("mask_explorer.css")
     picture = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
     """The row looked at, from 0."""

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from stepjepa.style import BLUE, FORBIDDEN, GREEN, GREY, ORANGE, PURPLE, ROLES, new_figure, small, styled
+from stepjepa.visualization.style import BLUE, FORBIDDEN, GREEN, GREY, ORANGE, PURPLE, ROLES, new_figure, small, styled
 
 
 @styled

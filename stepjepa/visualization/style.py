@@ -61,7 +61,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def _house(size: Size = "notebook") -> Any:
-    look: Any = rc_params_from_file(str(files("stepjepa") / "stepjepa.mplstyle"), use_default_template=False)
+    look: Any = rc_params_from_file(
+        str(files("stepjepa.visualization") / "stepjepa.mplstyle"), use_default_template=False
+    )
     look.update(SIZES[size])
     return look
 
