@@ -150,7 +150,7 @@ def test_import_is_light():
 
 def test_nothing_but_plots_pulls_in_matplotlib():
     code = (
-        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__]; import stepjepa.cli, stepjepa.training.run;"
+        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__]; import stepjepa.commands.main, stepjepa.training.run;"
         "print([m for m in ('matplotlib', 'ipywidgets', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -173,11 +173,11 @@ def test_public_names():
 def test_doctests():
     import doctest
 
+    import stepjepa.commands.train
     import stepjepa.jepa.pairs
     import stepjepa.jepa.reference
-    import stepjepa.train_command
 
-    for module in (stepjepa.jepa.pairs, stepjepa.jepa.reference, stepjepa.train_command):
+    for module in (stepjepa.jepa.pairs, stepjepa.jepa.reference, stepjepa.commands.train):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -23,10 +23,10 @@ from typing import Any
 
 import yaml
 
+from stepjepa.commands.train import ALIASES, read_configuration
 from stepjepa.errors import UserError
 from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
 from stepjepa.models.loading import BUILTIN
-from stepjepa.train_command import ALIASES, read_configuration
 from stepjepa.training.config import StepJEPAConfig
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")

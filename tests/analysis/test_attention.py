@@ -23,7 +23,7 @@ from stepjepa.analysis.attention import (
     visible_cells,
     windows_by_layer,
 )
-from stepjepa.attention_command import main
+from stepjepa.commands.attention import main
 from stepjepa.data.sources import make_example, read_examples, write_jsonl
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.errors import UserError

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import stepjepa.evaluation.run as evaluation
+from stepjepa.commands.evaluate import main
 from stepjepa.errors import UserError
-from stepjepa.evaluate_command import main
 from stepjepa.evaluation.journal import Journal
 from stepjepa.evaluation.results import partial_path, read_results
 from stepjepa.models.loading import load_model
@@ -80,7 +80,7 @@ def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
         "import sys, time; import stepjepa.evaluation.journal as j; append = j.Journal.append\n"
         "def slow(self, *words): append(self, *words); time.sleep(60)\n"
         "j.Journal.append = slow\n"
-        "from stepjepa.evaluate_command import main; main(sys.argv[1:])"
+        "from stepjepa.commands.evaluate import main; main(sys.argv[1:])"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     began = time.monotonic()

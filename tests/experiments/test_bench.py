@@ -8,7 +8,7 @@ import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
 
 from stepjepa import bench as bench_module
-from stepjepa import cli
+from stepjepa.commands import main as cli
 from stepjepa.data.sources import make_example, write_jsonl
 from stepjepa.experiments.bench import arm_memory, bench, main
 from stepjepa.experiments.bench_arms import ARMS, collate, counting

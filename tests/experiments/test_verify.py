@@ -14,7 +14,7 @@ import transformers as tf
 from small_models import SIZES, Tokens, small_model, small_rows
 from small_tokenizers import gpt2_style, llama3_style
 
-from stepjepa import cli
+from stepjepa.commands import main as cli
 from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example, write_jsonl

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from small_tokenizers import llama3_style
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stepjepa.commands.evaluate import main
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.sources import read_examples
 from stepjepa.errors import UserError
-from stepjepa.evaluate_command import main
 from stepjepa.evaluation.results import question_ids, read_results
 from stepjepa.models.checkpoint import load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN_PATH, load_model

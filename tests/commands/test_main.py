@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from stepjepa.cli import COMMANDS, main
-from stepjepa.prepare_command import parser as prepare_parser
-from stepjepa.train_command import parse_train, split_debug
+from stepjepa.commands.main import COMMANDS, main
+from stepjepa.commands.prepare import parser as prepare_parser
+from stepjepa.commands.train import parse_train, split_debug
 from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.folder import OutputFolderError, claim_folder
 

@@ -10,23 +10,23 @@ from importlib import import_module
 from stepjepa.errors import UserError
 
 COMMANDS = {
-    "prepare": ("prepare_command", "solutions of any source → chat JSONL with steps"),
+    "prepare": ("commands.prepare", "solutions of any source → chat JSONL with steps"),
     "train": (
-        "train_command",
+        "commands.train",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
     ),
     "verify": ("experiments.verify", "check your model and data: boundaries, losses, isolation, gradients"),
     "evaluate": (
-        "evaluate_command",
+        "commands.evaluate",
         "answer test problems and check the answers: one row a question, accuracy with intervals",
     ),
     "compare": (
         "evaluation.compare",
         "result files of several models and seeds: paired differences with intervals",
     ),
-    "embed": ("embed", "context views, target views and step states of a data set → one file"),
+    "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("analysis.report", "aligned or collapsed? metrics of embedding files with intervals and controls"),
-    "attention": ("attention_command", "attention maps over trunk and branches; the leakage audit"),
+    "attention": ("commands.attention", "attention maps over trunk and branches; the leakage audit"),
     "ablate": (
         "experiments.runner",
         "run a grid of configurations and seeds: resumable, sharded; --report compares the arms",
