@@ -1,7 +1,7 @@
 """Do two answers mean the same mathematics? `math-verify` (on sympy) decides, within a time limit.
 
-Only for what plain text and numbers cannot settle (see `stepjepa.evaluation.answers`): radicals, sets, tuples, intervals,
-equations, matrices, formulas. Sympy may compute for hours on a stray tower of powers; math-verify stops it with
+Only for what plain text and numbers cannot settle (see `answers.py`): radicals, sets, tuples, intervals, equations,
+matrices, formulas. Sympy may compute for hours on a stray tower of powers; math-verify stops it with
 an alarm signal (in place of any that the caller had set), which only the main thread can receive. In any other
 thread the comparison therefore runs in a process of its own: about a second slower, the same answer.
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
 
-from stepjepa import bench as bench_module
 from stepjepa.commands import main as cli
 from stepjepa.data.sources import make_example, write_jsonl
+from stepjepa.experiments import bench as bench_module
 from stepjepa.experiments.bench import arm_memory, bench, main
 from stepjepa.experiments.bench_arms import ARMS, collate, counting
 from stepjepa.experiments.bench_memory import peak_memory, peak_resident_bytes

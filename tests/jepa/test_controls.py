@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from small_models import Tokens, collator, small_model, small_rows
-from test_trainer import flat_weights, losses, make_trainer, step_of
+from small_trainer import flat_weights, losses, make_trainer, step_of
 
 from stepjepa.jepa.controls import pair_keys, random_targets, shuffled_order, training_target
 from stepjepa.jepa.losses import jepa_losses

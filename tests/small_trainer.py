@@ -1,0 +1,39 @@
+"""A trainer on a small model, and what one optimizer step of it changes."""
+
+import torch
+from small_models import Tokens, small_model, small_rows
+
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.trainer import StepJEPATrainer
+
+
+def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):
+    options = {
+        "output_dir": str(tmp_path), "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 1,
+        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0, "max_grad_norm": 0,
+        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "use_cpu": True, "seed": 3, **options,
+    }  # fmt: skip
+    return StepJEPATrainer(
+        model=small_model("llama") if model is None else model,
+        args=StepJEPAConfig(**options),
+        train_dataset=small_rows(8) if rows is None else rows,
+        eval_dataset=eval_rows,
+        processing_class=Tokens(),
+        **(trainer_options or {}),
+    )
+
+
+def flat_weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).double()
+
+
+def step_of(tmp_path, **options):
+    """The change of all weights in one optimizer step of plain gradient descent."""
+    trainer = make_trainer(tmp_path, **options)
+    before = flat_weights(trainer.model)
+    trainer.train()
+    return flat_weights(trainer.model) - before, trainer
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
