@@ -18,9 +18,18 @@ import torch
 from stepjepa.errors import UserError
 
 PACKAGES = (
-    "stepjepa", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "statsmodels",
-    "scikit-learn", "math-verify",
-)  # fmt: skip
+    "stepjepa",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+    "math-verify",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -27,9 +27,14 @@ needs_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium found: apt-get install -y --no-install-recommends chromium"
 )
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 def artifacts(folder: Path) -> Path:
@@ -54,21 +59,36 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     places = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython",
-    }  # fmt: skip
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
     log = home / "jupyterlab.log"
     with log.open("w") as output:
         server = subprocess.Popen(
             [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-                "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
-                "--LabApp.news_url=", "--LabApp.collaborative=False",
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--ip=127.0.0.1",
+                f"--port={port}",
+                "--ServerApp.port_retries=0",
+                "--IdentityProvider.token=",
+                f"--ServerApp.root_dir={folder}",
+                "--LabApp.news_url=",
+                "--LabApp.collaborative=False",
                 "--LabApp.expose_app_in_browser=True",
             ],
             env={**os.environ, **{name: str(home / place) for name, place in places.items()}},
-            stdout=output, stderr=subprocess.STDOUT, cwd=folder,
-        )  # fmt: skip
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_for(url, server, log)
@@ -157,11 +177,21 @@ def exported(notebook: Path, folder: Path) -> Path:
     """The notebook, run and exported as an HTML page into `folder`, without the state of its widgets."""
     subprocess.run(
         [
-            sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--execute", "--output-dir", str(folder),
-            "--ExecutePreprocessor.store_widget_state=False", str(notebook),
+            sys.executable,
+            "-m",
+            "jupyter",
+            "nbconvert",
+            "--to",
+            "html",
+            "--execute",
+            "--output-dir",
+            str(folder),
+            "--ExecutePreprocessor.store_widget_state=False",
+            str(notebook),
         ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     return folder / notebook.with_suffix(".html").name
 
 

@@ -40,15 +40,31 @@ def run(lora: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: ob
         model = get_peft_model(model, config)
     world = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
     args = StepJEPAConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=1, gradient_accumulation_steps=8 // world,
-        per_device_eval_batch_size=2, max_steps=2, learning_rate=0.1, optim="sgd", lr_scheduler_type="constant",
-        warmup_steps=0, max_grad_norm=0, save_strategy="no", disable_tqdm=True, logging_steps=1, use_cpu=True,
-        lbd=0.7, pairs="consecutive", **options,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=8 // world,
+        per_device_eval_batch_size=2,
+        max_steps=2,
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        max_grad_norm=0,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        use_cpu=True,
+        lbd=0.7,
+        pairs="consecutive",
+        **options,
+    )
     trainer = InOrder(
-        model, args, train_dataset=small_rows(16, steps=steps), eval_dataset=small_rows(7, seed=9),
+        model,
+        args,
+        train_dataset=small_rows(16, steps=steps),
+        eval_dataset=small_rows(7, seed=9),
         processing_class=Tokens(),
-    )  # fmt: skip
+    )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
     return {

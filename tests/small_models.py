@@ -25,10 +25,19 @@ class Tokens:
 
 
 SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attention_dropout": 0.0,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "attention_dropout": 0.0,
+}
 WINDOW = 7
 CONFIGS = {
     "llama": lambda: tf.LlamaConfig(**SIZES),
@@ -46,13 +55,20 @@ CONFIGS = {
     "phi3": lambda: tf.Phi3Config(**{**SIZES, "num_key_value_heads": 4}, sliding_window=WINDOW),
     "mixtral": lambda: tf.MixtralConfig(**SIZES, sliding_window=WINDOW, num_local_experts=4),
     "gpt2": lambda: tf.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=256,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
-    "gpt-oss": lambda: tf.GptOssConfig(
-        **SIZES, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2
-    ),
-}  # fmt: skip
+    "gpt-oss": lambda: tf.GptOssConfig(**SIZES, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2),
+}
 EAGER_ONLY = ("gemma2", "gpt-oss")  # soft-capped or sink attention, which SDPA cannot compute
 
 

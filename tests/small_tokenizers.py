@@ -82,18 +82,7 @@ def corpus() -> tuple[str, ...]:
     """Nineteen hundred short texts; blank lines, LaTeX and accents occur, as they do in real ones."""
     rng = random.Random(0)
     names = ("Natalia", "Weng", "Betty", "Julie", "Mark", "Zoë", "José", "Ali", "Tina", "Randy")
-    things = (
-        "clips",
-        "apples",
-        "pages",
-        "dollars",
-        "hours",
-        "miles",
-        "tickets",
-        "flowers",
-        "cookies",
-        "eggs",
-    )
+    things = ("clips", "apples", "pages", "dollars", "hours", "miles", "tickets", "flowers", "cookies", "eggs")
     forms = (
         "{n} sold {a}/2 = {b} {t} in May.",
         "In total, {n} has {a} + {b} = {c} {t}.",

@@ -9,10 +9,22 @@ from stepjepa.training.trainer import StepJEPATrainer
 
 def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):
     options = {
-        "output_dir": str(tmp_path), "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 1,
-        "learning_rate": 0.1, "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0, "max_grad_norm": 0,
-        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "use_cpu": True, "seed": 3, **options,
-    }  # fmt: skip
+        "output_dir": str(tmp_path),
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 1,
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": 0,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "seed": 3,
+        **options,
+    }
     return StepJEPATrainer(
         model=small_model("llama") if model is None else model,
         args=StepJEPAConfig(**options),

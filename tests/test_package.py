@@ -99,9 +99,12 @@ def _interval(*values: float) -> str:
 
 
 GRID_COLUMNS = {
-    "lm_loss": ".3f", "first_reciprocal_rank_all": ".3f", "first_recall_own": ".0%", "first_effective_rank_target": ".1f",
+    "lm_loss": ".3f",
+    "first_reciprocal_rank_all": ".3f",
+    "first_recall_own": ".0%",
+    "first_effective_rank_target": ".1f",
     "first_mean_energy_target": ".3f",
-}  # fmt: skip
+}
 
 
 def grid_rows(found):
@@ -161,9 +164,14 @@ def test_public_names():
     import stepjepa
 
     assert set(stepjepa.__all__) - {"__version__"} == {
-        "split_steps", "tokenize_example", "StepJEPACollator", "encode_views", "load_model", "StepJEPAConfig",
+        "split_steps",
+        "tokenize_example",
+        "StepJEPACollator",
+        "encode_views",
+        "load_model",
+        "StepJEPAConfig",
         "StepJEPATrainer",
-    }  # fmt: skip
+    }
     for name in stepjepa.__all__:
         assert getattr(stepjepa, name) is not None
     with pytest.raises(AttributeError, match="nothing"):

@@ -102,11 +102,15 @@ def check_forbidden(attentions: Sequence[Tensor], visible: Sequence[Tensor]) -> 
         if not bool(weights.isfinite().all()):
             raise AttentionError(f"the attention weights of layer {layer} are not finite numbers: the model is broken")
         sums = weights.sum(dim=-1)
-        checks.append({
-            "layer": layer, "forbidden_cells": int((~see).sum()),
-            "max_forbidden_mass": weights.masked_fill(see, 0).sum(dim=-1).max().item(),
-            "row_sum_min": sums.min().item(), "row_sum_max": sums.max().item(),
-        })  # fmt: skip
+        checks.append(
+            {
+                "layer": layer,
+                "forbidden_cells": int((~see).sum()),
+                "max_forbidden_mass": weights.masked_fill(see, 0).sum(dim=-1).max().item(),
+                "row_sum_min": sums.min().item(),
+                "row_sum_max": sums.max().item(),
+            }
+        )
     return checks
 
 
@@ -220,9 +224,9 @@ def attention_record(
     text_config = inner.config.get_text_config()
     count, width = text_config.num_hidden_layers, text_config.num_attention_heads
     chosen = _chosen(layers, count, "layer")
-    kept: Sequence[int | str] = ["mean"] if heads == "mean" else _chosen(
-        range(width) if heads == "all" else heads, width, "head"
-    )  # fmt: skip
+    kept: Sequence[int | str] = (
+        ["mean"] if heads == "mean" else _chosen(range(width) if heads == "all" else heads, width, "head")
+    )
     if len(chosen) * len(kept) > MAX_MAPS:
         raise AttentionError(
             f"{len(chosen)} layers × {len(kept)} heads are more than {MAX_MAPS} maps: nobody could read them; choose "
@@ -249,10 +253,15 @@ def attention_record(
         weights = attentions[layer][0].double().cpu()
         for head in kept:
             shown = weights.mean(dim=0) if isinstance(head, str) else weights[head]
-            maps.append({
-                "layer": layer, "head": head, "mask": distinct.index(windows[layer]),
-                "weights": _rounded(shown, digits), "flow": _rounded(flow(shown, parts), digits),
-            })  # fmt: skip
+            maps.append(
+                {
+                    "layer": layer,
+                    "head": head,
+                    "mask": distinct.index(windows[layer]),
+                    "weights": _rounded(shown, digits),
+                    "flow": _rounded(flow(shown, parts), digits),
+                }
+            )
     masks = [
         {"window": window, "rows": _strings(visible[windows.index(window)][0])} for window in distinct
     ]  # a window has one mask, whichever layer it is in
@@ -265,9 +274,11 @@ def attention_record(
         "masks": masks,
         "maps": maps,
         "check": {
-            "passed": all(check["max_forbidden_mass"] == 0 for check in checks), "heads": width, "layers": checks,
+            "passed": all(check["max_forbidden_mass"] == 0 for check in checks),
+            "heads": width,
+            "layers": checks,
         },
-    }  # fmt: skip
+    }
 
 
 def longest(model: Any, max_length: int | None, predictors: int) -> int | None:

@@ -30,11 +30,7 @@ class Interval:
 
 
 def cluster_bootstrap(
-    statistic: Statistic,
-    groups: Any,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    statistic: Statistic, groups: Any, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Percentile interval of a statistic when whole problems are drawn with replacement.
 
@@ -81,11 +77,7 @@ def bootstrap_mean(values: Any, groups: Any, draws: int = 1000, seed: int = 0, l
 
 
 def cluster_jackknife(
-    statistic: Statistic,
-    groups: Any,
-    blocks: int = 25,
-    seed: int = 0,
-    level: float = 0.95,
+    statistic: Statistic, groups: Any, blocks: int = 25, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Interval of a statistic from leaving blocks of problems out in turn, for statistics that copies distort.
 

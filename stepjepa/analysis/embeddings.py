@@ -98,11 +98,14 @@ class Embeddings:
         own |= {name: [getattr(self, name)[i] for i in examples] for name in ("questions", "steps", "ids")}
         own |= {"pair_example": number[own["pair_example"]], "state_example": number[own["state_example"]]}
         return Embeddings(
-            **own, correct=self.correct[examples], operation_names=self.operation_names, info=self.info,
+            **own,
+            correct=self.correct[examples],
+            operation_names=self.operation_names,
+            info=self.info,
             context_layers={layer: array[pairs] for layer, array in self.context_layers.items()},
             target_layers={layer: array[pairs] for layer, array in self.target_layers.items()},
             state_layers={layer: array[states] for layer, array in self.state_layers.items()},
-        )  # fmt: skip
+        )
 
     def at_layer(self, layer: int) -> Embeddings:
         """The same embeddings with the arrays of one stored layer in the place of the last one's.
@@ -117,10 +120,14 @@ class Embeddings:
                 "stores it"
             )
         own = {name: getattr(self, name) for name in (*ARRAYS, *TEXTS)}
-        return Embeddings(**own | {
-            "context": self.context_layers[layer], "target": self.target_layers[layer],
-            "states": self.state_layers[layer],
-        })  # fmt: skip
+        return Embeddings(
+            **own
+            | {
+                "context": self.context_layers[layer],
+                "target": self.target_layers[layer],
+                "states": self.state_layers[layer],
+            }
+        )
 
 
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:

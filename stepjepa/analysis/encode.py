@@ -97,32 +97,54 @@ def encode_examples(
     )
     known = correct or {}
     return Embeddings(
-        context=pair("context"), target=pair("target"), pair_example=pair("pair_example"),
-        context_step=pair("context_step"), target_step=pair("target_step"),
-        states=state("states"), state_example=state("state_example"), state_step=state("state_step"),
-        operation=operation, value=value,
+        context=pair("context"),
+        target=pair("target"),
+        pair_example=pair("pair_example"),
+        context_step=pair("context_step"),
+        target_step=pair("target_step"),
+        states=state("states"),
+        state_example=state("state_example"),
+        state_step=state("state_step"),
+        operation=operation,
+        value=value,
         correct=np.array([int(known[name]) if name in known else -1 for name, _ in kept], dtype=np.int64),
         questions=[example["question"] for _, example in kept],
-        steps=[list(example["steps"]) for _, example in kept], ids=[name for name, _ in kept],
+        steps=[list(example["steps"]) for _, example in kept],
+        ids=[name for name, _ in kept],
         operation_names=operations,
         info={
-            "layout": {"pairs": pairs, "horizon": horizon, "isolation": isolation, "predictors": predictors,
-                       "max_length": max_length},
-            "counts": {"examples": report.examples, "embedded": report.kept, "too_long": report.skipped,
-                       "cut": report.cut, "without_pair": len(rows) - len(np.unique(parts["pair_example"])),
-                       "pairs": len(pair_order), "steps": len(state_order)},
+            "layout": {
+                "pairs": pairs,
+                "horizon": horizon,
+                "isolation": isolation,
+                "predictors": predictors,
+                "max_length": max_length,
+            },
+            "counts": {
+                "examples": report.examples,
+                "embedded": report.kept,
+                "too_long": report.skipped,
+                "cut": report.cut,
+                "without_pair": len(rows) - len(np.unique(parts["pair_example"])),
+                "pairs": len(pair_order),
+                "steps": len(state_order),
+            },
         },
         context_layers={layer: pair(f"context.{layer}") for layer in layers},
         target_layers={layer: pair(f"target.{layer}") for layer in layers},
         state_layers={layer: state(f"states.{layer}") for layer in layers},
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
 def _encode(
-    model: Any, rows: list[dict[str, Any]], collate: StepJEPACollator, layers: Sequence[int], batch_size: int,
+    model: Any,
+    rows: list[dict[str, Any]],
+    collate: StepJEPACollator,
+    layers: Sequence[int],
+    batch_size: int,
     progress: bool,
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     """Everything `encode_views` gives, batch by batch from the longest row, as numpy arrays."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
     parts: dict[str, list[np.ndarray]] = {}
@@ -153,13 +175,18 @@ def _arrays(views: Views, chosen: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
     index, steps = views.step_index.cpu().numpy(), views.steps.cpu().numpy()
     return [
-        ("context", plain(views.context)), ("target", plain(views.target)), ("states", plain(views.step_states)),
-        ("pair_example", chosen[views.example.cpu().numpy()]), ("context_step", steps[:, 0]),
-        ("target_step", steps[:, 1]), ("state_example", chosen[index[:, 0]]), ("state_step", index[:, 1]),
+        ("context", plain(views.context)),
+        ("target", plain(views.target)),
+        ("states", plain(views.step_states)),
+        ("pair_example", chosen[views.example.cpu().numpy()]),
+        ("context_step", steps[:, 0]),
+        ("target_step", steps[:, 1]),
+        ("state_example", chosen[index[:, 0]]),
+        ("state_step", index[:, 1]),
         *((f"context.{layer}", plain(states)) for layer, states in views.context_layers.items()),
         *((f"target.{layer}", plain(states)) for layer, states in views.target_layers.items()),
         *((f"states.{layer}", plain(states)) for layer, states in views.step_layers.items()),
-    ]  # fmt: skip
+    ]
 
 
 def _step_labels(

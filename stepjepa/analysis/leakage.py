@@ -88,11 +88,7 @@ def leakage_audit(
 
 @torch.no_grad()
 def audit_rows(
-    model: Any,
-    rows: Sequence[dict[str, Any]],
-    collator: StepJEPACollator,
-    batch_size: int = 8,
-    progress: bool = False,
+    model: Any, rows: Sequence[dict[str, Any]], collator: StepJEPACollator, batch_size: int = 8, progress: bool = False
 ) -> dict[str, Any]:
     """Audit a model on tokenized rows, each with a view pair.
 
@@ -137,10 +133,14 @@ def audit_rows(
     faults = [_fault(cell) for cell in cells.values() if not cell["ok"]]
     return {
         "layout": {name: getattr(collator, name) for name in ("pairs", "horizon", "predictors", "isolation")},
-        "examples": len(rows), "tolerance": tolerance, "passed": not faults, "faults": faults,
-        "segments": order, "views": list(dict.fromkeys(view for _, view in sorted(cells, key=_column))),
+        "examples": len(rows),
+        "tolerance": tolerance,
+        "passed": not faults,
+        "faults": faults,
+        "segments": order,
+        "views": list(dict.fromkeys(view for _, view in sorted(cells, key=_column))),
         "cells": list(cells.values()),
-    }  # fmt: skip
+    }
 
 
 def text_segments(row: Mapping[str, Any], isolation: str = "step") -> dict[str, Range]:
@@ -169,9 +169,10 @@ def _compare(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """For every view of the rows that were changed: its name, how far it moved, what was expected."""
     pairs = [
-        (row, pair) for row, data in enumerate(batch)
+        (row, pair)
+        for row, data in enumerate(batch)
         for pair in view_pairs(data["step_ids"], collator.pairs, collator.horizon)
-    ]  # fmt: skip
+    ]
     assert len(pairs) == len(before.context)
     for kind in ("context", "target"):
         old, new = getattr(before, kind).double(), getattr(after, kind).double()  # [P, D]

@@ -31,11 +31,7 @@ from stepjepa.jepa.metrics import (
     uniformity,
     unit_rows,
 )
-from stepjepa.jepa.retrieval import (
-    chance_recall,
-    chance_reciprocal_rank,
-    retrieval_ranks,
-)
+from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, retrieval_ranks
 
 DRAWS, BLOCKS, FOLDS = 1000, 20, 5
 LEAST = 2 * FOLDS
@@ -121,8 +117,14 @@ def measure(
     if problems < LEAST:
         raise EmbeddingsError(f"intervals need at least {LEAST} problems with a view pair, and there are {problems}")
     figures: dict[str, Measure] = {}
-    for name, part in (("pairs", _pairs), ("views", _views), ("coherence", _coherence), ("order", _order),
-                       ("operation", _operation), ("value", _value)):  # fmt: skip
+    for name, part in (
+        ("pairs", _pairs),
+        ("views", _views),
+        ("coherence", _coherence),
+        ("order", _order),
+        ("operation", _operation),
+        ("value", _value),
+    ):
         progress(name)
         figures |= dict(part(embeddings, seed))
     return figures
@@ -179,9 +181,7 @@ def _coherence(embeddings: Embeddings, seed: int) -> Named:
         if (rows.step < 0).any():
             continue  # a whole answer has no neighbours
         found = coherence(rows.vectors, torch.from_numpy(rows.example), torch.from_numpy(rows.step))
-        consecutive, distant, across = (
-            values.numpy() for values in (found.consecutive, found.distant, found.across)
-        )  # fmt: skip
+        consecutive, distant, across = (values.numpy() for values in (found.consecutive, found.distant, found.across))
         example = found.example.numpy()
         for name, values in (("consecutive", consecutive), ("distant", distant), ("across", across)):
             known = np.isfinite(values)
@@ -224,27 +224,36 @@ def correct_minus_wrong(values: np.ndarray, correct: np.ndarray, lengths: np.nda
     low, high = np.quantile(np.average(draws, axis=0, weights=weights), [0.025, 0.975])
     plain = values[known & (correct == 1)].mean() - values[known & (correct == 0)].mean()
     return Measure(
-        float(np.average(estimates, weights=weights)), float(low), float(high), 0.0,
+        float(np.average(estimates, weights=weights)),
+        float(low),
+        float(high),
+        0.0,
         {**counts, "at_any_length": float(plain)},
-    )  # fmt: skip
+    )
 
 
 def _order(embeddings: Embeddings, seed: int) -> Named:
     last = np.array([len(embeddings.steps[example]) - 1 for example in embeddings.state_example])
     state, target = view_rows(embeddings, "state"), view_rows(embeddings, "target")
     for name, rows, kept in (
-        ("state", state, state.step >= 0), ("state_without_last", state, embeddings.state_step != last),
+        ("state", state, state.step >= 0),
+        ("state_without_last", state, embeddings.state_step != last),
         ("target", target, target.step >= 0),
-    ):  # fmt: skip
+    ):
         chains = np.unique(rows.example[kept], return_counts=True)[1]
         if (chains > 1).sum() < LEAST:
             continue
         at = torch.from_numpy(np.flatnonzero(kept))
         probe = order_probe(rows.vectors[at], rows.example[kept].tolist(), rows.step[kept].tolist(), FOLDS, seed=seed)
-        yield f"order_{name}", _measured(
-            bootstrap_mean(probe.scores, probe.example, DRAWS, seed), chance=0.5,
-            null_high=float(np.quantile(probe.null, 0.975)), p_value=probe.p_value,
-        )  # fmt: skip
+        yield (
+            f"order_{name}",
+            _measured(
+                bootstrap_mean(probe.scores, probe.example, DRAWS, seed),
+                chance=0.5,
+                null_high=float(np.quantile(probe.null, 0.975)),
+                p_value=probe.p_value,
+            ),
+        )
 
 
 def _labelled(embeddings: Embeddings, known: np.ndarray) -> Iterator[tuple[str, ViewRows, np.ndarray, np.ndarray]]:
@@ -264,13 +273,23 @@ def _operation(embeddings: Embeddings, seed: int) -> Named:
             continue
         groups = rows.example[kept]
         probe = linear_probe(
-            rows.vectors[torch.from_numpy(kept)], labels.tolist(), groups.tolist(), _surface(embeddings, places),
-            FOLDS, seed=seed,
-        )  # fmt: skip
-        yield f"operation_{view}", _measured(
-            bootstrap_mean(probe.correct, groups, DRAWS, seed), chance=probe.chance, control=probe.control,
-            lookup=probe.lookup, seen=probe.seen,
-        )  # fmt: skip
+            rows.vectors[torch.from_numpy(kept)],
+            labels.tolist(),
+            groups.tolist(),
+            _surface(embeddings, places),
+            FOLDS,
+            seed=seed,
+        )
+        yield (
+            f"operation_{view}",
+            _measured(
+                bootstrap_mean(probe.correct, groups, DRAWS, seed),
+                chance=probe.chance,
+                control=probe.control,
+                lookup=probe.lookup,
+                seen=probe.seen,
+            ),
+        )
 
 
 def _surface(embeddings: Embeddings, places: np.ndarray) -> Sequence[str]:
@@ -285,15 +304,25 @@ def _value(embeddings: Embeddings, seed: int) -> Named:
     for view, rows, kept, places in _labelled(embeddings, np.isfinite(embeddings.value)):
         groups = rows.example[kept]
         probe = value_probe(
-            rows.vectors[torch.from_numpy(kept)], embeddings.value[places].tolist(), groups.tolist(),
-            rows.step[kept].tolist(), FOLDS, seed=seed,
-        )  # fmt: skip
+            rows.vectors[torch.from_numpy(kept)],
+            embeddings.value[places].tolist(),
+            groups.tolist(),
+            rows.step[kept].tolist(),
+            FOLDS,
+            seed=seed,
+        )
         error, total = np.square(probe.actual - probe.predicted), np.square(probe.actual - probe.baseline)
 
         def r2(at: np.ndarray, error: np.ndarray = error, total: np.ndarray = total) -> float:
             return float(1 - error[at].sum() / total[at].sum())
 
-        yield f"value_{view}", _measured(
-            cluster_bootstrap(r2, groups, DRAWS, seed), chance=0.0, control=probe.control_r2,
-            spearman=probe.spearman, control_spearman=probe.control_spearman,
-        )  # fmt: skip
+        yield (
+            f"value_{view}",
+            _measured(
+                cluster_bootstrap(r2, groups, DRAWS, seed),
+                chance=0.0,
+                control=probe.control_r2,
+                spearman=probe.spearman,
+                control_spearman=probe.control_spearman,
+            ),
+        )

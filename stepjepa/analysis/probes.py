@@ -96,9 +96,14 @@ def linear_probe(
         lookup[test] = classes[test] == np.where(seen[test] > 0, counts.argmax(axis=1)[forms[test]], most)
     control = correct[1:].mean(axis=0)
     return LinearProbe(
-        accuracy=float(correct[0].mean()), chance=float(majority.mean()), lookup=float(lookup.mean()),
-        control=float(control.mean()), seen=float(seen.mean()), correct=correct[0], control_correct=control,
-    )  # fmt: skip
+        accuracy=float(correct[0].mean()),
+        chance=float(majority.mean()),
+        lookup=float(lookup.mean()),
+        control=float(control.mean()),
+        seen=float(seen.mean()),
+        correct=correct[0],
+        control_correct=control,
+    )
 
 
 def _classify(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -173,10 +178,14 @@ def value_probe(
     r2 = 1 - np.square(targets - predicted).sum(axis=0) / np.square(targets - baseline).sum(axis=0)
     ranks = [float(spearmanr(*columns).statistic) for columns in zip(predicted.T, targets.T, strict=True)]
     return ValueProbe(
-        r2=float(r2[0]), spearman=ranks[0], control_r2=float(r2[1:].mean()),
-        control_spearman=float(np.mean(ranks[1:])), predicted=predicted[:, 0], actual=actual,
+        r2=float(r2[0]),
+        spearman=ranks[0],
+        control_r2=float(r2[1:].mean()),
+        control_spearman=float(np.mean(ranks[1:])),
+        predicted=predicted[:, 0],
+        actual=actual,
         baseline=baseline[:, 0],
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -197,12 +206,7 @@ class OrderProbe:
 
 
 def order_probe(
-    states: Tensor,
-    example: Sequence[int],
-    step: Sequence[int],
-    folds: int = 5,
-    shuffles: int = 200,
-    seed: int = 0,
+    states: Tensor, example: Sequence[int], step: Sequence[int], folds: int = 5, shuffles: int = 200, seed: int = 0
 ) -> OrderProbe:
     """Is there one direction along which the steps of every chain lie in order?
 

@@ -116,18 +116,26 @@ def map_record(embeddings: Embeddings, label: str = "", examples: int | None = 6
     views = []
     for view in dict.fromkeys(points["view"].tolist()):
         at = points["view"] == view
-        views.append({
-            "view": view, **{name: points[name][at].tolist() for name in ("example", "step", "operation", "correct")},
-            "pca": _columns(points["pca"][at]),
-            "tsne": [_columns(each[at]) for each in maps],
-        })  # fmt: skip
+        views.append(
+            {
+                "view": view,
+                **{name: points[name][at].tolist() for name in ("example", "step", "operation", "correct")},
+                "pca": _columns(points["pca"][at]),
+                "tsne": [_columns(each[at]) for each in maps],
+            }
+        )
     return {
-        "label": label, "operations": embeddings.operation_names, "seeds": points["seeds"],
-        "perplexity": round(points["perplexity"], 1), "explained": points["explained"].round(3).tolist(),
-        "mean_energy": {view: round(float(mean_direction_energy(view_rows(embeddings, view).vectors)), 3)
-                        for view in dict.fromkeys(points["view"].tolist())},
+        "label": label,
+        "operations": embeddings.operation_names,
+        "seeds": points["seeds"],
+        "perplexity": round(points["perplexity"], 1),
+        "explained": points["explained"].round(3).tolist(),
+        "mean_energy": {
+            view: round(float(mean_direction_energy(view_rows(embeddings, view).vectors)), 3)
+            for view in dict.fromkeys(points["view"].tolist())
+        },
         "views": views,
-    }  # fmt: skip
+    }
 
 
 def _columns(points: np.ndarray) -> dict[str, list[float]]:
@@ -169,10 +177,13 @@ def similarity_record(
         )
     left, right = sides[rows], sides[columns]
     return {
-        "rows": rows, "columns": columns, "row_steps": left[2], "column_steps": right[2],
+        "rows": rows,
+        "columns": columns,
+        "row_steps": left[2],
+        "column_steps": right[2],
         "raw": (left[0] @ right[0].T).numpy().round(3).tolist(),
         "centered": (left[1] @ right[1].T).numpy().round(3).tolist(),
-    }  # fmt: skip
+    }
 
 
 def spectrum_record(embeddings: Embeddings, label: str = "", views: Sequence[str] = VIEWS) -> dict[str, Any]:
@@ -187,6 +198,7 @@ def spectrum_record(embeddings: Embeddings, label: str = "", views: Sequence[str
         values = singular_values(vectors)
         record["views"][name] = {
             "values": [float(f"{value:.3g}") for value in (values / values[0]).tolist()],
-            "rank": round(float(effective_rank(vectors)), 2), "most": min(vectors.shape),
-        }  # fmt: skip
+            "rank": round(float(effective_rank(vectors)), 2),
+            "most": min(vectors.shape),
+        }
     return record

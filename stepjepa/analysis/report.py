@@ -66,11 +66,17 @@ def inspect(
         against = None
         if control is not None and label not in controls:
             against = against_control(embeddings, files[control], seed)
-        reported.append({
-            "label": label, "control": label in controls, "info": embeddings.info, "measures": measures,
-            "control_label": control if against else None, "against_control": against,
-            "verdict": verdict(measures, against, label in controls),
-        })  # fmt: skip
+        reported.append(
+            {
+                "label": label,
+                "control": label in controls,
+                "info": embeddings.info,
+                "measures": measures,
+                "control_label": control if against else None,
+                "against_control": against,
+                "verdict": verdict(measures, against, label in controls),
+            }
+        )
     cka = []
     for one, other in itertools.combinations(ordered, 2):
         progress(f"linear CKA: {one} – {other}")
@@ -79,10 +85,12 @@ def inspect(
     layout = first.info.get("layout", {})
     kinds = ", ".join(f"{name} {layout[name]}" for name in ("pairs", "isolation") if name in layout)
     return {
-        "files": reported, "cka": cka, "rule": RULE,
+        "files": reported,
+        "cka": cka,
+        "rule": RULE,
         "data": f"{len(first.questions):,} problems, {len(first.context):,} view pairs ({kinds}), "
         f"{len(first.states):,} steps",
-    }  # fmt: skip
+    }
 
 
 def is_control(embeddings: Embeddings) -> bool:
@@ -102,11 +110,19 @@ def check_same_steps(files: Mapping[str, Embeddings]) -> None:
         for what, same in (
             ("questions", each.ids == base.ids),
             ("solutions", each.steps == base.steps),
-            ("view pairs", all(np.array_equal(getattr(each, name), getattr(base, name))
-                               for name in ("pair_example", "context_step", "target_step"))),
-            ("steps", np.array_equal(each.state_example, base.state_example)
-             and np.array_equal(each.state_step, base.state_step)),
-        ):  # fmt: skip
+            (
+                "view pairs",
+                all(
+                    np.array_equal(getattr(each, name), getattr(base, name))
+                    for name in ("pair_example", "context_step", "target_step")
+                ),
+            ),
+            (
+                "steps",
+                np.array_equal(each.state_example, base.state_example)
+                and np.array_equal(each.state_step, base.state_step),
+            ),
+        ):
             if not same:
                 raise EmbeddingsError(
                     f"{label}: other {what} than {first}, so no figure would be the model's alone; embed the same data "
@@ -174,9 +190,12 @@ def verdict(
     if own is not None and not above(own, own.chance or 0):
         text += " Within a problem the next step is not told from its other steps."
     return {
-        "word": "control" if control else word, "found": beyond_chance, "beyond_control": beyond_control,
-        "narrow": narrow, "text": text,
-    }  # fmt: skip
+        "word": "control" if control else word,
+        "found": beyond_chance,
+        "beyond_control": beyond_control,
+        "narrow": narrow,
+        "text": text,
+    }
 
 
 def above(figure: Measure, level: float) -> bool:
@@ -237,8 +256,13 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("files", nargs="+", metavar="E", help="files of `stepjepa embed`; those with --random_weights are controls")
     add("--layer", type=int, help="look at this layer, stored with `stepjepa embed --layers`; the last by default")
-    add("--examples", type=int, default=1000, metavar="N",
-        help="at most so many examples, evenly spaced over the data (default: 1000)")  # fmt: skip
+    add(
+        "--examples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="at most so many examples, evenly spaced over the data (default: 1000)",
+    )
     add("--seed", type=int, default=0, help="of resampling, folds and control tasks (default: 0)")
     add("--json", metavar="FILE", help="write every figure to this file as well")
     add("--plots", metavar="FOLDER", help="draw maps, similarities and spectra into this folder")

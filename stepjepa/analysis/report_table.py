@@ -12,20 +12,31 @@ PER_TABLE = (WIDTH - LABEL) // COLUMN
 
 Row = tuple[str, str]
 _VIEW_ROWS = (
-    ("effective rank", "effective_rank"), ("mean-direction energy", "mean_energy"), ("spread", "spread"),
-    ("per-dimension spread", "dimension_spread"), ("uniformity", "uniformity"),
-)  # fmt: skip
+    ("effective rank", "effective_rank"),
+    ("mean-direction energy", "mean_energy"),
+    ("spread", "spread"),
+    ("per-dimension spread", "dimension_spread"),
+    ("uniformity", "uniformity"),
+)
 _COHERENCE = (
-    ("consecutive steps", "consecutive"), ("non-consecutive steps", "distant"), ("other problems' steps", "across"),
+    ("consecutive steps", "consecutive"),
+    ("non-consecutive steps", "distant"),
+    ("other problems' steps", "across"),
     ("correct − wrong", "consecutive_correct_minus_wrong"),
     ("… less non-consecutive", "coherence_correct_minus_wrong"),
-)  # fmt: skip
+)
 SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
-    ("view pairs: does the context view find its target view?", (
-        ("alignment (0: perfect)", "alignment"), ("centred cosine margin", "centered_margin"),
-        ("R@1, all steps", "recall_all"), ("MRR, all steps", "reciprocal_rank_all"),
-        ("R@1, same problem", "recall_own"), ("MRR, same problem", "reciprocal_rank_own"),
-    )),
+    (
+        "view pairs: does the context view find its target view?",
+        (
+            ("alignment (0: perfect)", "alignment"),
+            ("centred cosine margin", "centered_margin"),
+            ("R@1, all steps", "recall_all"),
+            ("MRR, all steps", "reciprocal_rank_all"),
+            ("R@1, same problem", "recall_own"),
+            ("MRR, same problem", "reciprocal_rank_own"),
+        ),
+    ),
     *(
         (title, tuple((label, f"{name}_{view}") for label, name in _VIEW_ROWS))
         for title, view in (("context views", "context"), ("target views", "target"), ("step ends in context", "state"))
@@ -37,22 +48,37 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         )
         for title, view in (("step ends in context", "state"), ("target views", "target"))
     ),
-    ("order of the steps: share of step pairs in the right order", (
-        ("step ends in context", "order_state"), ("… without last step", "order_state_without_last"),
-        ("target views", "order_target"),
-    )),
-    ("operation of the step: accuracy of a linear probe", (
-        ("context → next step", "operation_context"), ("target view", "operation_target"),
-        ("step end in context", "operation_state"),
-    )),
-    ("running value after the step: R² of a linear probe", (
-        ("context → next step", "value_context"), ("target view", "value_target"),
-        ("step end in context", "value_state"),
-    )),
-)  # fmt: skip
+    (
+        "order of the steps: share of step pairs in the right order",
+        (
+            ("step ends in context", "order_state"),
+            ("… without last step", "order_state_without_last"),
+            ("target views", "order_target"),
+        ),
+    ),
+    (
+        "operation of the step: accuracy of a linear probe",
+        (
+            ("context → next step", "operation_context"),
+            ("target view", "operation_target"),
+            ("step end in context", "operation_state"),
+        ),
+    ),
+    (
+        "running value after the step: R² of a linear probe",
+        (
+            ("context → next step", "value_context"),
+            ("target view", "value_target"),
+            ("step end in context", "value_state"),
+        ),
+    ),
+)
 _BELOW = {
-    "chance": "by chance", "control": "control task", "lookup": "by the wording alone", "null_high": "shuffled, 97.5%",
-}  # fmt: skip
+    "chance": "by chance",
+    "control": "control task",
+    "lookup": "by the wording alone",
+    "null_high": "shuffled, 97.5%",
+}
 
 
 def report_text(report: Mapping[str, Any]) -> str:

@@ -27,30 +27,44 @@ AUDITED = 16
 def parser() -> argparse.ArgumentParser:
     """Options of `stepjepa attention`."""
     command = argparse.ArgumentParser(
-        prog="stepjepa attention", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="stepjepa attention",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Attention maps of one example over trunk and branches, with the check that forbidden cells have a "
         "weight of exactly 0 in all layers and heads; with --audit, which views move when a part of the text changes. "
         "Exit status 0 only if nothing leaks.",
-    )  # fmt: skip
+    )
     add = command.add_argument
     add("--model_path", default=BUILTIN, help="'builtin', a folder (full model or adapter), or a Hub id")
-    add("--test_file", nargs="+", default=[BUILTIN],
-        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids")  # fmt: skip
+    add(
+        "--test_file",
+        nargs="+",
+        default=[BUILTIN],
+        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+    )
     add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data, as in prepare")
     add("--output", type=Path, required=True, metavar="FOLDER", help="where record and figures are written")
     add("--example", type=int, default=0, help="which example, from 0")
     add("--layers", type=int, nargs="+", default=[0, -1], help="which layers, from 0; negative from the last")
     add("--heads", nargs="+", default=["mean"], help="'mean' over the heads, 'all', or which, from 0")
-    add("--audit", type=int, nargs="?", const=AUDITED, metavar="N",
-        help=f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on")  # fmt: skip
+    add(
+        "--audit",
+        type=int,
+        nargs="?",
+        const=AUDITED,
+        metavar="N",
+        help=f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
+    )
     add("--pairs", choices=SHOWN_PAIRS, default="consecutive", help="which view pairs")
     add("--horizon", type=int, default=1, help="steps ahead, for --pairs horizon")
     add("--predictors", type=int, default=1, help="predictor tokens before a context view, as the model was trained")
     add("--isolation", choices=ISOLATIONS, default="step", help="what a target view sees besides itself")
     add("--max_length", type=int, help="longest example in tokens; a longer one loses whole steps")
     add("--size", choices=("notebook", "paper"), default="notebook", help="width and type of the figures")
-    add("--attn_implementation", choices=SUPPORTED_ATTENTION,
-        help="what the audit runs (transformers' choice if absent); maps switch to eager")  # fmt: skip
+    add(
+        "--attn_implementation",
+        choices=SUPPORTED_ATTENTION,
+        help="what the audit runs (transformers' choice if absent); maps switch to eager",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA device if there is one")
     add("--revision", help="branch, tag or commit of a Hub model")
     add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
@@ -79,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--example {options.example}: there are {len(examples)} examples, 0 to {len(examples) - 1}"
         )
     model, tokenizer = load_model(
-        options.model_path, predictors=options.predictors, attn_implementation=options.attn_implementation,
-        revision=options.revision, trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
+        options.model_path,
+        predictors=options.predictors,
+        attn_implementation=options.attn_implementation,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
     model.to("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     layout = {name: getattr(options, name) for name in ("pairs", "horizon", "predictors", "isolation", "max_length")}
     about = {"command": "attention", "options": _plain(options), "environment": environment()}

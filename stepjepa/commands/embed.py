@@ -109,8 +109,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("--model_path", default=BUILTIN, help="'builtin' (default), a folder (full model or LoRA adapter), or a Hub id")
-    add("--test_file", nargs="+", default=["builtin"],
-        help="'builtin' (default), JSONL files (any form that prepare reads), or Hub data set ids")  # fmt: skip
+    add(
+        "--test_file",
+        nargs="+",
+        default=["builtin"],
+        help="'builtin' (default), JSONL files (any form that prepare reads), or Hub data set ids",
+    )
     add("--output_file", required=True, help="the file to write, .safetensors or .npz")
     add("--layers", nargs="+", default=[], help="also keep these layers: numbers from 0 (embedding output), or 'all'")
     add("--pairs", choices=EMBED_PAIRS, default="consecutive", help="which view pairs (default: consecutive)")
@@ -119,13 +123,21 @@ def parser() -> argparse.ArgumentParser:
     add("--predictors", type=int, default=1, help="predictor tokens before a context view, as in training")
     add("--results", metavar="R", help="a result file of `stepjepa evaluate`: which questions were answered correctly")
     add("--use_responses", action="store_true", help="embed the responses in --results instead of the gold solutions")
-    add("--random_weights", type=int, metavar="SEED",
-        help="control: the same architecture and tokenizer with weights drawn from this seed")  # fmt: skip
+    add(
+        "--random_weights",
+        type=int,
+        metavar="SEED",
+        help="control: the same architecture and tokenizer with weights drawn from this seed",
+    )
     add("--problems", type=int, default=200, help="how many built-in problems (default: 200)")
     add("--split", default="test", help="split of the built-in problems or of a Hub data set (default: test)")
     add("--problem_seed", type=int, default=1, help="which built-in problems (default: 1)")
-    add("--system_prompt", choices=SYSTEM_PROMPTS, default="train",
-        help="the system message: that of the model's training (default), that of each row, or none")  # fmt: skip
+    add(
+        "--system_prompt",
+        choices=SYSTEM_PROMPTS,
+        default="train",
+        help="the system message: that of the model's training (default), that of each row, or none",
+    )
     add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data and in responses")
     add("--batch_size", type=int, default=32, help="examples encoded together (default: 32)")
     add("--max_length", type=int, help="longest example in tokens; longer ones keep the steps that fit")
@@ -149,9 +161,13 @@ def main(argv: list[str] | None = None) -> int:
     located = locate_model(options.model_path, options.revision)
     system, origin = system_prompt(options.system_prompt, located)
     examples, report = read_examples(
-        options.test_file, split=options.split, count=options.problems, seed=options.problem_seed,
-        splitter=options.splitter, system_prompt=None,
-    )  # fmt: skip
+        options.test_file,
+        split=options.split,
+        count=options.problems,
+        seed=options.problem_seed,
+        splitter=options.splitter,
+        system_prompt=None,
+    )
     print(format_report(report))
     print(f"system prompt: {origin}" + (f": «{system}»" if system is not None else ""))
     if options.system_prompt != "file":
@@ -167,23 +183,36 @@ def main(argv: list[str] | None = None) -> int:
         check_prompts(tokenizer, examples, ids, results)
 
     embeddings = encode_examples(
-        model, tokenizer, examples, ids=ids, correct=correct, layers=_layers(options.layers, model),
-        pairs=options.pairs, horizon=options.horizon, isolation=options.isolation, predictors=options.predictors,
-        batch_size=options.batch_size, max_length=options.max_length,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        examples,
+        ids=ids,
+        correct=correct,
+        layers=_layers(options.layers, model),
+        pairs=options.pairs,
+        horizon=options.horizon,
+        isolation=options.isolation,
+        predictors=options.predictors,
+        batch_size=options.batch_size,
+        max_length=options.max_length,
+    )
     counts = embeddings.info["counts"]
     counts |= {"no_step": asked - len(examples), "correctness_known": int((embeddings.correct >= 0).sum())}
     embeddings.info |= {
         "model": _model_info(model, located, options, trained_predictor),
         "data": {
-            "files": [shown_path(name) for name in options.test_file], "split": options.split,
-            "problems": options.problems, "problem_seed": options.problem_seed, "splitter": options.splitter,
-            "system_prompt": system, "system_prompt_origin": origin,
+            "files": [shown_path(name) for name in options.test_file],
+            "split": options.split,
+            "problems": options.problems,
+            "problem_seed": options.problem_seed,
+            "splitter": options.splitter,
+            "system_prompt": system,
+            "system_prompt_origin": origin,
             "results": shown_path(options.results) if options.results else None,
             "solutions": "responses" if options.use_responses else "gold",
         },
         "environment": started_with,
-    }  # fmt: skip
+    }
     save(embeddings, output)
     print(_account(counts, trained_predictor, options.random_weights))
     print(f"written: {output}")
@@ -232,10 +261,14 @@ def _model_info(
 ) -> dict[str, Any]:
     config = base_model(model).config.get_text_config()
     return located.description() | {
-        "training": located.training(), "architecture": type(base_model(model)).__name__,
-        "layers": config.num_hidden_layers, "hidden_size": config.hidden_size, "dtype": options.dtype,
-        "random_weights": options.random_weights, "predictor_in_checkpoint": trained_predictor,
-    }  # fmt: skip
+        "training": located.training(),
+        "architecture": type(base_model(model)).__name__,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "dtype": options.dtype,
+        "random_weights": options.random_weights,
+        "predictor_in_checkpoint": trained_predictor,
+    }
 
 
 def _account(counts: Mapping[str, int], trained_predictor: bool, random_seed: int | None) -> str:
@@ -245,9 +278,10 @@ def _account(counts: Mapping[str, int], trained_predictor: bool, random_seed: in
         f"pairs, {counts['steps']:,} steps; without a pair: {counts['without_pair']:,}"
     ]
     for name, what in (
-        ("too_long", "skipped, no step fits into --max_length"), ("cut", "cut at a step to fit --max_length"),
+        ("too_long", "skipped, no step fits into --max_length"),
+        ("cut", "cut at a step to fit --max_length"),
         ("no_step", "skipped, a response without any step"),
-    ):  # fmt: skip
+    ):
         if counts[name]:
             lines.append(f"{what}: {counts[name]:,}")
     if counts["correctness_known"]:

@@ -30,22 +30,35 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--model_path", required=True, help=f"'{BUILTIN}', a folder (a model, a LoRA adapter, a checkpoint-N), a Hub id"
     )
-    add("--test_file", nargs="+", required=True, metavar="T",
-        help=f"test data: '{BUILTIN}', JSONL files (any form that prepare reads), Hub data set ids")  # fmt: skip
+    add(
+        "--test_file",
+        nargs="+",
+        required=True,
+        metavar="T",
+        help=f"test data: '{BUILTIN}', JSONL files (any form that prepare reads), Hub data set ids",
+    )
     add("--output_file", required=True, metavar="R.jsonl", help="result rows; the summary is R.summary.json")
     add("--overwrite", action="store_true", help="replace results of another evaluation, once the new ones are whole")
 
     add = found.add_argument_group("questions").add_argument
-    add("--system_prompt", choices=SYSTEM_PROMPTS, default="train",
-        help="the system message: that of the model's training, that of each test row, or none")  # fmt: skip
+    add(
+        "--system_prompt",
+        choices=SYSTEM_PROMPTS,
+        default="train",
+        help="the system message: that of the model's training, that of each test row, or none",
+    )
     add("--split", default="test", help="split of a Hub data set or of the built-in problems")
     add("--hub_config", help="configuration of a Hub data set")
     add("--problems", type=int, default=PROBLEMS, help=f"how many built-in problems ({PROBLEMS})")
     add("--problem_seed", type=int, default=PROBLEM_SEED, help="which built-in problems are drawn")
 
     add = found.add_argument_group("answers").add_argument
-    add("--max_new_tokens", type=int, default=MAX_NEW_TOKENS,
-        help=f"where a response is cut off ({MAX_NEW_TOKENS}: no GSM8K solution is as long)")  # fmt: skip
+    add(
+        "--max_new_tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help=f"where a response is cut off ({MAX_NEW_TOKENS}: no GSM8K solution is as long)",
+    )
     add("--batch_size", type=int, default=64, help="prompts answered together; speed only, in float32 (64)")
     add("--samples", type=int, default=1, metavar="K", help="samples a question: majority vote and pass@k")
     add(

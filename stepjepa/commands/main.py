@@ -20,10 +20,7 @@ COMMANDS = {
         "commands.evaluate",
         "answer test problems and check the answers: one row a question, accuracy with intervals",
     ),
-    "compare": (
-        "evaluation.compare",
-        "result files of several models and seeds: paired differences with intervals",
-    ),
+    "compare": ("evaluation.compare", "result files of several models and seeds: paired differences with intervals"),
     "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("analysis.report", "aligned or collapsed? metrics of embedding files with intervals and controls"),
     "attention": ("commands.attention", "attention maps over trunk and branches; the leakage audit"),

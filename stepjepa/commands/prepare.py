@@ -49,12 +49,22 @@ def main(argv: list[str]) -> int:
     prompt = {None: "auto", "none": None}.get(options.system_prompt, options.system_prompt)
     try:
         report = write_examples(
-            options.source, options.output_file, config=options.hub_config, split=options.split,
-            row_format=options.row_format, splitter=options.splitter, think=options.think,
-            short="drop" if options.drop_short else "merge", min_chars=options.min_chars, system_prompt=prompt,
-            source_name=options.source_name, only_correct=options.only_correct, strict=options.strict,
-            count=options.problems, seed=options.seed,
-        )  # fmt: skip
+            options.source,
+            options.output_file,
+            config=options.hub_config,
+            split=options.split,
+            row_format=options.row_format,
+            splitter=options.splitter,
+            think=options.think,
+            short="drop" if options.drop_short else "merge",
+            min_chars=options.min_chars,
+            system_prompt=prompt,
+            source_name=options.source_name,
+            only_correct=options.only_correct,
+            strict=options.strict,
+            count=options.problems,
+            seed=options.seed,
+        )
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error
     print(format_report(report))

@@ -12,9 +12,11 @@ from typing import Any
 from stepjepa.errors import UserError
 
 ALIASES = {
-    "lambda": "lbd", "batch_size": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps",
+    "lambda": "lbd",
+    "batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
     "num_epochs": "num_train_epochs",
-}  # fmt: skip
+}
 """Names of the original scripts that a configuration file may use."""
 HELP = {
     "--output_dir": "Where model, checkpoints and record go; without it the next runs/train-NNN.",
@@ -31,8 +33,11 @@ def parser() -> Any:
     from stepjepa.training.run import RunOptions
 
     command = HfArgumentParser(
-        (RunOptions, StepJEPAConfig), prog="stepjepa train", description="Fine-tune with Step-JEPA.", allow_abbrev=False  # type: ignore[arg-type]
-    )  # fmt: skip
+        (RunOptions, StepJEPAConfig),
+        prog="stepjepa train",
+        description="Fine-tune with Step-JEPA.",
+        allow_abbrev=False,  # type: ignore[arg-type]
+    )
     command.add_argument(
         "--config",
         help=f"a YAML file of options, or one of {', '.join(named_configurations())}; options given here override it",

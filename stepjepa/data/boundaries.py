@@ -83,9 +83,11 @@ def llama3_style_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreT
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[AddedToken(name, special=True, normalized=False) for name in names],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in names],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     # A header's blank line follows a word or a special token, not a full stop: it must be there to be learnt.
     tokenizer.train_from_iterator((f"assistant\n\n{text}" for text in texts), trainer)
     wrapped = PreTrainedTokenizerFast(

@@ -81,10 +81,7 @@ def make_example(
     """
     check_steps(steps)
     messages = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
-    messages += [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": "\n\n".join(steps)},
-    ]
+    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": "\n\n".join(steps)}]
     return _assemble(question, messages, steps, answer, source, extra)
 
 
@@ -131,10 +128,7 @@ def recognise_format(row: Mapping[str, Any]) -> RowFormat:
 
 
 def convert_row(
-    row: object,
-    source: str,
-    row_format: RowFormat | None = None,
-    options: RowOptions | None = None,
+    row: object, source: str, row_format: RowFormat | None = None, options: RowOptions | None = None
 ) -> Example:
     """Turn one row into an example.
 

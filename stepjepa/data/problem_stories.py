@@ -38,8 +38,7 @@ COLLECTION = Family(
         "At first, {sub} has {k} {obj}.",
     ),
     start_product=Wording(
-        ("{Sub} has {a} {boxes} with {b} {obj} in each {box}.", "{Sub} owns {a} {boxes} of {b} {obj} each."),
-        HOLD,
+        ("{Sub} has {a} {boxes} with {b} {obj} in each {box}.", "{Sub} owns {a} {boxes} of {b} {obj} each."), HOLD
     ),
     single={
         "add": Wording(
@@ -150,8 +149,7 @@ SHOP = Family(
         "{Sub} has {k} {obj} for sale.",
     ),
     start_product=Wording(
-        ("{Sub} has {a} {boxes} with {b} {obj} on each.", "{Sub} sets out {a} {boxes} of {b} {obj}."),
-        HOLD,
+        ("{Sub} has {a} {boxes} with {b} {obj} on each.", "{Sub} sets out {a} {boxes} of {b} {obj}."), HOLD
     ),
     single={
         "add": Wording(
@@ -221,20 +219,13 @@ TRAINING = Family(
     casts=(("", (("kilometer", "kilometers"),)),),
     start=("{Sub} plans to run {k} kilometers this month.", "{Sub} writes a running plan of {k} kilometers."),
     start_product=Wording(
-        (
-            "{Sub} plans to run {b} kilometers a day for {a} days.",
-            "{Sub} plans {a} runs of {b} kilometers each.",
-        ),
+        ("{Sub} plans to run {b} kilometers a day for {a} days.", "{Sub} plans {a} runs of {b} kilometers each."),
         ("The plan is {eq} {unit}.", "{Sub} plans {eq} {unit}."),
     ),
     single={
         "add": Wording(
             ("The coach adds {k} kilometers.", "Then {sub} puts {k} more kilometers in the plan."),
-            (
-                "The plan is now {eq} {unit}.",
-                "That makes {eq} {unit}.",
-                "With these the plan has {eq} {unit}.",
-            ),
+            ("The plan is now {eq} {unit}.", "That makes {eq} {unit}.", "With these the plan has {eq} {unit}."),
         ),
         "subtract": Wording(
             (

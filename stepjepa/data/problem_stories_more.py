@@ -20,11 +20,7 @@ from stepjepa.data.problem_text import (
 SAVINGS = Family(
     key="savings",
     casts=(("", (DOLLARS,)),),
-    start=(
-        "{Sub} has {k} dollars.",
-        "{Sub} has saved {k} dollars.",
-        "{Sub} opens {his} purse and counts {k} dollars.",
-    ),
+    start=("{Sub} has {k} dollars.", "{Sub} has saved {k} dollars.", "{Sub} opens {his} purse and counts {k} dollars."),
     start_product=Wording(
         ("{Sub} works {a} hours for {b} dollars an hour.", "{Sub} saves {b} dollars a week for {a} weeks."),
         ("{Sub} has {eq} {unit}.", "This brings {eq} {unit}."),
@@ -96,16 +92,9 @@ SAVINGS = Family(
 BUS = Family(
     key="bus",
     casts=tuple((vehicle, (("passenger", "passengers"),)) for vehicle in ("bus", "train", "ferry", "tram")),
-    start=(
-        "{Sub} leaves with {k} passengers.",
-        "{Sub} carries {k} passengers.",
-        "{Sub} sets off with {k} passengers.",
-    ),
+    start=("{Sub} leaves with {k} passengers.", "{Sub} carries {k} passengers.", "{Sub} sets off with {k} passengers."),
     start_product=Wording(
-        (
-            "{Sub} has {a} rows with {b} passengers in each row.",
-            "{Sub} leaves with {a} groups of {b} passengers.",
-        ),
+        ("{Sub} has {a} rows with {b} passengers in each row.", "{Sub} leaves with {a} groups of {b} passengers."),
         ("That is {eq} {unit}.", "At first there are {eq} {unit} on board."),
     ),
     single={
@@ -115,11 +104,7 @@ BUS = Family(
                 "Then {sub} picks up {k} more passengers.",
                 "A class of {k} students gets on.",
             ),
-            (
-                "{Sub} now has {eq} {unit}.",
-                "That makes {eq} {unit}.",
-                "With them there are {eq} {unit} on board.",
-            ),
+            ("{Sub} now has {eq} {unit}.", "That makes {eq} {unit}.", "With them there are {eq} {unit} on board."),
         ),
         "subtract": Wording(
             (
@@ -127,11 +112,7 @@ BUS = Family(
                 "Then {k} passengers leave.",
                 "{Sub} drops off {k} passengers at the market.",
             ),
-            (
-                "This leaves {eq} {unit}.",
-                "{Sub} has {eq} {unit} left.",
-                "Without them there are {eq} {unit}.",
-            ),
+            ("This leaves {eq} {unit}.", "{Sub} has {eq} {unit} left.", "Without them there are {eq} {unit}."),
         ),
         "multiply": Wording(
             ("In the city, the number of passengers grows to {times} what it was.",),
@@ -176,27 +157,16 @@ GAME = Family(
     casts=(("", (("point", "points"),)),),
     start=("{Sub} begins a game with {k} points.", "{Sub} scores {k} points in the first round."),
     start_product=Wording(
-        (
-            "{Sub} wins {a} rounds worth {b} points each.",
-            "{Sub} hits a target {a} times for {b} points each.",
-        ),
+        ("{Sub} wins {a} rounds worth {b} points each.", "{Sub} hits a target {a} times for {b} points each."),
         ("The score is {eq} {unit}.", "{Sub} has {eq} {unit}."),
     ),
     single={
         "add": Wording(
-            (
-                "{Sub} scores {k} more points.",
-                "A bonus gives {him} {k} points.",
-                "Then {sub} wins {k} points.",
-            ),
+            ("{Sub} scores {k} more points.", "A bonus gives {him} {k} points.", "Then {sub} wins {k} points."),
             (*GAIN, "The score rises to {eq} {unit}."),
         ),
         "subtract": Wording(
-            (
-                "{Sub} loses {k} points.",
-                "A foul costs {him} {k} points.",
-                "Then {friend} takes {k} points away.",
-            ),
+            ("{Sub} loses {k} points.", "A foul costs {him} {k} points.", "Then {friend} takes {k} points away."),
             (*LOSS, "The score falls to {eq} {unit}."),
         ),
         "multiply": Wording(
@@ -213,10 +183,7 @@ GAME = Family(
     },
     product={
         "add": Wording(
-            (
-                "{Sub} finds {a} stars worth {b} points each.",
-                "Then {sub} wins {b} points in each of {a} rounds.",
-            ),
+            ("{Sub} finds {a} stars worth {b} points each.", "Then {sub} wins {b} points in each of {a} rounds."),
             ("That is {eq} {unit} more.", "{Sub} wins {eq} {unit}."),
         ),
         "subtract": Wording(
@@ -251,10 +218,7 @@ TANK = Family(
     casts=tuple((vessel, (("liter", "liters"),)) for vessel in ("tank", "pool", "barrel", "pond")),
     start=("{Sub} holds {k} liters of water.", "{Sub} starts the day with {k} liters of water."),
     start_product=Wording(
-        (
-            "{Sub} is filled with {a} buckets of {b} liters each.",
-            "{Sub} fills at {b} liters an hour for {a} hours.",
-        ),
+        ("{Sub} is filled with {a} buckets of {b} liters each.", "{Sub} fills at {b} liters an hour for {a} hours."),
         ("{Sub} holds {eq} {unit}.", "That is {eq} {unit}."),
     ),
     single={
@@ -263,11 +227,7 @@ TANK = Family(
             ("{Sub} now holds {eq} {unit}.", "That makes {eq} {unit}.", "The water rises to {eq} {unit}."),
         ),
         "subtract": Wording(
-            (
-                "{friend} takes out {k} liters.",
-                "Then {k} liters leak out.",
-                "{Sub} loses {k} liters in the sun.",
-            ),
+            ("{friend} takes out {k} liters.", "Then {k} liters leak out.", "{Sub} loses {k} liters in the sun."),
             ("This leaves {eq} {unit}.", "{Sub} has {eq} {unit} left.", "The water falls to {eq} {unit}."),
         ),
         "multiply": Wording(
@@ -281,10 +241,7 @@ TANK = Family(
     },
     product={
         "add": Wording(
-            (
-                "{friend} pours in {a} buckets of {b} liters each.",
-                "A pump adds {b} liters an hour for {a} hours.",
-            ),
+            ("{friend} pours in {a} buckets of {b} liters each.", "A pump adds {b} liters an hour for {a} hours."),
             ("That is {eq} {unit} more.", "{Sub} gains {eq} {unit}."),
         ),
         "subtract": Wording(

@@ -77,11 +77,7 @@ LOSS = ("{Sub} has {eq} {unit} left.", "This leaves {eq} {unit}.", "After that, 
 LOSS_MORE = ("Taking them away, {sub} keeps {eq} {unit}.",)
 SCALE = ("{Sub} now has {eq} {unit}.", "That gives {sub} {eq} {unit}.", "The new amount is {eq} {unit}.")
 SHARE = ("One share is {eq} {unit}.", "{Sub} keeps {eq} {unit}.", "That is {eq} {unit}.")
-HOLD = (
-    "The {boxes} hold {eq} {unit}.",
-    "That is {eq} {unit} in the {boxes}.",
-    "All the {boxes} have {eq} {unit}.",
-)
+HOLD = ("The {boxes} hold {eq} {unit}.", "That is {eq} {unit} in the {boxes}.", "All the {boxes} have {eq} {unit}.")
 
 PERSON_DISTRACTORS = (
     "{name} is {age} years old.",
@@ -149,11 +145,7 @@ class Story:
             fields["a"], fields["b"] = event.numbers
         else:
             k = event.numbers[0]
-            fields |= {
-                "k": k,
-                "fraction": FRACTIONS.get(k, f"one part in {k}"),
-                "times": TIMES.get(k, f"{k} times"),
-            }
+            fields |= {"k": k, "fraction": FRACTIONS.get(k, f"one part in {k}"), "times": TIMES.get(k, f"{k} times")}
         self._say(self.rng.choice(wording.story), fields)
         if event.ending is None:
             while self.irrelevant and self.rng.random() < self.distractor_rate:

@@ -172,9 +172,7 @@ def _next_event(rng: random.Random, level: Difficulty, value: int, room: int, pr
         product = factor * each
         if kind == "add_product" and value + product <= level.largest:
             return Event(
-                kind,
-                (factor, each),
-                (("multiply", factor, each, product), ("add", value, product, value + product)),
+                kind, (factor, each), (("multiply", factor, each, product), ("add", value, product, value + product))
             )
         if kind == "subtract_product" and value > product:
             return Event(

@@ -200,11 +200,7 @@ def _check_answer(example: Example, kind: str, only_correct: bool, report: Repor
             raise RowError("the solution's answer is not the reference (only_correct)")
 
 
-def prepare(
-    source: Source | Sequence[Source],
-    output_file: str | os.PathLike[str],
-    **options: Any,
-) -> Report:
+def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[str], **options: Any) -> Report:
     """Read ``source`` (see :func:`read_examples`, whose options it takes) and write ``output_file``.
 
     Raises:

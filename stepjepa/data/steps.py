@@ -78,8 +78,7 @@ _STEP_MARKER = re.compile(
 )
 _BARE_MARKER = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]+)?(?:\*\*|__)?\(?(\d{1,2})[.)](?:\*\*|__)?(?=\s)", re.M)
 _ANSWER_HEADING = re.compile(
-    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?(?:Final[ \t]+)?(?:Answer|Conclusion)[ \t]*(?::|\*\*|__|$)",
-    re.M | re.I,
+    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?(?:Final[ \t]+)?(?:Answer|Conclusion)[ \t]*(?::|\*\*|__|$)", re.M | re.I
 )
 # A full stop may sit just inside the mathematics or the quotation that it ends: `$x = 5.$ Then`.
 _SENTENCE_END = re.compile(
@@ -214,12 +213,7 @@ def _merge_short(text: str, pieces: Iterable[Span], min_chars: int) -> list[Span
 
 
 def split_steps(
-    text: str,
-    splitter: Splitter = "auto",
-    *,
-    think: Think = "remove",
-    short: Short = "merge",
-    min_chars: int = 20,
+    text: str, splitter: Splitter = "auto", *, think: Think = "remove", short: Short = "merge", min_chars: int = 20
 ) -> list[str]:
     r"""Split a worked solution into its reasoning steps.
 

@@ -24,14 +24,7 @@ from stepjepa.data.formats import RowError, check_steps, convert_row
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans
 
-__all__ = [
-    "PLAIN_TEMPLATE",
-    "TokenReport",
-    "TooLongError",
-    "render_prompt",
-    "tokenize_dataset",
-    "tokenize_example",
-]
+__all__ = ["PLAIN_TEMPLATE", "TokenReport", "TooLongError", "render_prompt", "tokenize_dataset", "tokenize_example"]
 
 _BATCH = 512
 
@@ -98,9 +91,7 @@ def tokenize_example(
 
 
 def tokenize_dataset(
-    examples: Iterable[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None = None,
+    examples: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[list[dict[str, Any]], TokenReport]:
     """Tokenize many examples: rows of :func:`tokenize_example`, with ``source`` where the example has one.
 

@@ -29,9 +29,17 @@ GENERATION = ("max_new_tokens", "samples", "temperature", "top_p", "dtype")
 READERS = ("stepjepa", "math-verify")
 """Packages that read the answers."""
 JEPA_ONLY = (
-    "jepa_loss_type", "temperature", "jepa_ratio", "jepa_ratio_rescale", "pairs", "horizon", "isolation", "predictors",
-    "target", "target_gradient",
-)  # fmt: skip
+    "jepa_loss_type",
+    "temperature",
+    "jepa_ratio",
+    "jepa_ratio_rescale",
+    "pairs",
+    "horizon",
+    "isolation",
+    "predictors",
+    "target",
+    "target_gradient",
+)
 """Training settings that mean nothing where λ = 0."""
 
 
@@ -236,11 +244,14 @@ def _automatic_name(run: Run, differing: Sequence[str], runs: Sequence[Run]) -> 
 def _check_distinct(arm: Arm) -> None:
     for first, second in itertools.combinations(arm.runs, 2):
         twice = (
-            f"the training seed {first.seed}" if first.seed is not None and first.seed == second.seed
-            else "the same answers" if first.digest == second.digest
-            else "no training seed" if first.seed is None and first.name is None
+            f"the training seed {first.seed}"
+            if first.seed is not None and first.seed == second.seed
+            else "the same answers"
+            if first.digest == second.digest
+            else "no training seed"
+            if first.seed is None and first.name is None
             else None
-        )  # fmt: skip
+        )
         if twice:
             raise CompareError(
                 f"{first.path} and {second.path} are both of arm {arm.name} and have {twice}: seeds of an arm are runs "

@@ -127,11 +127,18 @@ def paired_difference(first: Correct, second: Correct) -> dict[str, Any]:
     else:
         p, detectable = estimate.p, statistics.detectable_difference(estimate)
     return {
-        "value": estimate.value, "low": estimate.low, "high": estimate.high,
-        "standard_error": estimate.standard_error, "df": estimate.df, "seeds": seeds, "gained": gained, "lost": lost,
-        "p": p, "test": "exact McNemar" if seeds == 1 else "t over seeds and questions",
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "standard_error": estimate.standard_error,
+        "df": estimate.df,
+        "seeds": seeds,
+        "gained": gained,
+        "lost": lost,
+        "p": p,
+        "test": "exact McNemar" if seeds == 1 else "t over seeds and questions",
         "detectable": detectable if math.isfinite(detectable) and detectable <= 1 else None,
-    }  # fmt: skip
+    }
 
 
 def _bootstrap(
@@ -193,11 +200,18 @@ def parser() -> argparse.ArgumentParser:
         description="Paired comparison of result files of several arms and seeds over the same questions.",
     )
     add = command.add_argument
-    add("files", nargs="+", metavar="[NAME=]FILE",
+    add(
+        "files",
+        nargs="+",
+        metavar="[NAME=]FILE",
         help="result files of `stepjepa evaluate`; the same NAME several times: seeds of one arm. Without NAME the arm "
-        "is named by the training settings in which the files differ")  # fmt: skip
-    add("--baseline", metavar="NAME",
-        help="arm that the others are set against (default: the only one with λ = 0, else the first)")  # fmt: skip
+        "is named by the training settings in which the files differ",
+    )
+    add(
+        "--baseline",
+        metavar="NAME",
+        help="arm that the others are set against (default: the only one with λ = 0, else the first)",
+    )
     add("--metric", choices=METRICS, default="correct", help="which reading of the answers (default: correct)")
     add("--json", metavar="FILE", help="write everything as JSON")
     add("--plot", metavar="FILE", help="draw a forest plot, .png, .pdf or .svg")

@@ -44,9 +44,10 @@ def sentence(arm: Mapping[str, Any], baseline: str, arms: int) -> str:
         corrected = f", corrected for {arms} arms p {_is(found['p_holm'])}" if arms > 1 else ""
         return f"{arm['name']}: {side} than {baseline} by {size}; p {_is(found['p'])}{corrected}."
     blind = (
-        "with so few questions no difference could have been found" if found["detectable"] is None
+        "with so few questions no difference could have been found"
+        if found["detectable"] is None
         else f"a true difference under {100 * found['detectable']:.1f} points is missed more than one time in five"
-    )  # fmt: skip
+    )
     if found["p"] < ALPHA:
         return (
             f"{arm['name']}: no difference to {baseline} is shown ({_span(found)} points): p {_is(found['p'])} by "
@@ -80,9 +81,13 @@ def _difference(found: Mapping[str, Any] | None) -> list[str]:
         return ["baseline", *[""] * 5]
     detectable = "–" if found["detectable"] is None else f"{100 * found['detectable']:.1f}"
     return [
-        f"{_signed(found['value'])} ({_span(found)})", _span(found["bootstrap"]), f"{found['gained']}/{found['lost']}",
-        _p(found["p"]), _p(found["p_holm"]), detectable,
-    ]  # fmt: skip
+        f"{_signed(found['value'])} ({_span(found)})",
+        _span(found["bootstrap"]),
+        f"{found['gained']}/{found['lost']}",
+        _p(found["p"]),
+        _p(found["p_holm"]),
+        detectable,
+    ]
 
 
 def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:

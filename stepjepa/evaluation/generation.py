@@ -190,10 +190,17 @@ def _answer_batch(
     # No row may pass the end of the context, not even one that is finished: learned positions end there.
     rooms = [room for request in batch if (room := state.room(request)) is not None]
     config = GenerationConfig(
-        max_new_tokens=min([max(budgets), *rooms]), eos_token_id=ends, pad_token_id=pad, use_cache=True, num_beams=1,
-        **({"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-           if sampling.temperature > 0 else {"do_sample": False}),
-    )  # fmt: skip
+        max_new_tokens=min([max(budgets), *rooms]),
+        eos_token_id=ends,
+        pad_token_id=pad,
+        use_cache=True,
+        num_beams=1,
+        **(
+            {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            if sampling.temperature > 0
+            else {"do_sample": False}
+        ),
+    )
     ids, mask = left_pad([[*state.prompt(request), *state.answers[request].tokens] for request in batch], pad)
     few = 0 if state.is_last() else len(batch) // STRAGGLERS
     leave = _Leave(torch.tensor(budgets, device=device), torch.tensor(ends, device=device), few, ids.shape[1])

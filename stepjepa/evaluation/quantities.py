@@ -83,9 +83,23 @@ _PERCENT = ("percent", "percentage", "pct")
 _PLURAL = re.compile("e?s?$")  # `inch` and `inches`, `mile` and `miles`
 # What follows a number and changes it, as a unit does not.
 _OPERATIONS = {
-    "and", "or", "not", "pi", "sqrt", "root", "squared", "cubed", "factorial", "mod", "half", "halves", "third",
-    "thirds", "quarter", "quarters",
-}  # fmt: skip
+    "and",
+    "or",
+    "not",
+    "pi",
+    "sqrt",
+    "root",
+    "squared",
+    "cubed",
+    "factorial",
+    "mod",
+    "half",
+    "halves",
+    "third",
+    "thirds",
+    "quarter",
+    "quarters",
+}
 
 
 def split_unit(text: str) -> tuple[str, str, int]:

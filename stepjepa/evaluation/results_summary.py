@@ -72,9 +72,14 @@ def table(summary: Mapping[str, Any]) -> str:
     sampled = summary.get("sampled")
     ours = f"majority of {sampled['samples']}" if sampled else "accuracy"
     lines = [("", "right", "of", "share", "95% interval")]
-    lines += [_line(name, summary["accuracy"][reader]) for reader, name in (
-        ("ours", ours), ("flexible", "  lm-eval flexible"), ("strict", "  lm-eval strict (#### only)"),
-    )]  # fmt: skip
+    lines += [
+        _line(name, summary["accuracy"][reader])
+        for reader, name in (
+            ("ours", ours),
+            ("flexible", "  lm-eval flexible"),
+            ("strict", "  lm-eval strict (#### only)"),
+        )
+    ]
     for name in GROUPS:
         groups = summary[f"by_{name}"]
         # One source for all is the whole; levels and types may be named by a part of the rows only.

@@ -77,9 +77,12 @@ def evaluate(options: EvaluateOptions, say: Any = print, progress: bool = True) 
     """
     _check_options(options)
     data = read_questions(
-        options.test_file, split=options.split, hub_config=options.hub_config, problems=options.problems,
+        options.test_file,
+        split=options.split,
+        hub_config=options.hub_config,
+        problems=options.problems,
         problem_seed=options.problem_seed,
-    )  # fmt: skip
+    )
     model = locate_model(options.model_path, options.revision)
     tokenizer = load_tokenizer(model, options.trust_remote_code, options.pad_token)
     system, origin = system_prompt(options.system_prompt, model)
@@ -97,9 +100,13 @@ def evaluate(options: EvaluateOptions, say: Any = print, progress: bool = True) 
     journal = Journal(partial_path(options.output_file), kept, identity)
     try:
         weights = load_weights(
-            model, tokenizer, dtype=options.dtype, attn_implementation=options.attn_implementation, device=device,
+            model,
+            tokenizer,
+            dtype=options.dtype,
+            attn_implementation=options.attn_implementation,
+            device=device,
             trust_remote_code=options.trust_remote_code,
-        )  # fmt: skip
+        )
         context = context_length(weights)
         state = Generation(token_ids(prompts, tokenizer), options.sampling, options.batch_size, context)
         replay(kept, state, journal.path)
@@ -111,17 +118,24 @@ def evaluate(options: EvaluateOptions, say: Any = print, progress: bool = True) 
     summary = {
         **figures(rows),
         "unreadable": data.unreadable,
-        "configuration": configuration | {
-            "model_path": model.name, "test_file": [shown_path(each) for each in options.test_file],
-            "device": str(device), "attn_implementation": base_model(weights).config._attn_implementation,
+        "configuration": configuration
+        | {
+            "model_path": model.name,
+            "test_file": [shown_path(each) for each in options.test_file],
+            "device": str(device),
+            "attn_implementation": base_model(weights).config._attn_implementation,
         },
         "test_files": data.files,
-        "model": model.description() | {
-            "architecture": type(base_model(weights)).__name__, "dtype": str(weights.dtype).removeprefix("torch."),
+        "model": model.description()
+        | {
+            "architecture": type(base_model(weights)).__name__,
+            "dtype": str(weights.dtype).removeprefix("torch."),
             "parameters": sum(parameter.numel() for parameter in weights.parameters()),
         },
         "generation": {
-            "system_prompt": system, "system_prompt_origin": origin, "context": context,
+            "system_prompt": system,
+            "system_prompt_origin": origin,
+            "context": context,
             "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(weights, tokenizer))),
             "pad_token": tokenizer.pad_token,
             "prompts_without_room": sum(context is not None and len(ids) >= context for ids in state.prompts),
@@ -131,7 +145,7 @@ def evaluate(options: EvaluateOptions, say: Any = print, progress: bool = True) 
         "identity": identity,
         "seconds": round(journal.seconds, 3),
         "tokens_per_second": round(tokens / journal.seconds, 1) if journal.seconds else None,
-    }  # fmt: skip
+    }
     written = write_results(rows, summary, options.output_file)
     journal.path.unlink(missing_ok=True)  # there is none if no question could be asked
     return written
@@ -186,10 +200,14 @@ def _identity(
     """What the answers follow from. In single precision a greedy answer does not depend on how it was computed."""
     greedy = options.temperature == 0
     told: dict[str, Any] = {
-        "model weights": model.identity(), "questions": digest(question_ids(data.questions)),
-        "prompts": digest(prompts), "max_new_tokens": options.max_new_tokens, "dtype": options.dtype,
-        "samples": options.samples, "temperature": options.temperature,
-    }  # fmt: skip
+        "model weights": model.identity(),
+        "questions": digest(question_ids(data.questions)),
+        "prompts": digest(prompts),
+        "max_new_tokens": options.max_new_tokens,
+        "dtype": options.dtype,
+        "samples": options.samples,
+        "temperature": options.temperature,
+    }
     if not greedy:
         told |= {"top_p": options.top_p, "seed": options.seed}
     if not greedy or options.dtype != "float32":
@@ -224,9 +242,15 @@ def _answer(
         said = vote(verdicts) if samples > 1 else verdicts[0]
         labels: dict[str, Any] = {name: question[name] for name in ("level", "type") if name in question}
         rows[index] = {
-            "id": names[index], "index": index, "question": question["question"], "source": question["source"],
-            **labels, "prompt": prompts[index], "gold": question["answer"], **said,
-        }  # fmt: skip
+            "id": names[index],
+            "index": index,
+            "question": question["question"],
+            "source": question["source"],
+            **labels,
+            "prompt": prompts[index],
+            "gold": question["answer"],
+            **said,
+        }
 
     for index in range(len(questions)):
         finish(index)

@@ -228,11 +228,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--predictors", type=int, default=default.predictors, help="predictor tokens before a view")
     model.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of weights and activations")
-    model.add_argument("--attn_implementation", choices=ATTENTION, default=default.attn_implementation,
-                       help="flex_attention leaves out the arms that need dense masks")  # fmt: skip
+    model.add_argument(
+        "--attn_implementation",
+        choices=ATTENTION,
+        default=default.attn_implementation,
+        help="flex_attention leaves out the arms that need dense masks",
+    )
     data = parser.add_argument_group("data")
-    data.add_argument("--train_file", nargs="+", default=default.train_file, metavar="SOURCE",
-                      help="'builtin', JSONL files (any form that prepare reads) or Hub data set ids")  # fmt: skip
+    data.add_argument(
+        "--train_file",
+        nargs="+",
+        default=default.train_file,
+        metavar="SOURCE",
+        help="'builtin', JSONL files (any form that prepare reads) or Hub data set ids",
+    )
     data.add_argument("--max_length", type=int, help="longest example in tokens; longer ones are cut at a step")
     data.add_argument("--batch_size", type=int, default=default.batch_size, help="rows in a microbatch")
     data.add_argument("--seed", type=int, default=default.seed, help="of weights and choice of rows")
@@ -241,8 +250,12 @@ def _parser() -> argparse.ArgumentParser:
     race.add_argument("--threads", type=int, help="CPU threads of PyTorch; its own choice if not given")
     race.add_argument("--rounds", type=int, default=default.rounds, help="counted rounds, each arm once in each")
     race.add_argument("--warmup", type=int, default=default.warmup, help="rounds before that, not counted")
-    race.add_argument("--memory_batches", type=int, default=default.memory_batches,
-                      help="microbatches that each arm's own process runs")  # fmt: skip
+    race.add_argument(
+        "--memory_batches",
+        type=int,
+        default=default.memory_batches,
+        help="microbatches that each arm's own process runs",
+    )
     race.add_argument(
         "--lbd", type=float, default=default.lbd, help="weight λ of the JEPA term; does not change the cost"
     )

@@ -149,9 +149,12 @@ def doubled_batch(model: Any, batch: Batch) -> ArmLosses:
     for i, (start, end) in enumerate(zip(batch["target_start"].tolist(), batch["target_end"].tolist(), strict=True)):
         mask[half + i, 0, start:end, :start] = lowest
     output = model(
-        input_ids=batch["input_ids"], attention_mask=_by_layer_type(config, mask, lowest), labels=batch["labels"],
-        output_hidden_states=True, use_cache=False,
-    )  # fmt: skip
+        input_ids=batch["input_ids"],
+        attention_mask=_by_layer_type(config, mask, lowest),
+        labels=batch["labels"],
+        output_hidden_states=True,
+        use_cache=False,
+    )
     states = output.hidden_states[-1][half:]
     each = torch.arange(half, device=device)
     context, target = states[each, batch["context_index"]], states[each, batch["target_end"] - 1]

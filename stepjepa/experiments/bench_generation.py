@@ -92,10 +92,16 @@ def bench_generation(
             answers = [alone(model, tokenizer, prompts[request], max_new_tokens) for request in chosen]
             alone_seconds = time.perf_counter() - start
             same += sum(answer == state.answers[request] for answer, request in zip(answers, chosen, strict=True))
-            batches.append({
-                "rows": len(outcome.rows), "finished": len(finished), "seconds": seconds, "alone": len(chosen),
-                "alone_seconds": alone_seconds, "alone_tokens": sum(len(answer.tokens) for answer in answers),
-            })  # fmt: skip
+            batches.append(
+                {
+                    "rows": len(outcome.rows),
+                    "finished": len(finished),
+                    "seconds": seconds,
+                    "alone": len(chosen),
+                    "alone_seconds": alone_seconds,
+                    "alone_tokens": sum(len(answer.tokens) for answer in answers),
+                }
+            )
             bar.update(len(finished))
     verdicts = [verdict(a, q["answer"], tokenizer) for a, q in zip(state.answers, questions, strict=True)]
     tokens = sum(len(answer.tokens) for answer in state.answers)
@@ -105,25 +111,32 @@ def bench_generation(
     )
     return {
         "configuration": {
-            "model": source.description(), "problems": problems, "single": single, "batch_size": batch_size,
-            "max_new_tokens": max_new_tokens, "device": str(model.device),
+            "model": source.description(),
+            "problems": problems,
+            "single": single,
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "device": str(model.device),
         },
         "environment": started_with,
         "batched": together,
         "one_at_a_time": one,
         "ratio": {
             "overall": together["problems_per_second"] / one["problems_per_second"],
-            **spread([
-                (batch["alone_seconds"] / batch["alone"]) / (batch["seconds"] / batch["finished"])
-                for batch in batches if batch["alone"]
-            ]),
+            **spread(
+                [
+                    (batch["alone_seconds"] / batch["alone"]) / (batch["seconds"] / batch["finished"])
+                    for batch in batches
+                    if batch["alone"]
+                ]
+            ),
         },
         "agreement": {"compared": single, "same": same},
         "accuracy": accuracy(verdicts),
         "batches": batches,
         "load_average": load,
         "wall_seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
@@ -139,9 +152,11 @@ def alone(model: Any, tokenizer: Any, prompt: Sequence[int], max_new_tokens: int
 
 def _speed(problems: int, seconds: float, tokens: int) -> dict[str, float]:
     return {
-        "problems": problems, "seconds": seconds, "problems_per_second": problems / seconds,
+        "problems": problems,
+        "seconds": seconds,
+        "problems_per_second": problems / seconds,
         "tokens_per_second": tokens / seconds,
-    }  # fmt: skip
+    }
 
 
 def table(record: dict[str, Any]) -> str:

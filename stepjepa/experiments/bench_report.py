@@ -59,11 +59,13 @@ def summarise(arms: Sequence[Arm], times: Times, memory: dict[str, dict]) -> dic
         layout[name] = {
             "layout_seconds": spread(times.layout[name]),
             "mask_seconds": spread(times.masks[name]),
-            "share": spread([
-                (made + mask) / (made + step)
-                for made, mask, step in zip(times.layout[name], times.masks[name], seconds[name], strict=True)
-            ]),
-        }  # fmt: skip
+            "share": spread(
+                [
+                    (made + mask) / (made + step)
+                    for made, mask, step in zip(times.layout[name], times.masks[name], seconds[name], strict=True)
+                ]
+            ),
+        }
     comparisons: dict[str, Any] = {}
     for above, below in COMPARED:
         if above not in seconds:
@@ -96,10 +98,15 @@ def format_table(result: dict[str, Any]) -> str:
     for name, arm in result["arms"].items():
         seconds = arm["seconds"]
         row = [
-            name, f"{seconds['median'] * 1e3:.1f}", f"[{seconds['q1'] * 1e3:.1f}–{seconds['q3'] * 1e3:.1f}]",
-            f"{arm['ratio_to_plain']['median']:.2f}", f"{arm['ratio_to_plain_labels']['median']:.2f}",
-            f"{arm['tokens_per_second']['median']:,.0f}", f"{arm['decoder_tokens']:,.0f}", f"{arm['head_rows']:,.0f}",
-        ]  # fmt: skip
+            name,
+            f"{seconds['median'] * 1e3:.1f}",
+            f"[{seconds['q1'] * 1e3:.1f}–{seconds['q3'] * 1e3:.1f}]",
+            f"{arm['ratio_to_plain']['median']:.2f}",
+            f"{arm['ratio_to_plain_labels']['median']:.2f}",
+            f"{arm['tokens_per_second']['median']:,.0f}",
+            f"{arm['decoder_tokens']:,.0f}",
+            f"{arm['head_rows']:,.0f}",
+        ]
         rows.append(row + ([f"{arm['memory']['growth_bytes'] / 2**20:,.0f} MiB"] if with_memory else []))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += [

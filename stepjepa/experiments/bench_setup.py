@@ -68,8 +68,16 @@ class BenchOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        smallest = {"hidden_size": 1, "layers": 1, "heads": 1, "batch_size": 1, "rounds": 1, "warmup": 0,
-                    "memory_batches": 0, "predictors": 1}  # fmt: skip
+        smallest = {
+            "hidden_size": 1,
+            "layers": 1,
+            "heads": 1,
+            "batch_size": 1,
+            "rounds": 1,
+            "warmup": 0,
+            "memory_batches": 0,
+            "predictors": 1,
+        }
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise BenchError(f"{name} must be at least {least}, not {getattr(self, name)}.")
@@ -131,8 +139,9 @@ def make_workload(options: BenchOptions) -> Workload:
     if options.model_name is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(
             (message["content"] for example in examples for message in example["messages"]),
-            options.vocab_size, options.predictors,
-        )  # fmt: skip
+            options.vocab_size,
+            options.predictors,
+        )
         model = None
     else:
         model, tokenizer = _load(options)
@@ -190,9 +199,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, predictors: int) -> P
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - predictors, special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocab_size - predictors,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     add_predictor_tokens(wrapped, predictors)
@@ -205,12 +216,18 @@ def random_llama(options: BenchOptions, tokenizer: PreTrainedTokenizerBase) -> L
     The feed-forward layer has 8/3 of the hidden size, rounded up to a multiple of 64.
     """
     config = LlamaConfig(
-        vocab_size=options.vocab_rows or options.vocab_size, hidden_size=options.hidden_size,
-        intermediate_size=-(-options.hidden_size * 8 // 3 // 64) * 64, num_hidden_layers=options.layers,
-        num_attention_heads=options.heads, num_key_value_heads=options.heads, max_position_embeddings=8192,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=options.vocab_rows or options.vocab_size,
+        hidden_size=options.hidden_size,
+        intermediate_size=-(-options.hidden_size * 8 // 3 // 64) * 64,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.heads,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     config._attn_implementation = options.attn_implementation
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -221,9 +238,12 @@ def random_llama(options: BenchOptions, tokenizer: PreTrainedTokenizerBase) -> L
 
 def _load(options: BenchOptions) -> tuple[Any, PreTrainedTokenizerBase]:
     return load_model(
-        options.model_name or BUILTIN, predictors=options.predictors, dtype=options.dtype,
-        attn_implementation=options.attn_implementation, seed=options.seed,
-    )  # fmt: skip
+        options.model_name or BUILTIN,
+        predictors=options.predictors,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        seed=options.seed,
+    )
 
 
 # -------- handing a workload to a fresh process --------

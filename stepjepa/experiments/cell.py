@@ -35,8 +35,17 @@ from stepjepa.training.trainer import StepJEPATrainer
 
 LOGGING_STEPS, SAVE_STEPS = 8, 32
 """Optimizer steps; a checkpoint falls on a logging step, or the means of an interval would not survive a resume."""
-CURVES = ("step", "loss", "lm_loss", "jepa_loss", "grad_norm", "learning_rate", "retrieval", "target_spread",
-          "without_pair")  # fmt: skip
+CURVES = (
+    "step",
+    "loss",
+    "lm_loss",
+    "jepa_loss",
+    "grad_norm",
+    "learning_rate",
+    "retrieval",
+    "target_spread",
+    "without_pair",
+)
 
 Split = list[dict[str, Any]]
 
@@ -61,9 +70,14 @@ def run_cell(
     """
     began, started = time.perf_counter(), time.time()
     options, args = cell.configure(
-        output_dir=str(folder), logging_steps=LOGGING_STEPS, save_strategy="steps", save_steps=SAVE_STEPS,
-        save_total_limit=1, report_to="none", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(folder),
+        logging_steps=LOGGING_STEPS,
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
     train, validation, test = cell_data(options)
     model, tokenizer = load_run_model(options, args)
     trainer = StepJEPATrainer(
@@ -152,9 +166,14 @@ def measure_split(
         trainer.model, tokenizer, examples, max_new_tokens=options.max_new_tokens, progress=False
     )
     embeddings = encode_examples(
-        trainer.model, tokenizer, examples, pairs="consecutive", predictors=trainer.args.predictors,
-        max_length=trainer.args.max_length, progress=False,
-    )  # fmt: skip
+        trainer.model,
+        tokenizer,
+        examples,
+        pairs="consecutive",
+        predictors=trainer.args.predictors,
+        max_length=trainer.args.max_length,
+        progress=False,
+    )
     correct = "".join(str(int(answer["correct"])) for answer in answers)
     return {
         "questions": keep_questions(question_ids(examples)),
@@ -190,8 +209,9 @@ def _representations(embeddings: Embeddings, scores: PairScores, chosen: np.ndar
     figures: dict[str, Any] = {"pairs": chosen.sum()}
     rows, own = torch.from_numpy(chosen), torch.from_numpy(chosen[scores.own_rows])
     for where, ranks, sizes in (
-        ("all", scores.all_ranks[rows], scores.all_sizes[rows]), ("own", scores.own_ranks[own], scores.own_sizes[own]),
-    ):  # fmt: skip
+        ("all", scores.all_ranks[rows], scores.all_sizes[rows]),
+        ("own", scores.own_ranks[own], scores.own_sizes[own]),
+    ):
         figures[f"recall_{where}"] = recall_at(ranks)
         figures[f"recall_{where}_chance"] = chance_recall(sizes)
         figures[f"reciprocal_rank_{where}"] = mean_reciprocal_rank(ranks)

@@ -25,9 +25,7 @@ from stepjepa.models.loading import BUILTIN
 DEVICES = ("auto", "cpu", "cuda")
 VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 
-FORESEEN = (
-    OSError, ValueError, RuntimeError, TypeError, IndexError, ImportError, TemplateError, SafetensorError,
-)  # fmt: skip
+FORESEEN = (OSError, ValueError, RuntimeError, TypeError, IndexError, ImportError, TemplateError, SafetensorError)
 """What foreign models, tokenizers, templates and files raise; anything else is a bug here and shows as one."""
 
 
@@ -153,9 +151,11 @@ class Subject:
         """The collator of the options."""
         options = self.options
         layout: dict[str, Any] = {
-            "pairs": options.pairs, "horizon": options.horizon,
-            "predictors": options.predictors, "isolation": options.isolation,
-        }  # fmt: skip
+            "pairs": options.pairs,
+            "horizon": options.horizon,
+            "predictors": options.predictors,
+            "isolation": options.isolation,
+        }
         return StepJEPACollator(self.tokenizer, **layout | changes)
 
     def has_pair(self, row: dict[str, Any]) -> bool:

@@ -31,9 +31,12 @@ MOST_EXAMPLES = 10_000
 LABEL_SAMPLE = 500
 """Labels are compared with the template's text on this many examples, evenly spaced."""
 LABEL_FAULTS = (
-    "a label on the prompt", "a label that is not its token", "an end of turn without a label",
-    "an end of turn that does not end generation", "a text that does not start with the prompt",
-)  # fmt: skip
+    "a label on the prompt",
+    "a label that is not its token",
+    "an end of turn without a label",
+    "an end of turn that does not end generation",
+    "a text that does not start with the prompt",
+)
 SHOWN = ("torch", "transformers", "peft")
 
 
@@ -131,14 +134,20 @@ def _aligned(subject: Subject, sample: list[int]) -> Iterator[_Aligned]:
         examples = [subject.examples[i] for i in sample[start : start + 512]]
         renderings = [renderer.render(example["messages"]) for example in examples]
         encoding = subject.tokenizer(
-            [rendering.text for rendering in renderings], add_special_tokens=False, return_offsets_mapping=True,
+            [rendering.text for rendering in renderings],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
             verbose=False,
-        )  # fmt: skip
+        )
         for i, index in enumerate(sample[start : start + 512]):
             yield _Aligned(
-                examples[i], subject.rows[index], renderings[i], renderings[i].text[: renderings[i].prompt_end],
-                encoding["input_ids"][i], encoding["offset_mapping"][i],
-            )  # fmt: skip
+                examples[i],
+                subject.rows[index],
+                renderings[i],
+                renderings[i].text[: renderings[i].prompt_end],
+                encoding["input_ids"][i],
+                encoding["offset_mapping"][i],
+            )
 
 
 def check_boundaries(subject: Subject) -> Outcome:
@@ -167,8 +176,14 @@ def check_boundaries(subject: Subject) -> Outcome:
                 first_wrong = f"; first: {step[:40]!r} got {str(covered.get(number))[:40]!r}"
     with_pair = [row for row in rows if subject.has_pair(row)]
     subject.chosen, paired = shortest(with_pair, subject.options.examples), len(with_pair)
-    values = {"examples": given, "steps": steps, "exact": exact, "with_pair": paired, "cut": report.cut,
-              "too_long": report.skipped}  # fmt: skip
+    values = {
+        "examples": given,
+        "steps": steps,
+        "exact": exact,
+        "with_pair": paired,
+        "cut": report.cut,
+        "too_long": report.skipped,
+    }
     share = f"{exact / steps:.2%}" if exact < steps else "100%"
     figures = (
         f"{plural(steps, 'step')} of {plural(given, 'example')}, {share} exact{first_wrong}; with a view pair: "
@@ -238,8 +253,11 @@ def check_labels(subject: Subject) -> Outcome:
         prefix += item.ids[: len(alone)] == alone
         if not item.cut:
             whole += 1
-            ending = [i for i, (start, end) in enumerate(item.offsets)
-                      if start < rendering.turn_end and end > rendering.end and end > start]  # fmt: skip
+            ending = [
+                i
+                for i, (start, end) in enumerate(item.offsets)
+                if start < rendering.turn_end and end > rendering.end and end > start
+            ]
             wrong["an end of turn without a label"] += any(labels[i] == IGNORE for i in ending) or not ending
             wrong["an end of turn that does not end generation"] += item.ids[ending[-1]] not in ends if ending else 1
     faults = [f"{what} in {count:,}" for what, count in wrong.items() if count]
@@ -294,8 +312,13 @@ def check_resources(subject: Subject) -> Outcome:
     near = [row for row in subject.rows if len(row["input_ids"]) >= max(lengths) - options.predictors]
     largest = int(subject.collator()(near[:64])["position_ids"].max())
     most = max_positions(subject.model)
-    values = {"median": statistics.median(lengths), "max": max(lengths), "branch_share": extra / sum(lengths),
-              "largest_position": largest, "positions": most}  # fmt: skip
+    values = {
+        "median": statistics.median(lengths),
+        "max": max(lengths),
+        "branch_share": extra / sum(lengths),
+        "largest_position": largest,
+        "positions": most,
+    }
     figures = (
         f"tokens of an example: median {values['median']:.0f}, max {max(lengths):,}; branches add "
         f"{extra / sum(lengths):.0%}; largest position {largest:,} of "

@@ -45,19 +45,28 @@ def check_model(subject: Subject) -> Outcome:
     elif device == "cuda" and not torch.cuda.is_available():
         return Outcome(False, "there is no CUDA device here", "Use --device cpu, or install a CUDA build of torch.")
     model, tokenizer = load_model(
-        options.model_name, predictors=options.predictors, lora=options.lora, dtype=options.dtype,
-        attn_implementation=options.attn_implementation, revision=options.revision,
+        options.model_name,
+        predictors=options.predictors,
+        lora=options.lora,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        revision=options.revision,
         trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
+    )
     subject.model, subject.tokenizer = model.to(device).eval(), tokenizer
     inner = base_model(model)
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     ids = predictor_token_ids(tokenizer, options.predictors)
     named = ", ".join(f"{token} = {i}" for token, i in zip(predictor_tokens(options.predictors), ids, strict=True))
-    values = {"class": type(inner).__name__, "parameters": total, "trainable": trainable,
-              "dtype": str(inner.dtype).removeprefix("torch."), "device": device,
-              "attention": inner.config.get_text_config()._attn_implementation}  # fmt: skip
+    values = {
+        "class": type(inner).__name__,
+        "parameters": total,
+        "trainable": trainable,
+        "dtype": str(inner.dtype).removeprefix("torch."),
+        "device": device,
+        "attention": inner.config.get_text_config()._attn_implementation,
+    }
     figures = (
         f"{values['class']}, {total:,} parameters, {trainable:,} trainable, {values['dtype']}, "
         f"{values['attention']} attention, on {device}; {named}"

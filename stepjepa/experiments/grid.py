@@ -18,18 +18,58 @@ from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.run import RunOptions
 
 SET_BY_RUNNER = (
-    "output_dir", "resume_from_checkpoint", "merge_lora", "run_name", "project", "report_to", "disable_tqdm", "debug",
-    "log_level", "log_level_replica", "log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step",
-    "logging_nan_inf_filter", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy",
-    "save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "load_best_model_at_end",
-    "metric_for_best_model", "greater_is_better", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id",
-    "hub_strategy", "hub_always_push", "hub_revision", "do_train", "do_eval", "do_predict", "local_rank", "seed",
-)  # fmt: skip
+    "output_dir",
+    "resume_from_checkpoint",
+    "merge_lora",
+    "run_name",
+    "project",
+    "report_to",
+    "disable_tqdm",
+    "debug",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "save_on_each_node",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "local_rank",
+    "seed",
+)
 """Options that a grid may not name: where things are written, what is logged and saved, and the seed."""
 JEPA_ONLY = (
-    "jepa_loss_type", "pairs", "horizon", "isolation", "target", "target_gradient", "temperature", "jepa_ratio",
+    "jepa_loss_type",
+    "pairs",
+    "horizon",
+    "isolation",
+    "target",
+    "target_gradient",
+    "temperature",
+    "jepa_ratio",
     "jepa_ratio_rescale",
-)  # fmt: skip
+)
 """Options without effect on a model trained with λ = 0. `predictors` has one: it adds rows to the embedding."""
 DIGITS = 12  # of an address: 48 bits, so that even a million cells collide with a chance of 0.2%
 
@@ -45,8 +85,7 @@ class CellOptions(RunOptions):
         default_factory=list, metadata={"help": "Test data; built-in problems have their own."}
     )
     train_examples: int | None = field(
-        default=None,
-        metadata={"help": "Train on this many examples, drawn by problem_seed; fewer are a part of more."},
+        default=None, metadata={"help": "Train on this many examples, drawn by problem_seed; fewer are a part of more."}
     )
 
 
@@ -155,5 +194,8 @@ def canonical(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
         idle.update(("lora_rank", "lora_alpha", "lora_dropout"))
     if full["max_steps"] > 0:
         idle.add("num_train_epochs")
-    return {name: value for name, value in sorted(full.items())
-            if name not in idle and (name in ("seed", "problem_seed") or value != defaults()[name])}  # fmt: skip
+    return {
+        name: value
+        for name, value in sorted(full.items())
+        if name not in idle and (name in ("seed", "problem_seed") or value != defaults()[name])
+    }

@@ -130,8 +130,12 @@ class _Reader:
         """An option under its own name, with its value in its own type, so that 1, 1.0 and "1" are one cell."""
         known = ALIASES.get(name, name)
         if known in SET_BY_RUNNER:
-            raise self.error(f"{key}: {name}", "set by the runner; a grid cannot choose it" if known != "seed" else
-                             "give `seeds` at the top of the grid")  # fmt: skip
+            raise self.error(
+                f"{key}: {name}",
+                "set by the runner; a grid cannot choose it"
+                if known != "seed"
+                else "give `seeds` at the top of the grid",
+            )
         if known not in self.actions:
             raise self.error(f"{key}: {name}", f"unknown option{_suggest(name, [*self.actions, *ALIASES])}")
         action = self.actions[known]
@@ -175,10 +179,11 @@ class _Reader:
     def seeds(self, value: Any) -> list[int]:
         seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
         if (
-            not isinstance(seeds, list) or not seeds
+            not isinstance(seeds, list)
+            or not seeds
             or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
             or len(set(seeds)) < len(seeds)
-        ):  # fmt: skip
+        ):
             raise self.error("seeds", f"{value!r}: how many, or a list of different whole numbers from 0 on")
         return seeds
 

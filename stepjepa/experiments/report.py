@@ -104,10 +104,15 @@ def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
         "seeds": seeds,
         "addresses": [records[seed]["address"] for seed in seeds],
         "options": {key: value for key, value in grid.cell(name, seeds[0]).options.items() if "seed" not in key},
-        "train_seconds": _over_seeds([record["attempt"]["train_seconds"] for record in records.values()
-                                      if not record["attempt"]["resumed_at_step"]]),
+        "train_seconds": _over_seeds(
+            [
+                record["attempt"]["train_seconds"]
+                for record in records.values()
+                if not record["attempt"]["resumed_at_step"]
+            ]
+        ),
         **{split: _split(records, split, seeds) for split in SPLITS},
-    }  # fmt: skip
+    }
 
 
 def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -120,9 +125,10 @@ def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]
             figures[f"{pairs}_{name}"] = [each.get(name) for each in sets]
     return {
         "questions": int(correct.shape[1]),
-        **accuracy_interval(correct), "by_seed": correct.mean(axis=1).tolist(),
+        **accuracy_interval(correct),
+        "by_seed": correct.mean(axis=1).tolist(),
         **{name: _over_seeds(values) for name, values in figures.items()},
-    }  # fmt: skip
+    }
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
@@ -193,21 +199,34 @@ def _warnings(
 # -------- as text --------
 
 COLUMNS = (
-    ("LM loss", "lm_loss", "{:.3f}"), ("R@1 all", "first_recall_all", "{:.0%}"), ("own", "first_recall_own", "{:.0%}"),
-    ("chance", "first_recall_own_chance", "{:.0%}"), ("MRR all", "first_reciprocal_rank_all", "{:.2f}"),
-    ("margin", "first_centered_margin", "{:.2f}"), ("rank tgt", "first_effective_rank_target", "{:.1f}"),
-    ("ctx", "first_effective_rank_context", "{:.1f}"), ("energy tgt", "first_mean_energy_target", "{:.3f}"),
-    ("spread tgt", "first_spread_target", "{:.3f}"), ("R@1 all'", "consecutive_recall_all", "{:.0%}"),
+    ("LM loss", "lm_loss", "{:.3f}"),
+    ("R@1 all", "first_recall_all", "{:.0%}"),
+    ("own", "first_recall_own", "{:.0%}"),
+    ("chance", "first_recall_own_chance", "{:.0%}"),
+    ("MRR all", "first_reciprocal_rank_all", "{:.2f}"),
+    ("margin", "first_centered_margin", "{:.2f}"),
+    ("rank tgt", "first_effective_rank_target", "{:.1f}"),
+    ("ctx", "first_effective_rank_context", "{:.1f}"),
+    ("energy tgt", "first_mean_energy_target", "{:.3f}"),
+    ("spread tgt", "first_spread_target", "{:.3f}"),
+    ("R@1 all'", "consecutive_recall_all", "{:.0%}"),
     ("own'", "consecutive_recall_own", "{:.0%}"),
-)  # fmt: skip
+)
 
 
 def format_report(record: Mapping[str, Any]) -> str:
     """The report as lines of text; accuracies in per cent, differences in points of per cent."""
     lines = [f"{record['grid']}: {record['question']}".rstrip(": ")]
     lines += textwrap.wrap(record["note"], WIDTH)
-    lines += ["", *align([["arm", "seeds", "validation", "test (95%)", *(name for name, _, _ in COLUMNS)],
-                          *(_arm_row(name, arm) for name, arm in record["arms"].items())])]  # fmt: skip
+    lines += [
+        "",
+        *align(
+            [
+                ["arm", "seeds", "validation", "test (95%)", *(name for name, _, _ in COLUMNS)],
+                *(_arm_row(name, arm) for name, arm in record["arms"].items()),
+            ]
+        ),
+    ]
     questions = next(iter(record["arms"].values()))["test"]["questions"]
     lines += [
         "",
@@ -218,12 +237,16 @@ def format_report(record: Mapping[str, Any]) -> str:
     if record["comparisons"]:
         heads = ["test split", "seeds", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
         lines += ["", *align([heads, *map(_comparison_row, record["comparisons"])])]
-        lines += ["", f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
-                  "true difference that a test at 5% finds with 80% power"]  # fmt: skip
+        lines += [
+            "",
+            f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
+            "true difference that a test at 5% finds with 80% power",
+        ]
     lines += [""] + [
-        line for each in record["warnings"]
+        line
+        for each in record["warnings"]
         for line in textwrap.wrap(f"warning: {each}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    ]  # fmt: skip
+    ]
     for each in (*record["failed"], *record["unfinished"]):
         why = f": {each['type']}: {each['message']}" if "type" in each else ""
         lines.append(f"{each['state']}: {each['address']}  {each['arm']}, seed {each['seed']}{why}")
@@ -243,9 +266,15 @@ def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
 def _comparison_row(each: Mapping[str, Any]) -> list[str]:
     detectable = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
     return [
-        f"{each['arm']} − {each['baseline']}", str(len(each["seeds"])), f"{_signed(each['value'])} ({_span(each)})",
-        _span(each["bootstrap"]), f"{each['gained']}/{each['lost']}", _p(each["p"]), _p(each["p_holm"]), detectable,
-    ]  # fmt: skip
+        f"{each['arm']} − {each['baseline']}",
+        str(len(each["seeds"])),
+        f"{_signed(each['value'])} ({_span(each)})",
+        _span(each["bootstrap"]),
+        f"{each['gained']}/{each['lost']}",
+        _p(each["p"]),
+        _p(each["p_holm"]),
+        detectable,
+    ]
 
 
 def _signed(share: float) -> str:

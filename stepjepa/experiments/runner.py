@@ -110,11 +110,21 @@ def _run(cell: Cell, folder: GridFolder, started_with: dict[str, Any], step: Ste
         return run_cell(cell, work, started_with, folder.keep_questions, [Report()])
     except Exception as error:  # whatever it is: one broken cell must not cost the others, and nothing is hidden
         return {
-            "kind": KIND, "status": FAILED, "address": cell.address, "cell": cell.options, "seed": cell.seed,
-            "environment": started_with, "error": {"type": type(error).__name__, "message": str(error),
-            "where": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-                      for frame in traceback.extract_tb(error.__traceback__)]},
-        }  # fmt: skip
+            "kind": KIND,
+            "status": FAILED,
+            "address": cell.address,
+            "cell": cell.options,
+            "seed": cell.seed,
+            "environment": started_with,
+            "error": {
+                "type": type(error).__name__,
+                "message": str(error),
+                "where": [
+                    f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+                    for frame in traceback.extract_tb(error.__traceback__)
+                ],
+            },
+        }
 
 
 # -------- the command --------
@@ -129,8 +139,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("grid", metavar="GRID", help=f"a YAML file, or one of {', '.join(shipped_grids())}")
-    add("--output_dir", metavar="DIR",
-        help="for records and checkpoints; grids may share one (default: runs/ablations/GRID)")  # fmt: skip
+    add(
+        "--output_dir",
+        metavar="DIR",
+        help="for records and checkpoints; grids may share one (default: runs/ablations/GRID)",
+    )
     add("--processes", type=int, default=1, metavar="N", help="run N cells at a time on this machine (default: 1)")
     add("--threads_per_process", type=int, default=1, metavar="N", help="processor threads of each (default: 1)")
     add("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts of the cells, I from 1")
@@ -140,9 +153,12 @@ def parser() -> argparse.ArgumentParser:
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="list all cells and their states; run nothing")
     instead.add_argument("--dry_run", action="store_true", help="list the cells that would be run; run nothing")
-    instead.add_argument("--report", action="store_true",
-                         help="accuracy and differences of the arms from the records, as a table and as "
-                         "DIR/report-GRID.json; run nothing")  # fmt: skip
+    instead.add_argument(
+        "--report",
+        action="store_true",
+        help="accuracy and differences of the arms from the records, as a table and as "
+        "DIR/report-GRID.json; run nothing",
+    )
     return command
 
 

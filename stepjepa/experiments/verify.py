@@ -122,25 +122,38 @@ def parser() -> argparse.ArgumentParser:
     """Options of `stepjepa verify`."""
     default = VerifyOptions()
     parser = argparse.ArgumentParser(
-        prog="stepjepa verify", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="stepjepa verify",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Check your model and data: boundaries, labels, losses, isolation, gradients. Exit status 0 only "
         "if every check passed.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--model_name", default=default.model_name, help="'builtin', a folder, or a Hub id")
-    add("--train_file", nargs="+", default=["builtin"],
-        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids")  # fmt: skip
+    add(
+        "--train_file",
+        nargs="+",
+        default=["builtin"],
+        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+    )
     add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data, as in prepare")
     add("--lora", action="store_true", help="verify with LoRA adapters, as `stepjepa train --lora` would train")
     add("--predictors", type=int, default=default.predictors, help="predictor tokens before a context view")
     add("--pairs", choices=VERIFIED_PAIRS, default=default.pairs, help="which view pairs")
     add("--horizon", type=int, default=default.horizon, help="steps ahead, for --pairs horizon")
     add("--isolation", choices=ISOLATIONS, default=default.isolation, help="what a target view sees besides itself")
-    add("--examples", type=int, default=default.examples,
-        help="examples that the model is run on; the shortest with a view pair are taken")  # fmt: skip
+    add(
+        "--examples",
+        type=int,
+        default=default.examples,
+        help="examples that the model is run on; the shortest with a view pair are taken",
+    )
     add("--max_length", type=int, default=default.max_length, help="longest example in tokens")
-    add("--dtype", choices=("float32", "bfloat16", "float16", "auto"), default=default.dtype,
-        help="dtype of the weights; only float32 compares to the last digits")  # fmt: skip
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        default=default.dtype,
+        help="dtype of the weights; only float32 compares to the last digits",
+    )
     add("--attn_implementation", choices=("sdpa", "eager", "flex_attention"), help="transformers' choice if absent")
     add("--device", choices=DEVICES, default=default.device, help="auto takes a CUDA device if there is one")
     add("--revision", help="branch, tag or commit of a Hub model")

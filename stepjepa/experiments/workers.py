@@ -135,18 +135,31 @@ def _start(
     plan: Plan, options: argparse.Namespace, number: int, count: int, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     words = [
-        sys.executable, "-m", "stepjepa", "ablate", options.grid, "--output_dir", str(plan.folder.path), "--worker",
-        "--shard", options.shard, "--threads_per_process", str(options.threads_per_process),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "stepjepa",
+        "ablate",
+        options.grid,
+        "--output_dir",
+        str(plan.folder.path),
+        "--worker",
+        "--shard",
+        options.shard,
+        "--threads_per_process",
+        str(options.threads_per_process),
+    ]
     if plan.max_cells is not None:
         share, rest = divmod(min(plan.max_cells, len(plan.open_cells())), count)
         words += ["--max_cells", str(share + (number < rest))]
     threads = str(options.threads_per_process)
     return subprocess.Popen(
-        words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        words,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-    )  # fmt: skip
+    )
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

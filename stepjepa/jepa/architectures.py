@@ -16,16 +16,7 @@ from stepjepa.errors import UserError
 
 SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
-RECURRENT_NAMES = (
-    "mamba",
-    "rwkv",
-    "recurrent",
-    "xlstm",
-    "deltanet",
-    "shortconv",
-    "retention",
-    "linearattention",
-)
+RECURRENT_NAMES = ("mamba", "rwkv", "recurrent", "xlstm", "deltanet", "shortconv", "retention", "linearattention")
 
 
 class UnsupportedArchitectureError(UserError):

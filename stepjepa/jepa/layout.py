@@ -45,12 +45,7 @@ class _Row:
         return start
 
     def add_example(
-        self,
-        row: dict[str, Any],
-        pairs: list[ViewPair],
-        predictor_ids: Sequence[int],
-        isolation: str,
-        number: int,
+        self, row: dict[str, Any], pairs: list[ViewPair], predictor_ids: Sequence[int], isolation: str, number: int
     ) -> None:
         """Add the trunk of one example and its branches."""
         ids = np.asarray(row["input_ids"])
@@ -58,40 +53,71 @@ class _Row:
         labels[:1] = IGNORE  # nothing comes before the first token, so nothing can predict it
         trunk_segment = self.segments
         offset = self.append(
-            len(ids), input_ids=ids, labels=labels, step_ids=row["step_ids"], position_ids=np.arange(len(ids)),
-            example_ids=number, prefix_segment=-1, prefix_end=-1,
-        )  # fmt: skip
+            len(ids),
+            input_ids=ids,
+            labels=labels,
+            step_ids=row["step_ids"],
+            position_ids=np.arange(len(ids)),
+            example_ids=number,
+            prefix_segment=-1,
+            prefix_end=-1,
+        )
         branch = {"labels": IGNORE, "step_ids": -1, "example_ids": -1}
         extra = len(predictor_ids)
         for pair in pairs:
             predictor = self.append(
-                extra, input_ids=predictor_ids, position_ids=pair.context_end + np.arange(extra),
-                prefix_segment=trunk_segment, prefix_end=offset + pair.context_end - 1, **branch,
-            )  # fmt: skip
+                extra,
+                input_ids=predictor_ids,
+                position_ids=pair.context_end + np.arange(extra),
+                prefix_segment=trunk_segment,
+                prefix_end=offset + pair.context_end - 1,
+                **branch,
+            )
             target_index = offset + pair.target_end - 1
             if isolation != "none":
                 size = pair.target_end - pair.target_start
                 sink = isolation == "sink"
                 copy = self.append(
-                    size, input_ids=ids[pair.target_start : pair.target_end],
+                    size,
+                    input_ids=ids[pair.target_start : pair.target_end],
                     position_ids=pair.target_start + extra + np.arange(size),
-                    prefix_segment=trunk_segment if sink else -1, prefix_end=offset if sink else -1, **branch,
-                )  # fmt: skip
+                    prefix_segment=trunk_segment if sink else -1,
+                    prefix_end=offset if sink else -1,
+                    **branch,
+                )
                 target_index = copy + size - 1
-            self.pairs.append({
-                "context_index": predictor + extra - 1, "target_index": target_index,
-                "context_end": offset + pair.context_end, "target_start": offset + pair.target_start,
-                "target_end": offset + pair.target_end,
-                "context_step": pair.context_step, "target_step": pair.target_step,
-            })  # fmt: skip
+            self.pairs.append(
+                {
+                    "context_index": predictor + extra - 1,
+                    "target_index": target_index,
+                    "context_end": offset + pair.context_end,
+                    "target_start": offset + pair.target_start,
+                    "target_end": offset + pair.target_end,
+                    "context_step": pair.context_step,
+                    "target_step": pair.target_step,
+                }
+            )
 
 
 TOKEN_PADDING = {
-    "input_ids": 0, "labels": IGNORE, "step_ids": -1, "position_ids": 0, "example_ids": -1,
-    "segment_ids": -1, "prefix_segment": -1, "prefix_end": -1,
-}  # fmt: skip
-PAIR_FIELDS = ("context_index", "target_index", "context_end", "target_start", "target_end",
-               "context_step", "target_step")  # fmt: skip
+    "input_ids": 0,
+    "labels": IGNORE,
+    "step_ids": -1,
+    "position_ids": 0,
+    "example_ids": -1,
+    "segment_ids": -1,
+    "prefix_segment": -1,
+    "prefix_end": -1,
+}
+PAIR_FIELDS = (
+    "context_index",
+    "target_index",
+    "context_end",
+    "target_start",
+    "target_end",
+    "context_step",
+    "target_step",
+)
 INDEX_FIELDS = PAIR_FIELDS[:5]  # these point into the row, so padding on the left moves them
 
 FLEX_BLOCK = 128
@@ -259,11 +285,4 @@ def without_branches(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     none = torch.full_like(plain["segment_ids"], -1)
     empty = {name: batch[name][:, :0] for name in PAIR_FIELDS}
     other = {k: v for k, v in batch.items() if k not in TOKEN_PADDING and k not in PAIR_FIELDS}
-    return {
-        **other,
-        **plain,
-        **empty,
-        "prefix_segment": none,
-        "prefix_end": none,
-        "attention_mask": kept.long(),
-    }
+    return {**other, **plain, **empty, "prefix_segment": none, "prefix_end": none, "attention_mask": kept.long()}

@@ -55,11 +55,7 @@ LOSSES = {"cosine": cosine, "l2": l2, "mse": mse, "smooth_l1": smooth_l1, "infon
 
 
 def jepa_losses(
-    context: Tensor,
-    target: Tensor,
-    kind: str = "cosine",
-    target_gradient: bool = True,
-    temperature: float = 0.07,
+    context: Tensor, target: Tensor, kind: str = "cosine", target_gradient: bool = True, temperature: float = 0.07
 ) -> Tensor:
     """Per-pair JEPA losses `[P]`, in float32 or wider.
 

@@ -64,8 +64,9 @@ def dense_mask(allow: Tensor, implementation: str, dtype: torch.dtype) -> Tensor
         return torch.zeros(allow.shape, dtype=dtype, device=allow.device).masked_fill(~allow, torch.finfo(dtype).min)[
             :, None
         ]
-    raise ValueError(f"No dense mask for attention implementation {implementation!r}; use one of "
-                     f"{', '.join(DENSE_IMPLEMENTATIONS)}.")  # fmt: skip
+    raise ValueError(
+        f"No dense mask for attention implementation {implementation!r}; use one of {', '.join(DENSE_IMPLEMENTATIONS)}."
+    )
 
 
 def block_mask(

@@ -18,12 +18,7 @@ BLOCK = 1024
 """Rows ranked at a time, which bounds the memory at `BLOCK` × C cosines."""
 
 
-def retrieval_ranks(
-    context: Tensor,
-    candidates: Tensor,
-    true_index: Tensor,
-    allowed: Tensor | None = None,
-) -> Tensor:
+def retrieval_ranks(context: Tensor, candidates: Tensor, true_index: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Rank of each context's true candidate by cosine similarity, `[P]`, 1 is best.
 
     Ties count against the model: a candidate just as similar as the true one stands before it, so nothing is

@@ -122,9 +122,15 @@ def encode_views(
     wanted = next_labels(batch["labels"])
     labelled = wanted != IGNORE
     outputs = _forward(
-        model, inner, logits_to_keep=labelled, output_hidden_states=bool(layers), output_attentions=attentions,
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"],
-    )  # fmt: skip
+        model,
+        inner,
+        logits_to_keep=labelled,
+        output_hidden_states=bool(layers),
+        output_attentions=attentions,
+        input_ids=batch["input_ids"],
+        attention_mask=mask,
+        position_ids=batch["position_ids"],
+    )
 
     row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
     at_context = row, batch["context_index"][row, pair]
@@ -175,8 +181,5 @@ def _forward(model: nn.Module, inner: Any, logits_to_keep: Tensor, **inputs: Any
         logits = logits[logits_to_keep]
     decoder_output = caught[-1]
     return _Outputs(
-        logits,
-        decoder_output.last_hidden_state,
-        output.hidden_states or (),
-        decoder_output.attentions or None,
+        logits, decoder_output.last_hidden_state, output.hidden_states or (), decoder_output.attentions or None
     )

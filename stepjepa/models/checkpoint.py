@@ -25,12 +25,38 @@ from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, ModelLoadError, set_e
 from stepjepa.training.checkpoints import NAME as CHECKPOINT
 
 TRAINING = (
-    "lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient",
-    "temperature", "jepa_ratio", "jepa_ratio_rescale", "packing_length", "max_length", "learning_rate", "weight_decay",
-    "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "seed", "model_name", "lora", "lora_rank", "lora_alpha", "lora_dropout", "splitter", "train_file", "problems",
+    "lbd",
+    "gamma",
+    "jepa_loss_type",
+    "pairs",
+    "horizon",
+    "isolation",
+    "predictors",
+    "target",
+    "target_gradient",
+    "temperature",
+    "jepa_ratio",
+    "jepa_ratio_rescale",
+    "packing_length",
+    "max_length",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "model_name",
+    "lora",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "splitter",
+    "train_file",
+    "problems",
     "problem_seed",
-)  # fmt: skip
+)
 """What a summary says of the training: enough to tell arms and seeds apart."""
 
 
@@ -220,9 +246,12 @@ def load_weights(
         ModelLoadError: it cannot be loaded.
     """
     options: dict[str, Any] = {
-        "dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True,
-        "trust_remote_code": trust_remote_code, "revision": model.revision,
-    }  # fmt: skip
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+        "revision": model.revision,
+    }
     try:
         if model.base is None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)

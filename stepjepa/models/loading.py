@@ -80,9 +80,11 @@ def load_model(
         options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **remote}
         model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        hub = "" if Path(path).exists() else (
-            " For a gated or private model run `hf auth login` first and accept its licence on its page."
-        )  # fmt: skip
+        hub = (
+            ""
+            if Path(path).exists()
+            else (" For a gated or private model run `hf auth login` first and accept its licence on its page.")
+        )
         raise ModelLoadError(
             f"Could not load {name!r}: {error}\nIt has to be a folder with config.json, safetensors weights and a "
             f"tokenizer, or a Hub id.{hub}"
@@ -184,20 +186,18 @@ def set_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _add_lora(
-    model: Any,
-    token_ids: list[int],
-    rank: int,
-    alpha: int,
-    dropout: float,
-    targets: str | list[str],
-    seed: int,
+    model: Any, token_ids: list[int], rank: int, alpha: int, dropout: float, targets: str | list[str], seed: int
 ) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets,
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
         trainable_token_indices=list(token_ids),
-    )  # fmt: skip
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _slim_saving(get_peft_model(model, config))

@@ -91,9 +91,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model
 
@@ -156,10 +154,7 @@ def pretrain(
         optimizer.zero_grad()
         if step % 100 == 0 or step == optimizer_steps:
             seconds = time.perf_counter() - began
-            print(
-                f"optimizer step {step}/{optimizer_steps}  loss {loss.item():.4f}  {seconds:.0f} s",
-                flush=True,
-            )
+            print(f"optimizer step {step}/{optimizer_steps}  loss {loss.item():.4f}  {seconds:.0f} s", flush=True)
 
     save(model, tokenizer, Path(output_dir))
     return _check(Path(output_dir), held_out, began) | {"parameters": float(parameters)}
@@ -221,10 +216,7 @@ def _check(folder: Path, held_out: list[dict], began: float) -> dict[str, float]
     ]
     score = accuracy(generate_answers(model, tokenizer, examples, max_new_tokens=256, progress=False))
     seconds = time.perf_counter() - began
-    print(
-        f"held-out easy problems: loss {loss / tokens:.4f}, {score:.1%} solved; {seconds:.0f} s in all",
-        flush=True,
-    )
+    print(f"held-out easy problems: loss {loss / tokens:.4f}, {score:.1%} solved; {seconds:.0f} s in all", flush=True)
     return {"loss": loss / tokens, "accuracy": score, "seconds": seconds}
 
 

@@ -105,8 +105,9 @@ def damage(checkpoint: Path) -> str | None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The `checkpoint-N` folders, newest (largest N) first; looked at by name only."""
-    named = [(int(match[1]), path) for path in folder.iterdir()
-             if path.is_dir() and (match := NAME.fullmatch(path.name))]  # fmt: skip
+    named = [
+        (int(match[1]), path) for path in folder.iterdir() if path.is_dir() and (match := NAME.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(named, reverse=True)]
 
 

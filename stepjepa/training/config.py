@@ -42,8 +42,7 @@ class StepJEPAConfig(TrainingArguments):
     pairs: str = field(default="first", metadata={"help": f"Which view pairs: {', '.join(PAIR_SETS)}."})
     horizon: int = field(default=1, metadata={"help": "Steps ahead, for pairs=horizon."})
     isolation: str = field(
-        default="step",
-        metadata={"help": f"What a target view sees besides itself: {', '.join(ISOLATIONS)}."},
+        default="step", metadata={"help": f"What a target view sees besides itself: {', '.join(ISOLATIONS)}."}
     )
     target: str = field(
         default="step",
@@ -54,13 +53,11 @@ class StepJEPAConfig(TrainingArguments):
     )
     predictors: int = field(default=1, metadata={"help": "K, predictor tokens before a context view is read."})
     target_gradient: bool = field(
-        default=True,
-        metadata={"help": "Let the JEPA gradient flow into the target view, as in the original."},
+        default=True, metadata={"help": "Let the JEPA gradient flow into the target view, as in the original."}
     )
     temperature: float = field(default=0.07, metadata={"help": "Temperature of InfoNCE."})
     jepa_ratio: float = field(
-        default=1.0,
-        metadata={"help": "Share of optimizer steps with a JEPA term, drawn from (seed, global_step)."},
+        default=1.0, metadata={"help": "Share of optimizer steps with a JEPA term, drawn from (seed, global_step)."}
     )
     jepa_ratio_rescale: bool = field(
         default=False, metadata={"help": "Divide λ by jepa_ratio, so that its mean over steps stays λ."}
@@ -87,8 +84,7 @@ class StepJEPAConfig(TrainingArguments):
         default=3.0, metadata={"help": "Passes over the training data.", "aliases": ["--num_epochs"]}
     )
     learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Peak learning rate; 2e-5 for all weights, 2e-4 under LoRA by default."},
+        default=None, metadata={"help": "Peak learning rate; 2e-5 for all weights, 2e-4 under LoRA by default."}
     )
     warmup_steps: float = 0.03
     logging_steps: float = 10
@@ -129,11 +125,14 @@ class StepJEPAConfig(TrainingArguments):
             (self.use_liger_kernel, "use_liger_kernel", "fused kernels compute the loss before views are read"),
             (self.torch_compile, "torch_compile", "views are read by a hook that a compiled graph may skip"),
             (self.parallelism_config, "parallelism_config", "splitting a sequence over devices tears its mask"),
-            (not self.average_tokens_across_devices, "average_tokens_across_devices=False",
-             "both loss terms are normalised over the whole optimizer step on all processes"),
+            (
+                not self.average_tokens_across_devices,
+                "average_tokens_across_devices=False",
+                "both loss terms are normalised over the whole optimizer step on all processes",
+            ),
             (not self.eval_do_concat_batches, "eval_do_concat_batches=False", "evaluation sums over all examples"),
             (self.batch_eval_metrics, "batch_eval_metrics", "evaluation sums over all examples"),
             (self.remove_unused_columns, "remove_unused_columns", "the collator needs the step indices"),
-        ):  # fmt: skip
+        ):
             if bad:
                 raise ValueError(f"Step-JEPA cannot honour {option}: {reason}.")

@@ -18,8 +18,19 @@ from transformers.trainer_callback import TrainerCallback
 from stepjepa.jepa.metrics import retrieval_hits, spread
 from stepjepa.jepa.views import Views
 
-FIELDS = ("lm", "jepa", "jepa_steps", "hits", "chance", "retrieved", "spread", "spread_batches",
-          "examples", "without_pair", "tokens")  # fmt: skip
+FIELDS = (
+    "lm",
+    "jepa",
+    "jepa_steps",
+    "hits",
+    "chance",
+    "retrieved",
+    "spread",
+    "spread_batches",
+    "examples",
+    "without_pair",
+    "tokens",
+)
 
 
 EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "ranked", "hits", "chance")
@@ -123,11 +134,7 @@ class Monitor(TrainerCallback):
             examples = batch["example_ids"].amax() + 1
             self.add(examples=examples, without_pair=examples - len(views.example.unique()))
         if len(views.context) > 1:
-            self.add(
-                hits=retrieval_hits(views.context, views.target).sum(),
-                chance=1.0,
-                retrieved=len(views.context),
-            )
+            self.add(hits=retrieval_hits(views.context, views.target).sum(), chance=1.0, retrieved=len(views.context))
             self.add(spread=spread(views.target), spread_batches=1.0)
 
     def read(self, processes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:

@@ -182,11 +182,18 @@ def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJE
 def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]:
     """Model and tokenizer of a run; see `load_model`."""
     return load_model(
-        options.model_name, predictors=args.predictors, lora=options.lora, lora_rank=options.lora_rank,
-        lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, dtype=options.dtype,
-        attn_implementation=options.attn_implementation, revision=options.revision,
-        trust_remote_code=options.trust_remote_code, seed=args.seed,
-    )  # fmt: skip
+        options.model_name,
+        predictors=args.predictors,
+        lora=options.lora,
+        lora_rank=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        seed=args.seed,
+    )
 
 
 def _system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
@@ -230,9 +237,8 @@ def _measure(
         state = PartialState()
         mine = problems[state.process_index :: state.num_processes]
         results = generate_answers(
-            trainer.model, tokenizer, mine, max_new_tokens=options.max_new_tokens,
-            progress=state.is_main_process,
-        )  # fmt: skip
+            trainer.model, tokenizer, mine, max_new_tokens=options.max_new_tokens, progress=state.is_main_process
+        )
         everyone = gather_object([{"correct": r["correct"], "truncated": r["truncated"]} for r in results])
         measured["accuracy"] = accuracy(everyone)
         right = sum(r["correct"] for r in everyone)

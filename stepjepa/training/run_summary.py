@@ -40,9 +40,12 @@ def summary_table(record: Mapping[str, Any], folder: Path) -> str:
             rows.append((label, shown[0], shown[1]))
 
     for name, label in (
-        ("lm_loss", "lm_loss"), ("jepa_loss", "jepa_loss"), ("retrieval", "retrieval in the microbatch"),
-        ("retrieval_chance", "  by chance"), ("target_spread", "target spread (0: collapse)"),
-    ):  # fmt: skip
+        ("lm_loss", "lm_loss"),
+        ("jepa_loss", "jepa_loss"),
+        ("retrieval", "retrieval in the microbatch"),
+        ("retrieval_chance", "  by chance"),
+        ("target_spread", "target spread (0: collapse)"),
+    ):
         values = [entry[name] for entry in logs if name in entry]
         if values:
             add(f"train {label}", values[0], values[-1])

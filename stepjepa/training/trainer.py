@@ -34,8 +34,18 @@ from stepjepa.training.monitor import Monitor, collapse_message, example_sums, s
 logger = logging.get_logger(__name__)
 
 TRIED_ARCHITECTURES = (
-    "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi3", "mixtral", "gpt2", "gpt_oss",
-)  # fmt: skip
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "mistral",
+    "phi3",
+    "mixtral",
+    "gpt2",
+    "gpt_oss",
+)
 
 
 class StepJEPATrainer(CompleteCheckpoints):
@@ -121,10 +131,15 @@ class StepJEPATrainer(CompleteCheckpoints):
                 processing_class, pairs=pairs, packing_length=args.packing_length, **layout
             )
         super().__init__(
-            model=model, args=args, data_collator=data_collator, train_dataset=train_dataset,
-            eval_dataset=eval_dataset, processing_class=processing_class, compute_metrics=self._eval_metrics,
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._eval_metrics,
             **kwargs,
-        )  # fmt: skip
+        )
         self.monitor = Monitor(self.args.device)
         self._pairs_in_step: Tensor | int = 0
         self._microbatch = 0
@@ -278,10 +293,7 @@ class StepJEPATrainer(CompleteCheckpoints):
 
     def _eval_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Losses over the whole set, then of each source where there are several."""
-        sums, sources = (
-            torch.as_tensor(prediction.predictions),
-            torch.as_tensor(prediction.label_ids).flatten(),
-        )
+        sums, sources = (torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids).flatten())
         metrics = self._summary(sums)
         present = [number for number in sources.unique().tolist() if number >= 0]
         if len(present) > 1:

@@ -40,10 +40,13 @@ def token_strip(tokens: Sequence[str], step_ids: Sequence[int], labels: Sequence
     axes.set_axis_off()
     shown = sorted(set(step_ids))
     handles = [
-        Patch(color=CYCLE[step % len(CYCLE)] if step >= 0 else NO_STEP, alpha=0.55,
-              label=f"step {step + 1}" if step >= 0 else "no step")
+        Patch(
+            color=CYCLE[step % len(CYCLE)] if step >= 0 else NO_STEP,
+            alpha=0.55,
+            label=f"step {step + 1}" if step >= 0 else "no step",
+        )
         for step in shown
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
 

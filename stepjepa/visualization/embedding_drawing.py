@@ -38,8 +38,9 @@ class Palette:
             "correctness": {1: (BLUE, "answered correctly"), 0: (VERMILION, "answered wrongly")},
         }
         known = any((points.correct >= 0).any() for points in sets)
-        self.choices = [name for name in COLOURINGS if (name != "operation" or operations) and
-                        (name != "correctness" or known)]  # fmt: skip
+        self.choices = [
+            name for name in COLOURINGS if (name != "operation" or operations) and (name != "correctness" or known)
+        ]
 
     def paint(self, points: Points, by: str, rows: np.ndarray) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """Codes `[N]` uint8 into a legend of (colour, label), which holds what the given rows need."""

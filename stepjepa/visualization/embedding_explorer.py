@@ -71,18 +71,27 @@ class EmbeddingExplorer(VBox):
         self.colour = Dropdown(options=self._palette.choices, description="Colour", **short)
         self.nearest = Dropdown(options=NEAREST, description="Nearest in", **short)
         self.problem = Dropdown(
-            options=[(f"{number}: {question}", i) for i, (number, question) in
-                     enumerate(zip(first.numbers, first.embeddings.questions, strict=True))],
-            description="Problem", **wide,
-        )  # fmt: skip
+            options=[
+                (f"{number}: {question}", i)
+                for i, (number, question) in enumerate(zip(first.numbers, first.embeddings.questions, strict=True))
+            ],
+            description="Problem",
+            **wide,
+        )
         self.point = IntSlider(min=1, max=1, description="Point", **wide)
         self.message = HTML()
         self.canvas = EmbeddingCanvas()
         several = [self.which] if len(self._sets) > 1 else []
-        super().__init__([
-            side_by_side(*several, self.shown, self.projection), side_by_side(self.colour, self.nearest),
-            self.problem, self.point, self.message, self.canvas,
-        ])  # fmt: skip
+        super().__init__(
+            [
+                side_by_side(*several, self.shown, self.projection),
+                side_by_side(self.colour, self.nearest),
+                self.problem,
+                self.point,
+                self.message,
+                self.canvas,
+            ]
+        )
         self._points, self._chosen = first, 0
         self._draw()
         for control in (self.which, self.shown, self.projection, self.colour, self.nearest):
@@ -194,8 +203,9 @@ class EmbeddingExplorer(VBox):
     def _same_point(self, points: Points, views: tuple[str, ...]) -> int:
         """The row in `points` of what is chosen now: the same problem, and if it can be the same step and view."""
         before, chosen = self._points, self._chosen
-        return _closest(points, points.rows(views), int(before.example[chosen]), int(before.step[chosen]),
-                        str(before.view[chosen]))  # fmt: skip
+        return _closest(
+            points, points.rows(views), int(before.example[chosen]), int(before.step[chosen]), str(before.view[chosen])
+        )
 
     def _choose_problem(self, example: int) -> None:
         if not self._busy:

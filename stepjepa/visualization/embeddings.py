@@ -80,9 +80,12 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
         for axes in axes_row[1 + len(record["seeds"]) :]:
             axes.set_visible(False)
     figure.legend(
-        handles=_handles(records, palette, color), loc="outside lower center", ncols=6, handletextpad=0.2,
+        handles=_handles(records, palette, color),
+        loc="outside lower center",
+        ncols=6,
+        handletextpad=0.2,
         columnspacing=1.2,
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -103,9 +106,7 @@ def _palette(records: Sequence[Mapping[str, Any]], color: str) -> dict[Any, tupl
     }
 
 
-def _handles(
-    records: Sequence[Mapping[str, Any]], palette: Mapping[Any, tuple[Any, str]], color: str
-) -> list[Line2D]:  # fmt: skip
+def _handles(records: Sequence[Mapping[str, Any]], palette: Mapping[Any, tuple[Any, str]], color: str) -> list[Line2D]:
     names = list(dict.fromkeys(view["view"] for record in records for view in record["views"]))
     size = mpl.rcParams["font.size"] * 0.5
 
@@ -126,9 +127,13 @@ def _connect(axes: Axes, view: Mapping[str, Any], points: Mapping[str, Any], exa
     for example in examples:
         rows = sorted((i for i, e in enumerate(view["example"]) if e == example), key=lambda i: view["step"][i])
         axes.plot(
-            [points["x"][i] for i in rows], [points["y"][i] for i in rows], color="#222222", linewidth=0.8, zorder=3,
+            [points["x"][i] for i in rows],
+            [points["y"][i] for i in rows],
+            color="#222222",
+            linewidth=0.8,
+            zorder=3,
             linestyle="--" if view["view"] == "context" else "-",
-        )  # fmt: skip
+        )
 
 
 def _frame_pca(axes: Axes, record: Mapping[str, Any]) -> None:
@@ -215,16 +220,21 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
         for i, record in enumerate(records):
             entry = record["views"][name]
             axes.plot(
-                range(1, len(entry["values"]) + 1), entry["values"], color=CYCLE[i % len(CYCLE)],
-                linestyle=styles[i % len(styles)], label=f"{record['label']}: {entry['rank']:.1f}",
-            )  # fmt: skip
+                range(1, len(entry["values"]) + 1),
+                entry["values"],
+                color=CYCLE[i % len(CYCLE)],
+                linestyle=styles[i % len(styles)],
+                label=f"{record['label']}: {entry['rank']:.1f}",
+            )
         axes.set_yscale("log")
         axes.set_title(VIEW_NAMES[name])
         axes.set_xlabel("singular value")
         axes.legend(
-            title=f"effective rank (of {records[0]['views'][name]['most']})", title_fontsize="small",
-            loc="upper center", bbox_to_anchor=(0.5, -0.2),
-        )  # fmt: skip
+            title=f"effective rank (of {records[0]['views'][name]['most']})",
+            title_fontsize="small",
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+        )
     lowest = min(min(entry["values"]) for record in records for entry in record["views"].values())
     panels[0].set_ylim(bottom=max(0.7 * lowest, 1e-7))  # below that is the rounding of float32
     panels[0].set_ylabel("share of the largest")

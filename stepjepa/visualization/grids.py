@@ -182,8 +182,16 @@ def arms_forest(report: Report) -> Figure:
         interval(panels[1], (at, at), {**each, "by_seed": ()}, "value", verdict_colour(each), marker, across=True)
     for arm in arms:
         if arm not in report["arms"]:
-            panels[0].text(0.5, rows[arm], "no record", transform=panels[0].get_yaxis_transform(), color=VERMILION,
-                           ha="center", va="center", fontsize=small())  # fmt: skip
+            panels[0].text(
+                0.5,
+                rows[arm],
+                "no record",
+                transform=panels[0].get_yaxis_transform(),
+                color=VERMILION,
+                ha="center",
+                va="center",
+                fontsize=small(),
+            )
     difference_axis(panels[1], "x", f"to {bases[0]}" if len(bases) == 1 else "")
     for axes, title in zip(panels, ["test accuracy (%)", "", *shown], strict=True):
         if title:

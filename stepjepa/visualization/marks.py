@@ -133,9 +133,14 @@ def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 
 def interval(
-    axes: Axes, places: tuple[float, float], found: Mapping[str, Any], mean: str, colour: str, marker: str,
+    axes: Axes,
+    places: tuple[float, float],
+    found: Mapping[str, Any],
+    mean: str,
+    colour: str,
+    marker: str,
     across: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Mean and 95% interval of shares, in per cent, at the first place; single seeds, if several, at the second.
 
     With `across` the values lie on the horizontal axis.
@@ -160,17 +165,25 @@ def _marks(axes: Axes, places: Sequence[float], values: Sequence[float], across:
 
 def _dots(axes: Axes, places: Sequence[float], values: Sequence[float], across: bool, colour: str) -> None:
     """Single seeds."""
-    _marks(axes, places, values, across, color=colour, marker="o", markersize=_size(SEED), linestyle="none", alpha=0.55,
-           markeredgewidth=0)  # fmt: skip
+    _marks(
+        axes,
+        places,
+        values,
+        across,
+        color=colour,
+        marker="o",
+        markersize=_size(SEED),
+        linestyle="none",
+        alpha=0.55,
+        markeredgewidth=0,
+    )
 
 
 def _size(share: float) -> float:
     return share * float(mpl.rcParams["lines.markersize"])
 
 
-def detectable(
-    axes: Axes, place: float, found: Mapping[str, Any], across: bool = False, width: float = 0.5
-) -> None:  # fmt: skip
+def detectable(axes: Axes, place: float, found: Mapping[str, Any], across: bool = False, width: float = 0.5) -> None:
     """What a test like this one would miss too often."""
     if found["detectable"] is None:
         return
@@ -204,8 +217,10 @@ def statistics_legend(arms: Any, compared: Sequence[Mapping[str, Any]]) -> list[
 
 def representations_legend(chance: str = "--") -> list[Any]:
     """What the colours of the representations' figures mean."""
-    colours = [Line2D([], [], color=colour, marker="o", markersize=_size(SEED), label=label)
-               for colour, label in (*PAIRS.values(), *VIEWS.values())]  # fmt: skip
+    colours = [
+        Line2D([], [], color=colour, marker="o", markersize=_size(SEED), label=label)
+        for colour, label in (*PAIRS.values(), *VIEWS.values())
+    ]
     level = (
         mark("chance", SHADE, "|", 2) if chance == "|" else Line2D([], [], color=SHADE, linestyle="--", label="chance")
     )

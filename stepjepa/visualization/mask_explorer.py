@@ -79,8 +79,14 @@ class MaskExplorer(VBox):
         named = [(f"{len(e['steps'])} steps: {e['question'][:70]}", i) for i, e in enumerate(self._examples)]
         self.example = Dropdown(options=[*named, ("write your own", OWN)], description="Example", **wide)
         self.question = Textarea(OWN_QUESTION, description="Question", continuous_update=False, rows=4, **wide)
-        self.steps = Textarea(OWN_STEPS, description="Steps", continuous_update=False, rows=4,
-                              placeholder="steps, with a blank line between them", **wide)  # fmt: skip
+        self.steps = Textarea(
+            OWN_STEPS,
+            description="Steps",
+            continuous_update=False,
+            rows=4,
+            placeholder="steps, with a blank line between them",
+            **wide,
+        )
         self.view = ToggleButtons(options=VIEWS, value="single-pass", style={"button_width": "105px"})
         self.pairs = Dropdown(options=list(PAIR_CHOICES), description="View pairs", **short)
         self.isolation = Dropdown(options=ISOLATIONS, description="Isolation", **short)
@@ -92,22 +98,37 @@ class MaskExplorer(VBox):
         layers = range(1, config.num_hidden_layers + 1) if config else ()
         heads = range(1, config.num_attention_heads + 1) if config else ()
         self.layer = Dropdown(options=layers, description="Layer", **short)
-        self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head",
-                             **short)  # fmt: skip
+        self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head", **short)
         self.message = HTML()
         self.canvas = MaskCanvas()
         self._own = side_by_side(self.question, self.steps)
         traitlets.link(
             (self.token, "value"), (self.canvas, "selected"), transform=(lambda v: v - 1, lambda row: row + 1)
         )
-        super().__init__([
-            side_by_side(self.example, self.view), self._own,
-            side_by_side(self.pairs, self.isolation, self.predictors, self.pair),
-            *([side_by_side(self.shown, self.layer, self.head)] if model is not None else []),
-            self.token, self.message, self.canvas,
-        ])  # fmt: skip
-        for control in (self.example, self.question, self.steps, self.view, self.pairs, self.isolation,
-                        self.predictors, self.pair, self.shown, self.layer, self.head):  # fmt: skip
+        super().__init__(
+            [
+                side_by_side(self.example, self.view),
+                self._own,
+                side_by_side(self.pairs, self.isolation, self.predictors, self.pair),
+                *([side_by_side(self.shown, self.layer, self.head)] if model is not None else []),
+                self.token,
+                self.message,
+                self.canvas,
+            ]
+        )
+        for control in (
+            self.example,
+            self.question,
+            self.steps,
+            self.view,
+            self.pairs,
+            self.isolation,
+            self.predictors,
+            self.pair,
+            self.shown,
+            self.layer,
+            self.head,
+        ):
             control.observe(lambda _change: self._refresh(), "value")
         self._draw()
 
@@ -162,9 +183,11 @@ class MaskExplorer(VBox):
         except ValueError as error:
             raise UserError(f"This example cannot be tokenized: {error}") from error
         collator = StepJEPACollator(
-            self._tokenizer, isolation=self.isolation.value, predictors=self.predictors.value,
+            self._tokenizer,
+            isolation=self.isolation.value,
+            predictors=self.predictors.value,
             **PAIR_CHOICES[self.pairs.value],
-        )  # fmt: skip
+        )
         self._batch = collator([row])
         self._story = MaskStory(self._batch, self._text)
         self._story_of = chosen

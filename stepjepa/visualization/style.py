@@ -22,8 +22,14 @@ from stepjepa.errors import UserError
 
 Size = Literal["notebook", "paper"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#777777",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#777777",
+)
 CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 CONTINUOUS, SIGNED = "cividis", "PuOr_r"
 ROLES = {"trunk": "#B9CBD9", "predictor": ORANGE, "copy": GREEN, "isolated": GREEN}
@@ -32,11 +38,17 @@ FORBIDDEN = "#EDEDED"
 SIZES: dict[str, dict[str, Any]] = {
     "notebook": {"font.size": 10, "figure.figsize": (9.0, 4.0)},
     "paper": {
-        "font.size": 8, "figure.figsize": (5.5, 2.6), "lines.linewidth": 1.2, "lines.markersize": 3.5,
-        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+        "font.size": 8,
+        "figure.figsize": (5.5, 2.6),
+        "lines.linewidth": 1.2,
+        "lines.markersize": 3.5,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
         "ytick.major.size": 2.5,
     },
-}  # fmt: skip
+}
 
 MOMENTS = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
 """Formats, and what a file of each would say about when it was made."""

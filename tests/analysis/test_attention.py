@@ -273,8 +273,12 @@ def test_the_command_writes_record_and_figures(tmp_path, capsys, monkeypatch):
     words = ["--test_file", str(file), "--output", str(output), "--pairs", "first"]
     assert main([*words, "--heads", "0", "3", "--layers", "-1"]) == 0
     assert {path.name for path in output.iterdir()} == {
-        "attention.json", "attention.png", "attention.pdf", "flow.png", "flow.pdf",
-    }  # fmt: skip
+        "attention.json",
+        "attention.png",
+        "attention.pdf",
+        "flow.png",
+        "flow.pdf",
+    }
     record = json.loads((output / "attention.json").read_text())
     assert record["check"]["passed"] is True
     assert record["options"]["heads"] == ["0", "3"]

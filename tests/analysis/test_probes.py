@@ -49,9 +49,11 @@ def test_ridge_is_scikit_learns_with_a_grouped_search_of_the_penalty(size):
         inner = GroupKFold(INNER_FOLDS, shuffle=True, random_state=0)
         for column in range(2):
             search = GridSearchCV(
-                make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": PENALTIES},
-                scoring="neg_mean_squared_error", cv=inner,
-            )  # fmt: skip
+                make_pipeline(StandardScaler(), Ridge()),
+                {"ridge__alpha": PENALTIES},
+                scoring="neg_mean_squared_error",
+                cv=inner,
+            )
             # The standardisation belongs to the fit, so the search repeats it on every inner part.
             search.fit(x[train], targets[train, column], groups=groups[train])
             np.testing.assert_allclose(predicted[test, column], search.predict(x[test]), rtol=1e-6, atol=1e-9)
@@ -196,9 +198,9 @@ def test_what_tells_problems_apart_does_not_count():
 def test_p_values_of_noise_are_spread_evenly():
     """Under the null a fifth of them lies below 0.2; 50 repetitions give 10 ± 3."""
     groups, step = np.repeat(np.arange(20), 4), np.tile(np.arange(4), 20)
-    p = np.array([
-        order_probe(rows(80, 6, seed=seed), groups, step, shuffles=19, seed=seed).p_value for seed in range(50)
-    ])  # fmt: skip
+    p = np.array(
+        [order_probe(rows(80, 6, seed=seed), groups, step, shuffles=19, seed=seed).p_value for seed in range(50)]
+    )
     assert 3 <= (p <= 0.2).sum() <= 18
     assert 3 <= (p > 0.8).sum() <= 18
     assert p.mean() == pytest.approx(0.5, abs=0.13)

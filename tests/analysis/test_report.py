@@ -101,9 +101,13 @@ def test_whole_answers_are_pairs_without_rivals_in_their_problem():
     base = kind("aligned")
     first = base.context_step == 0
     whole = dataclasses.replace(
-        base, context=base.context[first], target=base.target[first], pair_example=base.pair_example[first],
-        context_step=np.full(first.sum(), -1), target_step=np.full(first.sum(), -1),
-    )  # fmt: skip
+        base,
+        context=base.context[first],
+        target=base.target[first],
+        pair_example=base.pair_example[first],
+        context_step=np.full(first.sum(), -1),
+        target_step=np.full(first.sum(), -1),
+    )
     assert target_texts(whole)[2] == "\n\n".join(whole.steps[2])
     figures = measure(whole)
     assert "recall_all" in figures
@@ -159,9 +163,14 @@ def test_too_few_problems_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("aligned", "aligned"), ("narrow", "narrow"), ("collapsed", "collapsed"), ("constant", "collapsed"),
-     ("unrelated", "not aligned")],
-)  # fmt: skip
+    [
+        ("aligned", "aligned"),
+        ("narrow", "narrow"),
+        ("collapsed", "collapsed"),
+        ("constant", "collapsed"),
+        ("unrelated", "not aligned"),
+    ],
+)
 def test_verdicts_on_sets_of_known_nature(name, word):
     found = verdict(measured(name), None)
     assert found["word"] == word
@@ -213,9 +222,13 @@ def test_similarity_of_representations():
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"ids": [f"x{i}" for i in range(24)]}, "questions"), ({"steps": [["a"] * 5] * 24}, "solutions"),
-     ({"context_step": np.zeros(72, dtype=int)}, "view pairs"), ({"state_step": np.zeros(96, dtype=int)}, "steps")],
-)  # fmt: skip
+    [
+        ({"ids": [f"x{i}" for i in range(24)]}, "questions"),
+        ({"steps": [["a"] * 5] * 24}, "solutions"),
+        ({"context_step": np.zeros(72, dtype=int)}, "view pairs"),
+        ({"state_step": np.zeros(96, dtype=int)}, "steps"),
+    ],
+)
 def test_files_of_other_steps_are_not_compared(change, what):
     other = dataclasses.replace(kind("aligned"), **change)
     with pytest.raises(EmbeddingsError, match=rf"B: other {what} than A, .*embed the same data"):
@@ -229,8 +242,10 @@ def report():
 
 def test_controls_stand_last_and_serve_the_others(report):
     assert [(file["label"], file["control"]) for file in report["files"]] == [
-        ("good", False), ("bad", False), ("random", True),
-    ]  # fmt: skip
+        ("good", False),
+        ("bad", False),
+        ("random", True),
+    ]
     assert is_control(kind("control"))
     assert not is_control(kind("aligned"))
     assert [file["control_label"] for file in report["files"]] == ["random", "random", None]
@@ -280,9 +295,16 @@ def test_the_command_draws(files, tmp_path):
     folder = tmp_path / "plots"
     assert main([files[0], "--plots", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
-        "map.json", "map_correct.png", "map_operation.png", "map_step.png", "map_view.png", "similarity_1.json",
-        "similarity_1.png", "spectrum.json", "spectrum.png",
-    ]  # fmt: skip
+        "map.json",
+        "map_correct.png",
+        "map_operation.png",
+        "map_step.png",
+        "map_view.png",
+        "similarity_1.json",
+        "similarity_1.png",
+        "spectrum.json",
+        "spectrum.png",
+    ]
     assert len(json.loads((folder / "map.json").read_text())["records"]) == 1
 
 

@@ -56,9 +56,23 @@ def test_one_row_a_question_and_a_summary_that_tells_it_all(finished):
     assert [row["question"] for row in results.rows] == [example["question"] for example in examples]
     assert [row["gold"] for row in results.rows] == [example["answer"] for example in examples]
     assert set(results.rows[0]) == {
-        "id", "index", "question", "source", "prompt", "response", "extracted", "gold", "correct", "strict",
-        "strict_correct", "flexible", "flexible_correct", "truncated", "stopped", "tokens",
-    }  # fmt: skip
+        "id",
+        "index",
+        "question",
+        "source",
+        "prompt",
+        "response",
+        "extracted",
+        "gold",
+        "correct",
+        "strict",
+        "strict_correct",
+        "flexible",
+        "flexible_correct",
+        "truncated",
+        "stopped",
+        "tokens",
+    }
     summary = results.summary
     assert summary["n"] == summary["by_source"]["builtin"]["n"] == 6
     assert summary["accuracy"]["ours"]["correct"] == sum(row["correct"] for row in results.rows)
@@ -150,8 +164,12 @@ def test_the_system_prompt_is_that_of_the_training(run, inner, tmp_path, capsys)
     assert all("Think in steps." in row["prompt"] for row in results.rows)
     assert results.summary["model"]["name"] == ("train-001" if inner == "." else "train-001/checkpoint-5")
     assert results.summary["training"] == {
-        "lbd": 0.1, "seed": 7, "model_name": "builtin", "lora": False, "train_file": ["mine.jsonl"],
-    }  # fmt: skip
+        "lbd": 0.1,
+        "seed": 7,
+        "model_name": "builtin",
+        "lora": False,
+        "train_file": ["mine.jsonl"],
+    }
     assert "system prompt: that of its training: «Think in steps.»" in capsys.readouterr().out
     assert str(run) not in json.dumps(results.summary)
 
@@ -209,10 +227,18 @@ def bare(tmp_path) -> Path:
     folder = tmp_path / "bare"
     tokenizer = llama3_style()
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=200, bos_token_id=0, eos_token_id=1,
-    )).save_pretrained(folder)  # fmt: skip
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=200,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("pad_token")

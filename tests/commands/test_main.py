@@ -17,9 +17,18 @@ from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.folder import OutputFolderError, claim_folder
 
 SMALL = [
-    "--max_steps", "4", "--problems", "40", "--eval_problems", "6", "--accuracy_problems", "4", "--max_new_tokens", "8",
+    "--max_steps",
+    "4",
+    "--problems",
+    "40",
+    "--eval_problems",
+    "6",
+    "--accuracy_problems",
+    "4",
+    "--max_new_tokens",
+    "8",
     "--use_cpu",
-]  # fmt: skip
+]
 
 
 def test_overview_and_unknown_commands(capsys):
@@ -250,8 +259,16 @@ def test_train_writes_model_record_and_figure_and_is_reproducible(tmp_path, monk
     assert "accuracy on 4 held-out problems" in table
     assert "model, record.json and loss.png are in b" in table
     records = [json.loads((tmp_path / folder / "record.json").read_text()) for folder in ("a", "b")]
-    timed = ("tokens_per_second", "eval_model_preparation_time", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime",
-             "train_samples_per_second", "train_steps_per_second")  # fmt: skip
+    timed = (
+        "tokens_per_second",
+        "eval_model_preparation_time",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+    )
     histories = [
         [{k: v for k, v in entry.items() if k not in timed} for entry in record["log_history"]] for record in records
     ]
@@ -292,8 +309,12 @@ def test_a_killed_train_command_goes_on_where_it_was(tmp_path):
     assert not (tmp_path / "cut" / "record.json").exists()
     resumed = subprocess.run(
         [*words, "--output_dir", "cut", "--resume_from_checkpoint", "true"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"

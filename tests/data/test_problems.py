@@ -34,11 +34,7 @@ def test_every_equation_is_true_and_is_the_latent(problems):
         for step, latent in zip(worked, problem["latents"], strict=True):
             ((left, symbol, right, value),) = EQUATION.findall(step)
             assert evaluate(int(left), symbol, int(right)) == int(value) >= 0
-            assert latent == {
-                "operation": OPERATIONS[symbol],
-                "operands": [int(left), int(right)],
-                "value": int(value),
-            }
+            assert latent == {"operation": OPERATIONS[symbol], "operands": [int(left), int(right)], "value": int(value)}
         assert problem["answer"] == str(problem["latents"][-1]["value"])
         assert last == f"The answer is \\boxed{{{problem['answer']}}}."
 

@@ -140,9 +140,11 @@ BAD = [
     (b"[" * 100_000, "not JSON"),
     ({"messages": "text"}, "messages is not a non-empty list"),
     ({"messages": [{"role": "user", "content": None}]}, "a message has no text"),
-    ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "steps": ["a"]},
-     "the steps joined by blank lines are not the assistant's message"),
-]  # fmt: skip
+    (
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}], "steps": ["a"]},
+        "the steps joined by blank lines are not the assistant's message",
+    ),
+]
 
 
 def test_bad_lines_are_skipped_and_named(tmp_path: Path) -> None:
@@ -295,9 +297,13 @@ def test_empty_report_prints() -> None:
 
 @pytest.mark.parametrize(
     ("file", "rows"),
-    [("gsm8k/train.jsonl", 7473), ("gsm8k/test.jsonl", 1319), ("math/test.jsonl", 5000),
-     ("minerva_ocw/test.jsonl", 272)],
-)  # fmt: skip
+    [
+        ("gsm8k/train.jsonl", 7473),
+        ("gsm8k/test.jsonl", 1319),
+        ("math/test.jsonl", 5000),
+        ("minerva_ocw/test.jsonl", 272),
+    ],
+)
 def test_real_files_convert_whole(file: str, rows: int) -> None:
     if not (DATA / file).exists():
         pytest.skip(f"{file} is absent")

@@ -31,16 +31,7 @@ def test_line() -> None:
 
 @pytest.mark.parametrize(
     "marker",
-    [
-        "**Step {}:** ",
-        "Step {}: ",
-        "{}. ",
-        "## Step {}\n",
-        "### Step {}: Add\n\n",
-        "**{}.** ",
-        "({}) ",
-        "Step {} - ",
-    ],
+    ["**Step {}:** ", "Step {}: ", "{}. ", "## Step {}\n", "### Step {}: Add\n\n", "**{}.** ", "({}) ", "Step {} - "],
 )
 def test_numbered_keeps_sub_paragraphs(marker: str) -> None:
     texts = [FIRST, f"{SECOND}\n\nThis is a sub-paragraph.", THIRD]
@@ -157,10 +148,7 @@ def test_think_blocks() -> None:
 def test_fragments_go_to_a_neighbour() -> None:
     assert split_steps(f"{FIRST}\n\n\\boxed{{540}}") == [f"{FIRST}\n\\boxed{{540}}"]
     assert split_steps(f"{FIRST}\n\n\\boxed{{540}}", short="drop") == [FIRST]
-    assert split_steps(f"Solution:\n\n{FIRST}\n\nSo:\n\n{SECOND}") == [
-        f"Solution:\n{FIRST}",
-        f"So:\n{SECOND}",
-    ]
+    assert split_steps(f"Solution:\n\n{FIRST}\n\nSo:\n\n{SECOND}") == [f"Solution:\n{FIRST}", f"So:\n{SECOND}"]
     assert split_steps(f"{FIRST}\n\nx = 3.\n\n{SECOND}") == [f"{FIRST}\nx = 3.", SECOND]
     heading = "## How we add the two numbers"
     assert split_steps(f"{FIRST}\n\n{heading}\n\n{SECOND}") == [FIRST, f"{heading}\n{SECOND}"]
@@ -188,48 +176,17 @@ def test_random_texts_lose_nothing(splitter: str) -> None:
     rng = random.Random(7)
     atoms = [
         *["\n", "\n\n", " \n\t\n", " ", " ", "\r\n", "\u2003", "\x0b"],
-        *[
-            "$",
-            "$$",
-            "\\[",
-            "\\]",
-            "\\\\[2pt]",
-            "\\begin{a}",
-            "\\end{a}",
-            "[asy]",
-            "[/asy]",
-            "```",
-            "\\boxed{",
-            "}",
-        ],
+        *["$", "$$", "\\[", "\\]", "\\\\[2pt]", "\\begin{a}", "\\end{a}", "[asy]", "[/asy]", "```", "\\boxed{", "}"],
         *["Step 1: ", "**Step 2:** ", "1. ", "2) ", "## Step 3", "# Title", "**Bold:**", "Answer:", "-"],
-        *[
-            "word",
-            "So x is 5.",
-            "Mr. A",
-            "3.14",
-            "Zoë",
-            "\U0001f600",
-            "e\u0301",
-            "So",
-            "the sum of all of them is",
-        ],
+        *["word", "So x is 5.", "Mr. A", "3.14", "Zoë", "\U0001f600", "e\u0301", "So", "the sum of all of them is"],
     ]
     for _ in range(1500):
-        check(
-            "".join(rng.choice(atoms) for _ in range(rng.randrange(1, 30))),
-            splitter,
-            rng.choice([0, 1, 20, 40]),
-        )
+        check("".join(rng.choice(atoms) for _ in range(rng.randrange(1, 30))), splitter, rng.choice([0, 1, 20, 40]))
 
 
 @pytest.mark.parametrize(
     ("file", "field"),
-    [
-        ("gsm8k/train.jsonl", "answer"),
-        ("math/test.jsonl", "solution"),
-        ("minerva_ocw/test.jsonl", "solution"),
-    ],
+    [("gsm8k/train.jsonl", "answer"), ("math/test.jsonl", "solution"), ("minerva_ocw/test.jsonl", "solution")],
 )
 def test_real_solutions_lose_nothing(file: str, field: str) -> None:
     path = DATA / file

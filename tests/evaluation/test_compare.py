@@ -36,17 +36,30 @@ def write_verdicts(path, correct, training=None, settings=None, model="runs/a", 
     questions = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(len(correct))]
     rows = [
         {
-            "id": name, "index": i, "question": each["question"], "source": sources[i % len(sources)], "prompt": "",
-            "response": each["answer"] if right else "no idea", "extracted": each["answer"] if right else None,
-            "gold": each["answer"], "correct": bool(right), "strict_correct": False, "flexible_correct": bool(right),
-            "tokens": 3, "stopped": True, "truncated": False,
+            "id": name,
+            "index": i,
+            "question": each["question"],
+            "source": sources[i % len(sources)],
+            "prompt": "",
+            "response": each["answer"] if right else "no idea",
+            "extracted": each["answer"] if right else None,
+            "gold": each["answer"],
+            "correct": bool(right),
+            "strict_correct": False,
+            "flexible_correct": bool(right),
+            "tokens": 3,
+            "stopped": True,
+            "truncated": False,
         }
         for i, (name, each, right) in enumerate(zip(question_ids(questions), questions, correct, strict=True))
-    ]  # fmt: skip
+    ]
     summary = {
-        "configuration": {"model_path": model, **SETTINGS, **(settings or {})}, "generation": {"system_prompt": "Solve."},
-        "test_files": [{"name": "test.jsonl", "sha256": data}], "training": training, "environment": {"packages": {}},
-    }  # fmt: skip
+        "configuration": {"model_path": model, **SETTINGS, **(settings or {})},
+        "generation": {"system_prompt": "Solve."},
+        "test_files": [{"name": "test.jsonl", "sha256": data}],
+        "training": training,
+        "environment": {"packages": {}},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_results(rows, summary, path)
     return str(path)
@@ -94,24 +107,36 @@ def test_names_given_on_the_command_line(grid, tmp_path):
 
 def test_settings_of_the_jepa_term_do_not_name_an_arm_without_it(tmp_path):
     files = [
-        write_verdicts(tmp_path / f"{lbd}{isolation}.jsonl", np.arange(50) % 3 > 0, {**TRAINING, "lbd": lbd, "isolation": isolation})
+        write_verdicts(
+            tmp_path / f"{lbd}{isolation}.jsonl",
+            np.arange(50) % 3 > 0,
+            {**TRAINING, "lbd": lbd, "isolation": isolation},
+        )
         for lbd, isolation in ((0.1, "step"), (0.1, "none"), (0, "step"))
-    ]  # fmt: skip
+    ]
     names = [arm["name"] for arm in compare(files)["arms"]]
     assert names == ["lbd=0.1, isolation=step", "lbd=0.1, isolation=none", "lbd=0"]
 
 
 def test_control_arms_are_arms_of_their_own(tmp_path):
     files = [
-        write_verdicts(tmp_path / f"{target}{seed}.jsonl", np.arange(50) % (3 + seed) > 0, {**TRAINING, "lbd": 0.1, "target": target, "seed": seed})
-        for target in ("step", "shuffled") for seed in (1, 2)
-    ]  # fmt: skip
+        write_verdicts(
+            tmp_path / f"{target}{seed}.jsonl",
+            np.arange(50) % (3 + seed) > 0,
+            {**TRAINING, "lbd": 0.1, "target": target, "seed": seed},
+        )
+        for target in ("step", "shuffled")
+        for seed in (1, 2)
+    ]
     assert [arm["name"] for arm in compare(files)["arms"]] == ["target=step", "target=shuffled"]
     own = StepJEPAConfig.__annotations__.keys() - RECORDED
     assert own == {
-        "collapse_threshold", "remove_unused_columns", "logging_steps", "logging_nan_inf_filter",
+        "collapse_threshold",
+        "remove_unused_columns",
+        "logging_steps",
+        "logging_nan_inf_filter",
         "logging_first_step",
-    }  # fmt: skip
+    }
 
 
 def test_seeds_pair_up_by_number_not_by_order(grid):
@@ -125,9 +150,10 @@ def test_seeds_pair_up_by_number_not_by_order(grid):
 def test_unknown_or_unshared_seeds_pair_up_in_order_and_it_is_said(tmp_path):
     def files(seeds, name):
         return [
-            f"{name}=" + write_verdicts(tmp_path / f"{name}{i}.jsonl", np.arange(40) % (i + 2) == 0, {**TRAINING, "seed": seed})
+            f"{name}="
+            + write_verdicts(tmp_path / f"{name}{i}.jsonl", np.arange(40) % (i + 2) == 0, {**TRAINING, "seed": seed})
             for i, seed in enumerate(seeds)
-        ]  # fmt: skip
+        ]
 
     assert "no training seed is shared" in compare(files((1, 2), "a") + files((3, 4), "b"))["pairing"]
     assert "not all training seeds are known" in compare(files((1, 2), "a") + files((None, None), "b"))["pairing"]
@@ -141,8 +167,14 @@ def test_unknown_or_unshared_seeds_pair_up_in_order_and_it_is_said(tmp_path):
     ("choose", "message"),
     [
         (lambda g: [g[0, 1], g[0, 2]], r"one arm only \(trained\)"),
-        (lambda g: [g[0, 1], g[0, 1], g[0.1, 1]], "l0s1.jsonl and .*l0s1.jsonl are both of arm lbd=0 and have the training seed 1"),
-        (lambda g: ["a=" + g["untrained"], "a=" + g["untrained"], g[0.1, 1]], "both of arm a and have the same answers"),
+        (
+            lambda g: [g[0, 1], g[0, 1], g[0.1, 1]],
+            "l0s1.jsonl and .*l0s1.jsonl are both of arm lbd=0 and have the training seed 1",
+        ),
+        (
+            lambda g: ["a=" + g["untrained"], "a=" + g["untrained"], g[0.1, 1]],
+            "both of arm a and have the same answers",
+        ),
         (lambda g: [g[0, 1], g[0.1, 1], "--baseline", "x"], "--baseline x: the arms are lbd=0, lbd=0.1"),
         (lambda g: [g[0, 1], "gone.jsonl"], "gone.jsonl: no such result file"),
         (lambda g: [g[0, 1], g[0.1, 1], "--draws", "10"], "--draws 10: at least 100"),
@@ -150,7 +182,7 @@ def test_unknown_or_unshared_seeds_pair_up_in_order_and_it_is_said(tmp_path):
         (lambda g: [g[0, 1], g[0.1, 1], "--json", g[0, 1]], "would overwrite a result file"),
         (lambda g: [g[0, 1], g[0.1, 1], "--plot", str(summary_path(g[0, 1]))], "would overwrite a result file"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_get_one_message_and_leave_earlier_files(grid, tmp_path, choose, message):
     record, plot = tmp_path / "out.json", tmp_path / "out.png"
     record.write_text("earlier")
@@ -271,9 +303,11 @@ def test_two_fixed_models_are_one_pair_beside_arms_of_several_seeds(grid, tmp_pa
 def test_sources_are_broken_down(tmp_path):
     right = np.arange(60) % 2 == 0
     files = [
-        write_verdicts(tmp_path / f"{lbd}.jsonl", right if lbd else ~right, {**TRAINING, "lbd": lbd}, sources=("even", "odd"))
+        write_verdicts(
+            tmp_path / f"{lbd}.jsonl", right if lbd else ~right, {**TRAINING, "lbd": lbd}, sources=("even", "odd")
+        )
         for lbd in (0, 0.1)
-    ]  # fmt: skip
+    ]
     record = compare(files)
     assert {name: part["questions"] for name, part in record["by_source"].items()} == {"even": 30, "odd": 30}
     assert record["by_source"]["even"]["arms"]["lbd=0.1"]["difference"]["value"] == 1

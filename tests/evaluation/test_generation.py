@@ -164,9 +164,14 @@ def test_settings_that_come_with_a_checkpoint_do_not_steer_the_answers(lora, pro
     expected = answer(model, tokenizer, prompts[:6]).answers
     inner = model.get_base_model() if lora else model
     own = GenerationConfig(
-        repetition_penalty=5.0, do_sample=True, top_k=3, temperature=3.0, suppress_tokens=expected[0].tokens[:5],
-        max_length=20, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        repetition_penalty=5.0,
+        do_sample=True,
+        top_k=3,
+        temperature=3.0,
+        suppress_tokens=expected[0].tokens[:5],
+        max_length=20,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     for each in (model, inner):
         each.generation_config = own
     model.train()

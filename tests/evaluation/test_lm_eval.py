@@ -64,13 +64,72 @@ def read_by_us(text: str, gold: str) -> dict[str, tuple[str, bool]]:
 
 
 LITERALS = [
-    "", " ", "no number", "72", "72.", "72..", "$72", "$72.00", "1,450,000", "1,450,000.", "-3", "- 3", "−3", "−31", "--3",
-    ".5", "0.5", "5", "5.", "5...", "...", "$", "$$", "$$72$$", "$.", "3/4", "\\frac{3}{4}", "\\boxed{72}", "\\boxed{7}.",
-    "\\boxed{\\$18}", "\\boxed{1{,}234}", "\\boxed{18\\%}", "\\boxed{x}", "####72", "#### 72", "####  72", "#### 72.",
-    "#### $72", "#### 72 and #### 73", "x\n#### 72\nI checked 3 ways.", "#### -5", "#### - 5", "#### x", "##### 72",
-    "#### 1,450,000", "#### 72,", "#### .", "#### ,", "#### 7.0", "#### 72\n", "3-5 days", "10-4", "2 + 2 = 4, 5", "1e5", "٧",
-    "Question: 5", "a\n\nb 12\n\nc", "12\u00a0000", "12 000", "５", "#### ５", "A 7 B", "so ANSWER IS 7X", "\x0012", "12\x00",
-]  # fmt: skip
+    "",
+    " ",
+    "no number",
+    "72",
+    "72.",
+    "72..",
+    "$72",
+    "$72.00",
+    "1,450,000",
+    "1,450,000.",
+    "-3",
+    "- 3",
+    "−3",
+    "−31",
+    "--3",
+    ".5",
+    "0.5",
+    "5",
+    "5.",
+    "5...",
+    "...",
+    "$",
+    "$$",
+    "$$72$$",
+    "$.",
+    "3/4",
+    "\\frac{3}{4}",
+    "\\boxed{72}",
+    "\\boxed{7}.",
+    "\\boxed{\\$18}",
+    "\\boxed{1{,}234}",
+    "\\boxed{18\\%}",
+    "\\boxed{x}",
+    "####72",
+    "#### 72",
+    "####  72",
+    "#### 72.",
+    "#### $72",
+    "#### 72 and #### 73",
+    "x\n#### 72\nI checked 3 ways.",
+    "#### -5",
+    "#### - 5",
+    "#### x",
+    "##### 72",
+    "#### 1,450,000",
+    "#### 72,",
+    "#### .",
+    "#### ,",
+    "#### 7.0",
+    "#### 72\n",
+    "3-5 days",
+    "10-4",
+    "2 + 2 = 4, 5",
+    "1e5",
+    "٧",
+    "Question: 5",
+    "a\n\nb 12\n\nc",
+    "12\u00a0000",
+    "12 000",
+    "５",
+    "#### ５",
+    "A 7 B",
+    "so ANSWER IS 7X",
+    "\x0012",
+    "12\x00",
+]
 GOLDS = ["72", "7", "5", "-5", "-3", "1450000", "1,450,000", "18", "0.5", "7.0"]
 
 
@@ -94,9 +153,14 @@ def written_variants(steps: list[str], gold: str) -> list[str]:
     *work, last = steps
     text = "\n\n".join(work)
     return [
-        f"{text}\n\n{last}", f"{text}\n\nThe answer is {gold}.", f"{text}\n#### {gold}", f"{text}\n#### {gold}\nDone in 2 ways.",
-        f"{text}\n#### ${gold}.00", f"#### {gold}\n{text}", text,
-    ]  # fmt: skip
+        f"{text}\n\n{last}",
+        f"{text}\n\nThe answer is {gold}.",
+        f"{text}\n#### {gold}",
+        f"{text}\n#### {gold}\nDone in 2 ways.",
+        f"{text}\n#### ${gold}.00",
+        f"#### {gold}\n{text}",
+        text,
+    ]
 
 
 def test_solutions_are_read_as_the_harness_reads_them() -> None:
@@ -113,10 +177,10 @@ def test_solutions_are_read_as_the_harness_reads_them() -> None:
     by_variant = {name: [sum(each[variant::7]) for variant in range(6)] for name, each in right.items()}
     assert by_variant == {
         #                   boxed  sentence  marked  marked, 2  priced  marked first
-        "strict-match":     [0,    0,        60,     60,        0,      60],
-        "flexible-extract": [60,   60,       60,     0,         0,      60],
-        "ours":             [60,   60,       60,     60,        60,     60],
-    }  # fmt: skip
+        "strict-match": [0, 0, 60, 60, 0, 60],
+        "flexible-extract": [60, 60, 60, 0, 0, 60],
+        "ours": [60, 60, 60, 60, 60, 60],
+    }
 
 
 def test_all_gsm8k_gold_solutions_are_read_as_the_harness_reads_them() -> None:

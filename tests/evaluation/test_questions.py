@@ -91,9 +91,7 @@ def test_files_are_told_by_digest_and_unreadable_rows_by_place(tmp_path):
     data = read_questions([path, "builtin"], problems=3)
     assert [each["question"] for each in data.questions[:2]] == ["How many?", "And now?"]
     assert [each["source"] for each in data.questions] == ["mine", "mine", "builtin", "builtin", "builtin"]
-    assert data.files[0] == {
-        "name": "mine.jsonl", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "count": 2,
-    }  # fmt: skip
+    assert data.files[0] == {"name": "mine.jsonl", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "count": 2}
     assert (data.files[1]["name"], data.files[1]["count"]) == ("builtin", 3)
     assert [each["place"] for each in data.unreadable] == ["mine.jsonl:2", "mine.jsonl:3"]
     assert data.unreadable[0]["reason"] == "not JSON"

@@ -25,10 +25,24 @@ from stepjepa.evaluation.results_summary import figures, share, table
 
 def row(index: int = 0, correct: bool = True, **more: Any) -> dict[str, Any]:
     return {
-        "id": f"q{index}", "index": index, "question": "?", "source": "s", "prompt": "?", "response": "7",
-        "extracted": "7", "gold": "7" if correct else "8", "correct": correct, "strict": None, "strict_correct": False,
-        "flexible": "7", "flexible_correct": correct, "tokens": 3, "stopped": True, "truncated": False, **more,
-    }  # fmt: skip
+        "id": f"q{index}",
+        "index": index,
+        "question": "?",
+        "source": "s",
+        "prompt": "?",
+        "response": "7",
+        "extracted": "7",
+        "gold": "7" if correct else "8",
+        "correct": correct,
+        "strict": None,
+        "strict_correct": False,
+        "flexible": "7",
+        "flexible_correct": correct,
+        "tokens": 3,
+        "stopped": True,
+        "truncated": False,
+        **more,
+    }
 
 
 # ---- files ---------------------------------------------------------------------------------------------------
@@ -97,20 +111,25 @@ def test_share_has_the_wilson_interval():
 
 def test_every_row_counts_in_every_figure():
     rows = [
-        row(0, level="Level 1", type="Algebra"), row(1, False, level="Level 2", stopped=False, truncated=True, tokens=9),
-        row(2, False, source="t", strict_correct=True), row(3, level="Level 1", source="t"),
-    ]  # fmt: skip
+        row(0, level="Level 1", type="Algebra"),
+        row(1, False, level="Level 2", stopped=False, truncated=True, tokens=9),
+        row(2, False, source="t", strict_correct=True),
+        row(3, level="Level 1", source="t"),
+    ]
     found = figures(rows)
     assert found["n"] == 4
     assert {reader: value["accuracy"] for reader, value in found["accuracy"].items()} == {
-        "ours": 0.5, "strict": 0.25, "flexible": 0.5,
-    }  # fmt: skip
+        "ours": 0.5,
+        "strict": 0.25,
+        "flexible": 0.5,
+    }
     assert found["truncated"] == found["no_stop"] == {"count": 1, "share": 0.25}
     assert found["tokens"] == {"mean": 4.5, "median": 3.0, "max": 9}
     assert {name: (v["correct"], v["n"]) for name, v in found["by_source"].items()} == {"s": (1, 2), "t": (1, 2)}
     assert {name: (v["correct"], v["n"]) for name, v in found["by_level"].items()} == {
-        "Level 1": (2, 2), "Level 2": (0, 1),
-    }  # fmt: skip
+        "Level 1": (2, 2),
+        "Level 2": (0, 1),
+    }
     assert list(found["by_type"]) == ["Algebra"]
     shown = table(found | {"unreadable": [{"place": "f:3", "reason": "not JSON"}]})
     assert re.search(r"^accuracy +2 +4 +50\.0% +15\.0% – 85\.0%$", shown, re.M)

@@ -154,9 +154,16 @@ def test_holm_by_hand():
 
 @pytest.mark.parametrize(
     ("seeds", "spread", "lowest", "highest"),
-    [(1, 0.0, 0.94, 0.98), (3, 0.0, 0.97, 1), (3, 0.3, 0.935, 0.98), (3, 1.0, 0.90, 0.96), (5, 0.3, 0.95, 0.99),
-     (5, 1.0, 0.93, 0.97), (2, 1.0, 0.83, 0.91)],
-)  # fmt: skip
+    [
+        (1, 0.0, 0.94, 0.98),
+        (3, 0.0, 0.97, 1),
+        (3, 0.3, 0.935, 0.98),
+        (3, 1.0, 0.90, 0.96),
+        (5, 0.3, 0.95, 0.99),
+        (5, 1.0, 0.93, 0.97),
+        (2, 1.0, 0.83, 0.91),
+    ],
+)
 def test_coverage_is_as_documented(seeds, spread, lowest, highest):
     found = [statistics.difference(*arms) for arms in answers(np.random.default_rng(4), seeds, spread, repeats=1000)]
     covered = np.mean([each.low <= 0 <= each.high for each in found])

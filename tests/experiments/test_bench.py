@@ -25,8 +25,17 @@ from stepjepa.experiments.bench_setup import (
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")
 ALL = ("single_pass_all", "two_pass_all")
-TINY = {"hidden_size": 16, "layers": 1, "heads": 2, "vocab_size": 300, "batch_size": 3, "rounds": 2, "warmup": 1,
-        "memory_batches": 0, "threads": 1}  # fmt: skip
+TINY = {
+    "hidden_size": 16,
+    "layers": 1,
+    "heads": 2,
+    "vocab_size": 300,
+    "batch_size": 3,
+    "rounds": 2,
+    "warmup": 1,
+    "memory_batches": 0,
+    "threads": 1,
+}
 
 
 def paired_rows():
@@ -105,8 +114,15 @@ def test_tokens_through_the_decoder_and_rows_through_the_head(arm, predictors, d
 def test_counts_of_a_batch_include_its_padding():
     model, rows = small_model("llama"), [one_row(), one_row()]
     rows[1] = {name: values[:-3] for name, values in rows[1].items()}  # loses step 3 and the end: 12 tokens, 7 labels
-    expected = {"plain": (30, 30), "plain_labels": (30, 17), "single_pass_first": (40, 17), "single_pass_all": (46, 17),
-                "two_pass_first": (62, 30), "two_pass_all": (30 + 3 * 16, 30), "doubled_batch": (64, 64)}  # fmt: skip
+    expected = {
+        "plain": (30, 30),
+        "plain_labels": (30, 17),
+        "single_pass_first": (40, 17),
+        "single_pass_all": (46, 17),
+        "two_pass_first": (62, 30),
+        "two_pass_all": (30 + 3 * 16, 30),
+        "doubled_batch": (64, 64),
+    }
     for name, wanted in expected.items():
         with counting(model) as counts:
             ARMS[name].step(model, collate(ARMS[name].collation, Tokens(), rows))
@@ -123,10 +139,12 @@ def data_file(tmp_path):
         make_example(
             f"Ann has {i} apples and buys {k} bags of {i + 1}. How many has she?",
             [f"Step {n}: she adds {n} times {i + 1} apples." for n in range(1, k + 1)],
-            str(i + k * (i + 1)), "toy", None,
+            str(i + k * (i + 1)),
+            "toy",
+            None,
         )
         for i, k in enumerate([2, 3, 4] * 4 + [1])
-    ]  # fmt: skip
+    ]
     path = tmp_path / "toy.jsonl"
     write_jsonl(examples, path)
     return path
@@ -165,8 +183,10 @@ def test_record_and_table(data_file, tmp_path, capsys):
     for layout in record["layout"].values():
         assert 0 < layout["share"]["median"] < 1
     assert list(record["comparisons"]) == [
-        "two_pass_first / single_pass_first", "two_pass_all / single_pass_all", "doubled_batch / single_pass_first"
-    ]  # fmt: skip
+        "two_pass_first / single_pass_first",
+        "two_pass_all / single_pass_all",
+        "doubled_batch / single_pass_first",
+    ]
 
 
 def test_ratios_are_taken_within_rounds(data_file, monkeypatch):

@@ -22,8 +22,12 @@ def test_axes_multiply_and_arms_are_added(tmp_path):
         "baseline: plain\n",
     )
     assert list(grid.arms) == [
-        "lbd=0.1, pairs=first", "lbd=0.1, pairs=consecutive", "lbd=1, pairs=first", "lbd=1, pairs=consecutive", "plain",
-    ]  # fmt: skip
+        "lbd=0.1, pairs=first",
+        "lbd=0.1, pairs=consecutive",
+        "lbd=1, pairs=first",
+        "lbd=1, pairs=consecutive",
+        "plain",
+    ]
     assert [cell.seed for cell in grid.cells] == [3] * 5 + [5] * 5  # seed by seed
     assert grid.comparisons() == [(arm, "plain") for arm in list(grid.arms)[:4]]
     options, args = grid.cells[1].configure(output_dir=str(tmp_path))
@@ -64,20 +68,45 @@ def test_the_address_is_stable():
     """A literal: records in the repository are found by it. A change here orphans them."""
     grid = read_grid("lambda")
     assert grid.cell("lbd=0.1", 0).options == {
-        "accuracy_problems": 300, "eval_problems": 100, "learning_rate": 0.002, "max_new_tokens": 256, "max_steps": 64,
-        "problem_seed": 0, "problems": 1024, "seed": 0, "warmup_steps": 0.05,
-    }  # fmt: skip
+        "accuracy_problems": 300,
+        "eval_problems": 100,
+        "learning_rate": 0.002,
+        "max_new_tokens": 256,
+        "max_steps": 64,
+        "problem_seed": 0,
+        "problems": 1024,
+        "seed": 0,
+        "warmup_steps": 0.05,
+    }
     assert grid.cell("lbd=0.1", 0).address == "fd001a1b9457"
 
 
 CHANGES = [
-    {"lbd": 0.2}, {"gamma": 2.0}, {"jepa_loss_type": "mse"}, {"isolation": "none"}, {"pairs": "consecutive"},
-    {"predictors": 2}, {"target_gradient": False}, {"target": "shuffled"}, {"jepa_ratio": 0.5}, {"lora": True},
-    {"learning_rate": 1e-3}, {"problems": 10}, {"problem_seed": 9}, {"train_examples": 4}, {"max_steps": 3},
-    {"weight_decay": 0.1}, {"per_device_train_batch_size": 2}, {"accuracy_problems": 7}, {"use_cpu": True},
-    {"pairs": "horizon", "horizon": 2}, {"pairs": "horizon", "horizon": 3}, {"jepa_loss_type": "infonce"},
-    {"jepa_loss_type": "infonce", "temperature": 0.5}, {"lora": True, "lora_rank": 4},
-]  # fmt: skip
+    {"lbd": 0.2},
+    {"gamma": 2.0},
+    {"jepa_loss_type": "mse"},
+    {"isolation": "none"},
+    {"pairs": "consecutive"},
+    {"predictors": 2},
+    {"target_gradient": False},
+    {"target": "shuffled"},
+    {"jepa_ratio": 0.5},
+    {"lora": True},
+    {"learning_rate": 1e-3},
+    {"problems": 10},
+    {"problem_seed": 9},
+    {"train_examples": 4},
+    {"max_steps": 3},
+    {"weight_decay": 0.1},
+    {"per_device_train_batch_size": 2},
+    {"accuracy_problems": 7},
+    {"use_cpu": True},
+    {"pairs": "horizon", "horizon": 2},
+    {"pairs": "horizon", "horizon": 3},
+    {"jepa_loss_type": "infonce"},
+    {"jepa_loss_type": "infonce", "temperature": 0.5},
+    {"lora": True, "lora_rank": 4},
+]
 
 
 def test_whatever_changes_the_result_changes_the_configuration():
@@ -88,15 +117,25 @@ def test_whatever_changes_the_result_changes_the_configuration():
 def test_what_others_make_idle_does_not():
     plain = canonical({"lbd": 0.0}, 0)
     for idle in (
-        {"jepa_loss_type": "mse"}, {"isolation": "sink"}, {"pairs": "consecutive"}, {"target": "random"},
-        {"target_gradient": False}, {"jepa_ratio": 0.5},
-    ):  # fmt: skip
+        {"jepa_loss_type": "mse"},
+        {"isolation": "sink"},
+        {"pairs": "consecutive"},
+        {"target": "random"},
+        {"target_gradient": False},
+        {"jepa_ratio": 0.5},
+    ):
         assert canonical({"lbd": 0.0, **idle}, 0) == plain
         assert canonical(idle, 0) != canonical({}, 0)
     for idle in (
-        {"horizon": 2}, {"temperature": 1.0}, {"lora_rank": 3}, {"jepa_ratio_rescale": True}, {"output_dir": "elsewhere"},
-        {"logging_steps": 1.0}, {"save_steps": 7.0}, {"collapse_threshold": 0.5},
-    ):  # fmt: skip
+        {"horizon": 2},
+        {"temperature": 1.0},
+        {"lora_rank": 3},
+        {"jepa_ratio_rescale": True},
+        {"output_dir": "elsewhere"},
+        {"logging_steps": 1.0},
+        {"save_steps": 7.0},
+        {"collapse_threshold": 0.5},
+    ):
         assert canonical(idle, 0) == canonical({}, 0)
     assert canonical({"max_steps": 5, "num_train_epochs": 9.0}, 0) == canonical({"max_steps": 5}, 0)
     assert canonical({"predictors": 2, "lbd": 0.0}, 0) != plain  # it adds rows to the embedding
@@ -120,9 +159,11 @@ def test_shipped_grids_share_what_they_share():
     assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata"}
     plain, classic = (grids["lambda"].cell(arm, 2).address for arm in ("lbd=0", "lbd=0.1"))
     for name, arms in {
-        "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"), "isolation": ("plain", "step"),
-        "pairs": ("plain", "first"), "lowdata": ("problems=1024, lbd=0", "problems=1024, lbd=0.1"),
-    }.items():  # fmt: skip
+        "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"),
+        "isolation": ("plain", "step"),
+        "pairs": ("plain", "first"),
+        "lowdata": ("problems=1024, lbd=0", "problems=1024, lbd=0.1"),
+    }.items():
         assert [grids[name].cell(arm, 2).address for arm in arms] == [plain, classic]
     for grid in grids.values():
         assert grid.question

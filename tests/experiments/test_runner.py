@@ -45,10 +45,19 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tokenizer = load_model()[1]
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=1024, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )).save_pretrained(folder)  # fmt: skip
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=1024,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return TINY.replace("MODEL", str(folder))
 
@@ -87,8 +96,11 @@ def test_a_record_holds_what_a_reader_needs(finished):
     assert {"git", "packages", "hardware"} <= set(record["environment"])
     training = record["configuration"]["training"]
     assert (training["lbd"], training["pairs"], training["seed"], training["optim"]) == (
-        0.3, "consecutive", 0, "adamw_torch_fused",
-    )  # fmt: skip
+        0.3,
+        "consecutive",
+        0,
+        "adamw_torch_fused",
+    )
     assert record["configuration"]["run"]["problem_seed"] == 0
     assert record["train"]["step"] == [1, 8, 16, 24, 32]
     assert all(len(column) == 5 for column in record["train"].values())
@@ -122,18 +134,23 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
     file, folder = write(tmp_path, tiny), tmp_path / "out"
     second = finished.cells[1]
     died = subprocess.run(
-        [sys.executable, str(WORKER), file, str(folder), second.address, "34"], env=ENVIRONMENT, check=False,
+        [sys.executable, str(WORKER), file, str(folder), second.address, "34"],
+        env=ENVIRONMENT,
+        check=False,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert died.returncode == -signal.SIGKILL
     plan = Plan(read_grid(file), GridFolder(folder))
     assert [plan.folder.state(cell) for cell in plan.cells] == [FINISHED, INTERRUPTED, OPEN]
     assert (folder / "work" / second.address / "checkpoint-32").is_dir()
 
     done = subprocess.run(
-        command(file, "--output_dir", folder, "--processes", 2), env=ENVIRONMENT, capture_output=True, text=True,
+        command(file, "--output_dir", folder, "--processes", 2),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert {line.split(":")[0].split("  ")[1] for line in done.stdout.splitlines()} == {
         "step, seed 0",
@@ -148,9 +165,12 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
 def test_ctrl_c_stops_all_processes_and_loses_nothing(finished, tiny, tmp_path):
     file, folder = write(tmp_path, tiny.replace("max_steps: 36", "max_steps: 100000")), tmp_path / "out"
     runner = subprocess.Popen(
-        command(file, "--output_dir", folder, "--processes", 2), env=ENVIRONMENT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(file, "--output_dir", folder, "--processes", 2),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: len({path.parent for path in folder.glob("work/*/checkpoint-*")}) == 2, runner)
     runner.send_signal(signal.SIGINT)
     _, said = runner.communicate(timeout=180)
@@ -394,16 +414,31 @@ def invent(grid, folder, solved, questions=60):
         def split(chance, ease=ease):
             correct = "".join(str(int(u < chance)) for u in ease)
             views = {"pairs": 9, "recall_all": chance, "effective_rank_target": 3.0}
-            return {"questions": "q", "correct": correct, "accuracy": correct.count("1") / questions, "lm_loss": 0.5,
-                    "jepa_loss": 0.1, "truncated": 0.0, "representations": {"first": views, "consecutive": views}}  # fmt: skip
+            return {
+                "questions": "q",
+                "correct": correct,
+                "accuracy": correct.count("1") / questions,
+                "lm_loss": 0.5,
+                "jepa_loss": 0.1,
+                "truncated": 0.0,
+                "representations": {"first": views, "consecutive": views},
+            }
 
         validation, test = solved[cell.arm]
-        folder.write(cell, {
-            "kind": KIND, "status": FINISHED, "address": cell.address, "cell": cell.options, "seed": cell.seed,
-            "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
-            "validation": split(validation), "test": split(test),
-            "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
-        })  # fmt: skip
+        folder.write(
+            cell,
+            {
+                "kind": KIND,
+                "status": FINISHED,
+                "address": cell.address,
+                "cell": cell.options,
+                "seed": cell.seed,
+                "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
+                "validation": split(validation),
+                "test": split(test),
+                "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
+            },
+        )
 
 
 def test_the_report_pairs_seeds_and_questions_and_chooses_on_validation(tiny, tmp_path):

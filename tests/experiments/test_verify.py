@@ -52,8 +52,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of a small random Llama and a small random GPT-2 with byte-level tokenizers."""
     folder = tmp_path_factory.mktemp("models")
     for name, tokenizer in (("llama", llama3_style()), ("gpt2", gpt2_style())):
-        ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+        ends = {
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
         config = (
             tf.LlamaConfig(**SIZES | ends | {"vocab_size": len(tokenizer), "max_position_embeddings": 1024})
             if name == "llama"
@@ -175,8 +178,10 @@ def test_a_missing_file_or_model_is_a_failed_check_and_the_rest_is_skipped(check
     checks = verify.verify(VerifyOptions(model_name=str(tmp_path / "nothing"), train_file=train_file))
     status = {result.name: result.status for result in checks}
     assert status == dict.fromkeys(NAMES, "skipped") | {
-        "environment": "passed", "data format": "passed", "model": "failed",
-    }  # fmt: skip
+        "environment": "passed",
+        "data format": "passed",
+        "model": "failed",
+    }
     table = verify.format_table(checks)
     assert "Could not load" in table
     assert "Not verified: of 11 checks 1 failed (model) and 8 skipped" in table.splitlines()[-2]
@@ -201,8 +206,13 @@ def test_bugs_of_the_checks_themselves_are_not_hidden():
 
 
 def test_what_is_not_there_cannot_be_required():
-    for name, reason in (("data", "no data"), ("model", "no model"), ("rows", "no tokenized"), ("pairs", "no example"),
-                         ("engine", "not supported")):  # fmt: skip
+    for name, reason in (
+        ("data", "no data"),
+        ("model", "no model"),
+        ("rows", "no tokenized"),
+        ("pairs", "no example"),
+        ("engine", "not supported"),
+    ):
         with pytest.raises(CannotRun, match=reason):
             Subject(VerifyOptions()).require(name)
 

@@ -76,9 +76,14 @@ def test_targets_by_name():
 def test_the_step_under_a_control_is_that_of_the_loss_as_written(tmp_path, kind, target_gradient):
     """Of a single optimizer step, differentiated by hand."""
     change, trainer = step_of(
-        tmp_path, lbd=0.7, gamma=1.3, jepa_loss_type="mse", pairs="consecutive", target=kind,
+        tmp_path,
+        lbd=0.7,
+        gamma=1.3,
+        jepa_loss_type="mse",
+        pairs="consecutive",
+        target=kind,
         target_gradient=target_gradient,
-    )  # fmt: skip
+    )
     model = small_model("llama").train()
     batch = trainer.data_collator([trainer.train_dataset[i] for i in data_order(trainer)])
     views = encode_views(model, batch)
@@ -133,10 +138,17 @@ def test_random_targets_do_not_depend_on_how_examples_are_spread(tmp_path):
 def test_a_resumed_run_draws_the_same_targets(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(Tokens, "save_pretrained", lambda self, folder: None, raising=False)
     options = {
-        "lbd": 0.7, "pairs": "consecutive", "target": kind, "max_steps": 6, "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch",
+        "lbd": 0.7,
+        "pairs": "consecutive",
+        "target": kind,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "optim": "adamw_torch",
         "learning_rate": 1e-2,
-    }  # fmt: skip
+    }
     whole = make_trainer(tmp_path, **options)
     whole.train()
     again = make_trainer(tmp_path, **options)
@@ -173,9 +185,14 @@ def test_arms_of_a_seed_see_the_same_data_in_the_same_order(tmp_path):
 
     def order(seed, **options):
         trainer = make_trainer(
-            tmp_path, rows=rows, seed=seed, max_steps=9, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+            tmp_path,
+            rows=rows,
+            seed=seed,
+            max_steps=9,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
             **options,
-        )  # fmt: skip
+        )
         seen, collate = [], trainer.data_collator
 
         def watch(features):
@@ -188,7 +205,13 @@ def test_arms_of_a_seed_see_the_same_data_in_the_same_order(tmp_path):
 
     plain = order(3, lbd=0.0)
     assert len(plain) >= 36  # one pass and a half
-    for options in ({"pairs": "consecutive"}, {"target": "shuffled"}, {"target": "random"}, {"isolation": "none"},
-                    {"jepa_loss_type": "infonce"}, {"jepa_ratio": 0.5}):  # fmt: skip
+    for options in (
+        {"pairs": "consecutive"},
+        {"target": "shuffled"},
+        {"target": "random"},
+        {"isolation": "none"},
+        {"jepa_loss_type": "infonce"},
+        {"jepa_ratio": 0.5},
+    ):
         assert order(3, lbd=0.5, **options) == plain, options
     assert order(4, lbd=0.0) != plain

@@ -92,8 +92,9 @@ def test_packing_fills_rows_in_order_and_never_crosses_examples():
     # no two examples share a segment within a row
     for row in range(len(packed["input_ids"])):
         trunk = packed["example_ids"][row] >= 0
-        pairs = set(zip(packed["segment_ids"][row][trunk].tolist(), packed["example_ids"][row][trunk].tolist(),
-                        strict=True))  # fmt: skip
+        pairs = set(
+            zip(packed["segment_ids"][row][trunk].tolist(), packed["example_ids"][row][trunk].tolist(), strict=True)
+        )
         assert len(pairs) == len({segment for segment, _ in pairs}) == len({example for _, example in pairs})
 
 

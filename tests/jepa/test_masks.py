@@ -42,9 +42,8 @@ def test_sink_sees_the_first_token_of_its_own_trunk_only():
     mask = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])
     for row, pair in (batch["context_index"] >= 0).nonzero().tolist():
         first_of_trunk = int(
-            (batch["example_ids"][row] == batch["example_ids"][row, batch["context_end"][row, pair] - 1])
-            .nonzero()[0]
-        )  # fmt: skip
+            (batch["example_ids"][row] == batch["example_ids"][row, batch["context_end"][row, pair] - 1]).nonzero()[0]
+        )
         copy_end = int(batch["target_index"][row, pair])
         size = int(batch["target_end"][row, pair] - batch["target_start"][row, pair])
         assert seen(mask[row], copy_end) == {first_of_trunk, *range(copy_end - size + 1, copy_end + 1)}

@@ -347,11 +347,13 @@ def naive_coherence(states):
             others = [table[e, k] for e, k in table if k == following and e != example]
             if others:
                 across.append(np.mean([table[example, s] @ other for other in others]))
-        out.append([
-            np.mean([table[example, a] @ table[example, b] for a, b in near]) if near else np.nan,
-            np.mean([table[example, a] @ table[example, b] for a, b in far]) if far else np.nan,
-            np.mean(across) if across else np.nan,
-        ])  # fmt: skip
+        out.append(
+            [
+                np.mean([table[example, a] @ table[example, b] for a, b in near]) if near else np.nan,
+                np.mean([table[example, a] @ table[example, b] for a, b in far]) if far else np.nan,
+                np.mean(across) if across else np.nan,
+            ]
+        )
     return np.array(out).T
 
 

@@ -119,10 +119,14 @@ def test_isolation_to_the_bit(name):
 
 @pytest.mark.parametrize(
     "options",
-    [{"padding_side": "left"}, {"pad_to_multiple_of": 64}, {"packing_length": 120},
-     {"packing_length": 120, "padding_side": "left"}],
+    [
+        {"padding_side": "left"},
+        {"pad_to_multiple_of": 64},
+        {"packing_length": 120},
+        {"packing_length": 120, "padding_side": "left"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["llama", "qwen2-windowed", "gpt2"])
 @pytest.mark.parametrize("isolation", ["step", "sink", "none"])
 def test_padding_and_packing_change_nothing(name, options, isolation):
@@ -227,14 +231,21 @@ def test_examples_without_a_pair_train_the_language_model_only():
 
 
 REFUSED = [
-    ("linear_attention", lambda: tf.Qwen3NextConfig(
-        **SIZES, num_experts=4, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
-        linear_value_head_dim=8,
-    )),
+    (
+        "linear_attention",
+        lambda: tf.Qwen3NextConfig(
+            **SIZES,
+            num_experts=4,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        ),
+    ),
     ("conv", lambda: tf.Lfm2Config(**SIZES, layer_types=["conv", "full_attention", "conv"])),
     ("linear_attention", lambda: tf.MambaConfig(vocab_size=160, hidden_size=32, num_hidden_layers=2)),
     ("ALiBi", lambda: tf.BloomConfig(vocab_size=160, hidden_size=32, n_layer=2, n_head=4)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("reason", "config"), REFUSED, ids=["qwen3-next", "lfm2", "mamba", "bloom"])

@@ -48,9 +48,16 @@ def views_of(model, tokenizer):
 
 def train(model, tokenizer, folder, **options):
     args = StepJEPAConfig(
-        output_dir=str(folder), max_steps=3, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_strategy="no",
-        pairs="consecutive", lbd=1.0, **options,
-    )  # fmt: skip
+        output_dir=str(folder),
+        max_steps=3,
+        learning_rate=1e-2,
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        pairs="consecutive",
+        lbd=1.0,
+        **options,
+    )
     trainer = StepJEPATrainer(model, args, train_dataset=EXAMPLES, processing_class=tokenizer)
     trainer.train()
     trainer.save_model()
@@ -186,9 +193,15 @@ def test_every_checkpoint_holds_the_tokenizer_and_resumes_under_lora(tmp_path):
     def run(folder, steps, resume=None):
         model, tokenizer = load_model(path, lora=True, lora_dropout=0.1)
         args = StepJEPAConfig(
-            output_dir=str(folder), max_steps=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=2,
-            gradient_accumulation_steps=1, pairs="consecutive",
-        )  # fmt: skip
+            output_dir=str(folder),
+            max_steps=4,
+            learning_rate=1e-2,
+            use_cpu=True,
+            disable_tqdm=True,
+            save_steps=2,
+            gradient_accumulation_steps=1,
+            pairs="consecutive",
+        )
         trainer = StepJEPATrainer(model, args, train_dataset=EXAMPLES, processing_class=tokenizer)
         trainer.train(resume_from_checkpoint=resume)
         return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])

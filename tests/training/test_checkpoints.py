@@ -85,9 +85,14 @@ def test_limits_best_and_content(uninterrupted):
 
 @pytest.mark.parametrize(
     ("file", "what"),
-    [("optimizer.pt", "truncated"), ("model.safetensors", "cannot be read"), ("rng_state.pth", "truncated"),
-     ("scheduler.pt", "truncated"), ("trainer_state.json", "cannot be read")],
-)  # fmt: skip
+    [
+        ("optimizer.pt", "truncated"),
+        ("model.safetensors", "cannot be read"),
+        ("rng_state.pth", "truncated"),
+        ("scheduler.pt", "truncated"),
+        ("trainer_state.json", "cannot be read"),
+    ],
+)
 def test_each_truncated_file_is_noticed(uninterrupted, tmp_path, file, what):
     copy = tmp_path / "checkpoint-10"
     shutil.copytree(Path(uninterrupted.args.output_dir) / "checkpoint-10", copy)

@@ -22,9 +22,7 @@ def free_port():
 def two_processes(command, cwd=None):
     """Run a launcher's command line on the CPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )  # fmt: skip
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
 
 def torchrun(*words, cwd=None):
@@ -55,14 +53,39 @@ def test_two_processes_equal_one(results, setting):
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch"])
 def test_train_command_under_a_launcher(tmp_path, launcher):
     words = [
-        "-m", "stepjepa", "train", "--max_steps", "2", "--problems", "64", "--eval_problems", "6", "--accuracy_problems",
-        "5", "--max_new_tokens", "8", "--use_cpu", "--save_strategy", "no",
-    ]  # fmt: skip
+        "-m",
+        "stepjepa",
+        "train",
+        "--max_steps",
+        "2",
+        "--problems",
+        "64",
+        "--eval_problems",
+        "6",
+        "--accuracy_problems",
+        "5",
+        "--max_new_tokens",
+        "8",
+        "--use_cpu",
+        "--save_strategy",
+        "no",
+    ]
     if launcher == "torchrun":
         done = torchrun(*words, cwd=tmp_path)
     else:
-        settings = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-                    "--dynamo_backend", "no", "--main_process_port", str(free_port())]  # fmt: skip
+        settings = [
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            str(free_port()),
+        ]
         done = two_processes([sys.executable, "-m", "accelerate.commands.launch", *settings, *words], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("output folder: runs/train-001") == 1

@@ -25,10 +25,20 @@ def test_lambda_zero_is_plain_fine_tuning(tmp_path):
     model = small_model("llama")
     before = flat_weights(model)
     args = tf.TrainingArguments(
-        output_dir=str(tmp_path / "b"), learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0,
-        save_strategy="no", disable_tqdm=True, logging_steps=1, use_cpu=True, seed=3, report_to="none",
-        remove_unused_columns=False, **settings,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "b"),
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        use_cpu=True,
+        seed=3,
+        report_to="none",
+        remove_unused_columns=False,
+        **settings,
+    )
 
     def plain_collator(rows):
         batch = collator(pairs="none")(rows)
@@ -46,9 +56,14 @@ def test_lambda_zero_is_plain_fine_tuning(tmp_path):
 def test_the_step_is_that_of_the_loss_as_written(tmp_path, kind):
     """γ · LM sum / tokens + λ · JEPA sum / pairs over the whole optimizer step, differentiated by hand."""
     change, trainer = step_of(
-        tmp_path, lbd=0.7, gamma=1.3, jepa_loss_type=kind, pairs="consecutive",
-        per_device_train_batch_size=2, gradient_accumulation_steps=4,
-    )  # fmt: skip
+        tmp_path,
+        lbd=0.7,
+        gamma=1.3,
+        jepa_loss_type=kind,
+        pairs="consecutive",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
     model = small_model("llama").train()
     views = encode_views(model, collator(pairs="consecutive")(small_rows(8)))
     loss = 1.3 * views.lm_loss + 0.7 * jepa_losses(views.context, views.target, kind).mean()
@@ -65,10 +80,7 @@ def test_how_examples_are_spread_over_microbatches_does_not_matter(tmp_path):
     settings = {"lbd": 0.7, "pairs": "consecutive"}
     changes = [
         step_of(
-            tmp_path / str(size),
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=8 // size,
-            **settings,
+            tmp_path / str(size), per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, **settings
         )[0]
         for size in (8, 4, 2, 1)
     ]
@@ -179,11 +191,7 @@ def test_defaults_that_differ(tmp_path):
         "first",
         "step",
     )
-    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (
-        4,
-        4,
-        3,
-    )
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (4, 4, 3)
     trainer = StepJEPATrainer(small_model("llama"), args, train_dataset=small_rows(2), processing_class=Tokens())
     assert trainer.args.learning_rate == 2e-5
 

@@ -30,10 +30,7 @@ def builtin():
     model, tokenizer = load_model()
     examples, _ = read_examples("builtin", split="test", count=40, seed=1)
     after = encode_examples(model, tokenizer, examples, progress=False)
-    return {
-        "random": encode_examples(random_weights(model, 0), tokenizer, examples, progress=False),
-        "built-in": after,
-    }
+    return {"random": encode_examples(random_weights(model, 0), tokenizer, examples, progress=False), "built-in": after}
 
 
 @pytest.fixture
@@ -51,8 +48,10 @@ def colours(explorer) -> list[str | None]:
     """Label of the colour of every row that is shown."""
     picture = explorer.canvas.picture
     codes = np.frombuffer(picture["colours"], np.uint8)
-    return [picture["legend"][code][1] if seen else None
-            for code, seen in zip(codes, ~np.isnan(places(explorer)[:, 0]), strict=True)]  # fmt: skip
+    return [
+        picture["legend"][code][1] if seen else None
+        for code, seen in zip(codes, ~np.isnan(places(explorer)[:, 0]), strict=True)
+    ]
 
 
 # -------- the points sent to the canvas --------

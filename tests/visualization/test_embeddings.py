@@ -128,8 +128,13 @@ def test_colours_follow_the_label(record):
     figure = embedding_map(record, color="step")
     assert len(colours(panels(figure)[0])) == 4  # steps 2 to 5
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "context view", "target view", "step 2", "step 3", "step 4", "step 5",
-    ]  # fmt: skip
+        "context view",
+        "target view",
+        "step 2",
+        "step 3",
+        "step 4",
+        "step 5",
+    ]
     with pytest.raises(ValueError, match="'family'"):
         embedding_map(record, color="family")
 
@@ -243,7 +248,8 @@ def test_spectra_and_their_ranks(embeddings):
     target = panels(figure)[1]
     assert target.get_yscale() == "log"
     assert [text.get_text() for text in target.get_legend().get_texts()] == [
-        f"healthy: {records[0]['views']['target']['rank']:.1f}", "flat: 1.0",
-    ]  # fmt: skip
+        f"healthy: {records[0]['views']['target']['rank']:.1f}",
+        "flat: 1.0",
+    ]
     assert target.get_legend().get_title().get_text() == "effective rank (of 8)"
     np.testing.assert_allclose(target.lines[0].get_ydata(), records[0]["views"]["target"]["values"])

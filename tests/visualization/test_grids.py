@@ -29,14 +29,28 @@ def invent(grid, folder, chances):
             for pairs in ("first", "consecutive")
         }
         split = {
-            "questions": "q", "correct": correct, "accuracy": correct.count("1") / QUESTIONS, "lm_loss": loss,
-            "jepa_loss": 0.1, "truncated": 0.0, "representations": views,
-        }  # fmt: skip
-        folder.write(cell, {
-            "kind": KIND, "status": FINISHED, "address": cell.address, "cell": cell.options, "seed": cell.seed,
-            "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}}, "validation": split,
-            "test": split, "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
-        })  # fmt: skip
+            "questions": "q",
+            "correct": correct,
+            "accuracy": correct.count("1") / QUESTIONS,
+            "lm_loss": loss,
+            "jepa_loss": 0.1,
+            "truncated": 0.0,
+            "representations": views,
+        }
+        folder.write(
+            cell,
+            {
+                "kind": KIND,
+                "status": FINISHED,
+                "address": cell.address,
+                "cell": cell.options,
+                "seed": cell.seed,
+                "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
+                "validation": split,
+                "test": split,
+                "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
+            },
+        )
 
 
 def invented(name, folder, chances=None):
@@ -60,16 +74,20 @@ def isolation(tmp_path_factory):
 def points(axes, marker):
     """Places of the marks of one kind, seeds (small) aside."""
     return sorted(
-        (float(x), float(y)) for line in axes.lines if line.get_marker() == marker and line.get_markersize() > 3.6
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() == marker and line.get_markersize() > 3.6
         for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    )  # fmt: skip
+    )
 
 
 def seeds(axes):
     return sorted(
-        float(y) for line in axes.lines if line.get_marker() == "o" and line.get_markersize() == 3
+        float(y)
+        for line in axes.lines
+        if line.get_marker() == "o" and line.get_markersize() == 3
         for y in line.get_ydata()
-    )  # fmt: skip
+    )
 
 
 def words(figure):

@@ -67,8 +67,10 @@ def test_views_pairs_and_predictors_change_the_picture(explorer, eager):
     assert (sent(explorer) == build_step2_isolation_mask(length + 3, ends[1] + 3, ends[2] + 3).numpy()).all()
     explorer.view.value = "difference"
     assert {label for _, label in explorer.canvas.picture["legend"]} == {
-        "repeats the first pass", "computed in the branch", "left out by one pass",
-    }  # fmt: skip
+        "repeats the first pass",
+        "computed in the branch",
+        "left out by one pass",
+    }
     explorer.pairs.value = "none"
     assert explorer.pair.disabled
     assert explorer.picture.summary.startswith("No view pair, so the first pass only")
@@ -104,8 +106,14 @@ def test_colours_are_those_of_the_text_seen(explorer):
     assert legend["S1"] == BLUE
     assert legend["predictor"] == ORANGE
     assert [part["name"] for part in picture["parts"]] == [
-        "prompt", "S1", "S2", "S3", "end of turn", "predictor S1→S2", "S2 copy",
-    ]  # fmt: skip
+        "prompt",
+        "S1",
+        "S2",
+        "S3",
+        "end of turn",
+        "predictor S1→S2",
+        "S2 copy",
+    ]
     cells = paint(explorer.picture).cells
     copy = picture["parts"][-1]
     assert picture["legend"][cells[-1, copy["start"]] - 1][1] == "S2"
@@ -132,8 +140,10 @@ def test_ones_own_text(explorer):
     assert explorer.canvas.picture == before
     explorer.steps.value = "<b>Only & one</b>"
     assert explorer.message.value == ""
-    assert explorer.picture.summary.endswith("tokens of trunk and 0 of branches: "
-                                             f"{explorer.token.max} rows, {sent(explorer).sum()} cells that may be attended to.")  # fmt: skip
+    assert explorer.picture.summary.endswith(
+        "tokens of trunk and 0 of branches: "
+        f"{explorer.token.max} rows, {sent(explorer).sum()} cells that may be attended to."
+    )
 
 
 def test_an_example_that_cannot_be_tokenized(eager):

@@ -13,9 +13,12 @@ from stepjepa.visualization.mask_story import VIEWS, MaskStory
 from stepjepa.visualization.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture, Token, listing
 
 PAIR_OPTIONS = (
-    {"pairs": "first"}, {"pairs": "consecutive"}, {"pairs": "horizon", "horizon": 2}, {"pairs": "question_answer"},
+    {"pairs": "first"},
+    {"pairs": "consecutive"},
+    {"pairs": "horizon", "horizon": 2},
+    {"pairs": "question_answer"},
     {"pairs": "none"},
-)  # fmt: skip
+)
 LAYOUTS = [
     {**pairs, "isolation": isolation, "predictors": predictors, "padding_side": side}
     for pairs, isolation, predictors, side in itertools.product(
@@ -107,7 +110,7 @@ def test_words_of_the_two_pass_form():
         "predictor and is not isolated, so it stays causal.",
         "end of turn sees: prompt tokens 1–2, S1 tokens 1–2, predictor S1→S2, S2 tokens 1–2, S3, end of turn, because "
         "it stands after the predictor and is not isolated, so it stays causal.",
-    ]  # fmt: skip
+    ]
 
 
 def test_words_of_the_single_pass_and_of_the_sink():
