@@ -15,14 +15,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.errors import UserError
 from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.records import write_json
+from stepjepa.records import UserError, write_json
 from stepjepa.visualization.attention import attention_maps
 from stepjepa.visualization.comparison import forest
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum

@@ -1,4 +1,7 @@
-"""Result records: one JSON file that says what was run, with what, where, and what came out."""
+"""What every room needs: the user's error, the environment of a result, files written whole or not at all, a table.
+
+A result record is one JSON file that says what was run, with what, where, and what came out.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,19 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 
-from stepjepa.errors import UserError
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message names the file, line or option and what to do.
+
+    The command line shows the message alone, without a traceback.
+    """
+
 
 PACKAGES = (
     "stepjepa",
@@ -44,6 +52,8 @@ def environment() -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads in use and accelerators."""
+    import torch  # here, so that commands can refuse a wrong option without waiting for it
+
     found: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -86,8 +96,14 @@ def git_state() -> dict[str, Any] | None:
     return state
 
 
-def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a JSON file whole or not at all.
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path`, with its ending; on leaving, it is flushed to disk and takes the name.
+
+    If the block raises, the temporary file is removed and what was at `path` stays.
+
+    >>> with written_whole("figures/map.png") as temporary:  # doctest: +SKIP
+    ...     figure.savefig(temporary)
 
     Raises:
         UserError: it cannot be written there.
@@ -95,17 +111,63 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        # In the same folder, because a rename is atomic only within one file system.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix)
+        os.close(handle)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        temporary.chmod(0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write one JSON object a line, the file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+        ValueError: a number that JSON has no word for (NaN, infinity).
+    """
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns two spaces apart, the first column to the left and the others to the right; a line each.
+
+    >>> text_table([["arm", "accuracy"], ["plain", "47.1%"]])
+    ['arm    accuracy', 'plain     47.1%']
+    """
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], widths, strict=True))]).rstrip()
+        for row in rows
+    ]
+
+
+def points(share: float) -> str:
+    """A difference of shares in points of per cent, with its sign; a minus is a minus, and zero has none.
+
+    >>> points(0.021), points(-0.0345), points(-0.0001)
+    ('+2.1', '−3.5', '+0.0')
+    """
+    return f"{100 * share:+z.1f}".replace("-", "−")

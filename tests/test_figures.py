@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stepjepa.errors import UserError
 from stepjepa.figures import FIGURES, draw_all, main, mask_record, read_source
+from stepjepa.records import UserError
 from stepjepa.visualization.plots import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.tokens import TooLongError, tokenize_example
-from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed, layer_windows, within_window
 from stepjepa.jepa.pairs import step_spans
 from stepjepa.jepa.views import encode_views
+from stepjepa.records import UserError
 
 MAX_MAPS = 64
 Heads = Literal["mean", "all"] | list[int]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError, written_whole
 
 FORMAT = 1
 KEY = "stepjepa"
@@ -158,23 +157,12 @@ def save(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
     path = check_suffix(path)
     arrays = dict(_arrays(embeddings))
     text = json.dumps({"format": FORMAT, **{name: getattr(embeddings, name) for name in TEXTS}}, ensure_ascii=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix)
-    except OSError as error:
-        raise EmbeddingsError(f"{path} cannot be written: {error.strerror}") from error
-    os.close(handle)
-    try:
+    with written_whole(path) as temporary:
         if path.suffix == ".npz":
-            with open(temporary, "wb") as file:
+            with temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{KEY: np.array(text)}, **arrays)
         else:
             save_file(arrays, temporary, metadata={KEY: text})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def load(path: str | os.PathLike[str]) -> Embeddings:

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.errors import UserError
 from stepjepa.evaluation.results import question_ids
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.views import Views, encode_views
+from stepjepa.records import UserError
 
 
 class EmbedError(UserError):

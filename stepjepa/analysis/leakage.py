@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from stepjepa.analysis.attention import longest, windows_by_layer
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import ViewPair, step_spans, view_pairs
 from stepjepa.jepa.views import Views, encode_views
+from stepjepa.records import UserError
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 EXPERT_TOLERANCE = 1e-4

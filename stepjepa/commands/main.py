@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 COMMANDS = {
     "prepare": ("commands.prepare", "solutions of any source → chat JSONL with steps"),

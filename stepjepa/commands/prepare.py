@@ -9,7 +9,7 @@ from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS
 from stepjepa.data.sources import format_report
 from stepjepa.data.sources import prepare as write_examples
 from stepjepa.data.steps import Splitter
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 
 def parser() -> argparse.ArgumentParser:

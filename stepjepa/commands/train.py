@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 ALIASES = {
     "lambda": "lbd",
@@ -33,10 +33,10 @@ def parser() -> Any:
     from stepjepa.training.run import RunOptions
 
     command = HfArgumentParser(
-        (RunOptions, StepJEPAConfig),
+        (RunOptions, StepJEPAConfig),  # type: ignore[arg-type]
         prog="stepjepa train",
         description="Fine-tune with Step-JEPA.",
-        allow_abbrev=False,  # type: ignore[arg-type]
+        allow_abbrev=False,
     )
     command.add_argument(
         "--config",

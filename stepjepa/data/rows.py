@@ -18,7 +18,7 @@ from typing import NoReturn
 from tqdm.auto import tqdm
 
 from stepjepa.data.formats import RowError
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 _UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}
 _DATA_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz", ".zst"}

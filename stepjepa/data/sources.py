@@ -7,10 +7,9 @@ line never stops or corrupts the rest: it is skipped, counted by reason, and nam
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from stepjepa.data.formats import (
 )
 from stepjepa.data.rows import SourceError, file_rows, hub_rows, locate, name_of
 from stepjepa.data.steps import Short, Splitter, Think, last_boxed
+from stepjepa.records import write_jsonl
 
 __all__ = [
     "DEFAULT_SYSTEM_PROMPT",
@@ -38,7 +38,6 @@ __all__ = [
     "prepare",
     "read_examples",
     "read_jsonl",
-    "write_jsonl",
 ]
 
 Source = str | os.PathLike[str]
@@ -215,23 +214,6 @@ def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[st
 
 
 # -------- prepared files --------
-
-
-def write_jsonl(examples: Iterable[Example], path: str | os.PathLike[str]) -> None:
-    """Write one JSON object a line; ``path`` is replaced at the end, so it is never seen half written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for example in examples:
-                file.write(json.dumps(example, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Example]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation.results import Results, read_results
+from stepjepa.records import UserError
 
 METRICS = ("correct", "strict_correct", "flexible_correct")
 SAME_ARM = ("seed", "problem_seed")

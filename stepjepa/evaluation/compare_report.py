@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from stepjepa.evaluation.statistics import ALPHA
+from stepjepa.records import points, text_table
 
 WIDTH = 120
 
@@ -20,14 +21,14 @@ def format_report(record: Mapping[str, Any]) -> str:
     ]
     heads = ["arm", "seeds", "accuracy (95%)", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
     rows = [heads, *([*_accuracy(arm), *_difference(arm["difference"])] for arm in record["arms"])]
-    lines += align(rows)
+    lines += text_table(rows)
     lines += [
         "",
         "difference, bootstrap, detectable: in points; +/−: answers right here only / in the baseline only;",
         "detectable: the smallest true difference that a test at 5% finds with 80% power, before correction",
     ]
     if record["by_source"]:
-        lines += ["", *align(_source_rows(record))]
+        lines += ["", *text_table(_source_rows(record))]
     lines.append("")
     said = [sentence(arm, record["baseline"], len(record["arms"]) - 1) for arm in record["arms"] if arm["difference"]]
     for text in (*said, *(f"warning: {warning}" for warning in record["warnings"])):
@@ -59,15 +60,6 @@ def sentence(arm: Mapping[str, Any], baseline: str, arms: int) -> str:
     )
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns, the first to the left and the others to the right."""
-    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [
-        "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], widths, strict=True))]).rstrip()
-        for row in rows
-    ]
-
-
 def _accuracy(arm: Mapping[str, Any]) -> list[str]:
     return [arm["name"], "–" if arm["fixed"] else str(len(arm["runs"])), _percent(arm)]
 
@@ -81,7 +73,7 @@ def _difference(found: Mapping[str, Any] | None) -> list[str]:
         return ["baseline", *[""] * 5]
     detectable = "–" if found["detectable"] is None else f"{100 * found['detectable']:.1f}"
     return [
-        f"{_signed(found['value'])} ({_span(found)})",
+        f"{points(found['value'])} ({_span(found)})",
         _span(found["bootstrap"]),
         f"{found['gained']}/{found['lost']}",
         _p(found["p"]),
@@ -95,17 +87,13 @@ def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
     for source, part in record["by_source"].items():
         for arm, entry in part["arms"].items():
             found = entry.get("difference")
-            shown = f"{_signed(found['value'])} ({_span(found)})" if found else "baseline"
+            shown = f"{points(found['value'])} ({_span(found)})" if found else "baseline"
             rows.append([source, f"{part['questions']:,}", arm, _percent(entry), shown])
     return rows
 
 
-def _signed(share: float) -> str:
-    return f"{100 * share:+z.1f}".replace("-", "−")
-
-
 def _span(found: Mapping[str, Any]) -> str:
-    return f"{_signed(found['low'])} to {_signed(found['high'])}"
+    return f"{points(found['low'])} to {points(found['high'])}"
 
 
 def _is(p: float) -> str:

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation.generation import Generation
 from stepjepa.evaluation.journal import Kept, read_journal
 from stepjepa.evaluation.results import ResultsError, partial_path, read_results, summary_path
+from stepjepa.records import UserError
 
 DIGESTS = ("model weights", "questions", "prompts")
 """Parts of an identity that are digests: that they differ can be said, the values say nothing."""

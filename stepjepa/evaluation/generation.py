@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation.kv_cache import growing_cache
 from stepjepa.jepa.architectures import base_model
+from stepjepa.records import UserError
 
 MAX_NEW_TOKENS = 768
 """The longest of the 8,792 GSM8K solutions has 544 tokens of the built-in tokenizer, whose vocabulary of 1,000 makes

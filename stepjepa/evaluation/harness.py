@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepjepa.data.sources import read_examples
-from stepjepa.errors import UserError
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.records import UserError
 
 
 def load_rows(

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation.generation import Outcome
+from stepjepa.records import UserError
 
 FORMAT = 1
 

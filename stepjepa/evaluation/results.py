@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepjepa.data.sources import write_jsonl
-from stepjepa.errors import UserError
-from stepjepa.records import write_json
+from stepjepa.records import UserError, write_json, write_jsonl
 
 REQUIRED = ("id", "index", "question", "response", "extracted", "gold", "correct")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.evaluation.votes import pass_at_k, powers_of_two
+from stepjepa.records import text_table
 
 READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_correct"}
 GROUPS = ("source", "level", "type")
@@ -86,11 +87,7 @@ def table(summary: Mapping[str, Any]) -> str:
         if len(groups) > 1 or (groups and name != "source"):
             lines.append((f"by {name}", "", "", "", ""))
             lines += [_line(f"  {value}", figure) for value, figure in groups.items()]
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    shown = []
-    for first, *cells in lines:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        shown.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    shown = text_table(lines)
     tokens, truncated, endless = summary["tokens"], summary["truncated"], summary["no_stop"]
     if sampled:
         estimates = ", ".join(f"@{k} {value['estimate']:.1%}" for k, value in sampled["pass_at"].items())

@@ -16,7 +16,6 @@ import torch
 from tqdm.auto import tqdm
 
 from stepjepa.data.chat import ChatRenderer
-from stepjepa.errors import UserError
 from stepjepa.evaluation.generation import (
     MAX_NEW_TOKENS,
     Answer,
@@ -31,7 +30,7 @@ from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.experiments.bench_report import spread
 from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
-from stepjepa.records import environment, write_json
+from stepjepa.records import UserError, environment, write_json
 
 
 def bench_generation(

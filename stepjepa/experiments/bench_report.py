@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepjepa.experiments.bench_arms import BASELINES, SINGLE_PASS, Arm, Counts
+from stepjepa.records import text_table
 
 COMPARED = (
     ("two_pass_first", "single_pass_first"),
@@ -108,13 +109,7 @@ def format_table(result: dict[str, Any]) -> str:
             f"{arm['head_rows']:,.0f}",
         ]
         rows.append(row + ([f"{arm['memory']['growth_bytes'] / 2**20:,.0f} MiB"] if with_memory else []))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines += [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines += text_table(rows)
     lines.append("")
     for name, compared in result["comparisons"].items():
         memory = f", peak memory growth {compared['memory_growth']:.2f}" if "memory_growth" in compared else ""

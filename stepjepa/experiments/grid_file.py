@@ -24,9 +24,9 @@ from typing import Any
 import yaml
 
 from stepjepa.commands.train import ALIASES, read_configuration
-from stepjepa.errors import UserError
 from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
 from stepjepa.models.loading import BUILTIN
+from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.compare import accuracy_interval, paired_difference
-from stepjepa.evaluation.compare_report import WIDTH, align
+from stepjepa.evaluation.compare_report import WIDTH
 from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
-from stepjepa.records import environment
+from stepjepa.records import UserError, environment, points, text_table
 
 DRAWS, SEED = 10_000, 0
 SPLITS = ("validation", "test")
@@ -220,7 +219,7 @@ def format_report(record: Mapping[str, Any]) -> str:
     lines += textwrap.wrap(record["note"], WIDTH)
     lines += [
         "",
-        *align(
+        *text_table(
             [
                 ["arm", "seeds", "validation", "test (95%)", *(name for name, _, _ in COLUMNS)],
                 *(_arm_row(name, arm) for name, arm in record["arms"].items()),
@@ -236,7 +235,7 @@ def format_report(record: Mapping[str, Any]) -> str:
     ]
     if record["comparisons"]:
         heads = ["test split", "seeds", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
-        lines += ["", *align([heads, *map(_comparison_row, record["comparisons"])])]
+        lines += ["", *text_table([heads, *map(_comparison_row, record["comparisons"])])]
         lines += [
             "",
             f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
@@ -268,7 +267,7 @@ def _comparison_row(each: Mapping[str, Any]) -> list[str]:
     return [
         f"{each['arm']} − {each['baseline']}",
         str(len(each["seeds"])),
-        f"{_signed(each['value'])} ({_span(each)})",
+        f"{points(each['value'])} ({_span(each)})",
         _span(each["bootstrap"]),
         f"{each['gained']}/{each['lost']}",
         _p(each["p"]),
@@ -277,12 +276,8 @@ def _comparison_row(each: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
 def _span(found: Mapping[str, float]) -> str:
-    return f"{_signed(found['low'])} to {_signed(found['high'])}"
+    return f"{points(found['low'])} to {points(found['high'])}"
 
 
 def _p(value: float) -> str:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepjepa.errors import UserError
 from stepjepa.experiments.grid import Cell, Grid
 from stepjepa.experiments.grid_file import read_grid, shipped_grids
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
-from stepjepa.records import environment
+from stepjepa.records import UserError, environment
 
 RUNS = Path("runs") / "ablations"
 

@@ -21,9 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepjepa.errors import UserError
 from stepjepa.experiments.grid import Cell
-from stepjepa.records import write_json
+from stepjepa.records import UserError, write_json
 
 KIND = "ablation cell"
 FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN = "finished", "failed", "running", "interrupted", "to run"

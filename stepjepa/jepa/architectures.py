@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")

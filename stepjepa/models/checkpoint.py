@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, ModelLoadError, set_end_of_turn
+from stepjepa.records import UserError
 from stepjepa.training.checkpoints import NAME as CHECKPOINT
 
 TRAINING = (

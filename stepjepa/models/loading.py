@@ -16,9 +16,9 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from stepjepa.data.chat import end_of_turn_id
-from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
+from stepjepa.records import UserError
 
 BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"

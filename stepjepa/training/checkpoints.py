@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 STAGING = ".staging-checkpoint"
 REPLACED = "replaced-"

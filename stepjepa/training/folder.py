@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 from stepjepa.training.checkpoints import NoCheckpointError, checkpoints, damage, newest_complete
 
 RUNS = Path("runs")

@@ -17,11 +17,10 @@ from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter
-from stepjepa.errors import UserError
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.loading import BUILTIN, load_model
-from stepjepa.records import environment, write_json
+from stepjepa.records import UserError, environment, write_json
 from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.folder import Claim, OutputFolderError, claim_folder

@@ -23,7 +23,7 @@ from ipywidgets import HTML, Dropdown, IntSlider, VBox
 
 from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
 from stepjepa.analysis.projections import VIEWS
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
 from stepjepa.visualization.embedding_maps import REACH, Map, make_map
 from stepjepa.visualization.embedding_points import NEAREST, PLURALS, Points, as_message

@@ -26,11 +26,11 @@ from stepjepa.data.formats import make_example
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.errors import UserError
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import BUILTIN_PATH, add_pad_token, add_predictor_tokens
+from stepjepa.records import UserError
 from stepjepa.visualization.mask_drawing import paint, parts, still
 from stepjepa.visualization.mask_story import VIEWS, MaskStory
 from stepjepa.visualization.mask_words import MaskPicture

@@ -18,7 +18,7 @@ from matplotlib import rc_params_from_file
 from matplotlib.figure import Figure
 from matplotlib.font_manager import font_scalings
 
-from stepjepa.errors import UserError
+from stepjepa.records import UserError, written_whole
 
 Size = Literal["notebook", "paper"]
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
@@ -107,15 +107,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in MOMENTS:
         raise UserError(f"{path}: a figure ends in {', '.join(MOMENTS)}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_house()):
-            figure.savefig(partial, format=path.suffix[1:], metadata=MOMENTS[path.suffix])
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with written_whole(path) as temporary, mpl.rc_context(_house()):
+        figure.savefig(temporary, format=path.suffix[1:], metadata=MOMENTS[path.suffix])
     return path

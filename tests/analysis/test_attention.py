@@ -24,12 +24,12 @@ from stepjepa.analysis.attention import (
     windows_by_layer,
 )
 from stepjepa.commands.attention import main
-from stepjepa.data.sources import make_example, read_examples, write_jsonl
+from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.errors import UserError
 from stepjepa.jepa import masks
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError, write_jsonl
 
 SHORT = make_example(
     "Ann has 4 pens and buys 3 at $2. How many?",

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from small_embeddings import make_embeddings
 
 from stepjepa.analysis.embeddings import EmbeddingsError, evenly_spaced, load, save
-from stepjepa.errors import UserError
+from stepjepa.records import UserError
 
 
 def layered():
@@ -108,7 +108,7 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path, suffix):
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
     (tmp_path / "file").write_text("")
-    with pytest.raises(EmbeddingsError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         save(make_embeddings(), tmp_path / "file" / f"e{suffix}")
 
 

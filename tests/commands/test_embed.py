@@ -11,12 +11,13 @@ from transformers import AutoTokenizer
 from stepjepa.analysis.embeddings import load
 from stepjepa.analysis.encode import EmbedError, encode_examples, random_weights
 from stepjepa.commands.embed import check_predictors, joined, main, with_responses, with_system_prompt
-from stepjepa.data.sources import make_example, read_examples, write_jsonl
+from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.results import Results, ResultsError, question_ids
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import BUILTIN_PATH, load_model
+from stepjepa.records import write_jsonl
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from stepjepa.commands.evaluate import main
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.sources import read_examples
-from stepjepa.errors import UserError
 from stepjepa.evaluation.results import question_ids, read_results
 from stepjepa.models.checkpoint import load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN_PATH, load_model
+from stepjepa.records import UserError
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 

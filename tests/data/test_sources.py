@@ -11,17 +11,9 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
-from stepjepa.data.sources import (
-    Report,
-    SourceError,
-    format_report,
-    make_example,
-    prepare,
-    read_examples,
-    read_jsonl,
-    write_jsonl,
-)
+from stepjepa.data.sources import Report, SourceError, format_report, make_example, prepare, read_examples, read_jsonl
 from stepjepa.data.steps import last_boxed
+from stepjepa.records import write_jsonl
 
 GSM8K = {
     "question": "Natalia sold clips to 48 friends in April, and half as many in May. How many in all?",

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stepjepa.errors import UserError
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import CompareError, split_word
 from stepjepa.evaluation.compare import compare, main
@@ -16,7 +15,7 @@ from stepjepa.evaluation.compare_report import format_report, sentence
 from stepjepa.evaluation.results import ResultsError, question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
-from stepjepa.records import write_json
+from stepjepa.records import UserError, write_json
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.visualization.comparison import forest
 

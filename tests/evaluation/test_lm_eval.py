@@ -9,10 +9,10 @@ import pytest
 import yaml
 from real_data import DATA
 
-from stepjepa.data.sources import read_examples, write_jsonl
-from stepjepa.errors import UserError
+from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.harness import load_rows, score_response
+from stepjepa.records import UserError, write_jsonl
 
 lm_eval = pytest.importorskip("lm_eval")
 

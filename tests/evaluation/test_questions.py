@@ -10,9 +10,10 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.rows import RowError, SourceError
-from stepjepa.data.sources import read_examples, write_jsonl
+from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.questions import NoGoldError, read_question, read_questions, shown_path
 from stepjepa.evaluation.results import question_ids
+from stepjepa.records import write_jsonl
 
 GSM8K = {"question": "How many?", "answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}
 USER = {"role": "user", "content": "How many?"}

@@ -16,10 +16,10 @@ import torch
 
 import stepjepa.evaluation.run as evaluation
 from stepjepa.commands.evaluate import main
-from stepjepa.errors import UserError
 from stepjepa.evaluation.journal import Journal
 from stepjepa.evaluation.results import partial_path, read_results
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 

@@ -8,7 +8,7 @@ import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
 
 from stepjepa.commands import main as cli
-from stepjepa.data.sources import make_example, write_jsonl
+from stepjepa.data.sources import make_example
 from stepjepa.experiments import bench as bench_module
 from stepjepa.experiments.bench import arm_memory, bench, main
 from stepjepa.experiments.bench_arms import ARMS, collate, counting
@@ -22,6 +22,7 @@ from stepjepa.experiments.bench_setup import (
     save_workload,
     train_tokenizer,
 )
+from stepjepa.records import write_jsonl
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")
 ALL = ("single_pass_all", "two_pass_all")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stepjepa.errors import UserError
 from stepjepa.experiments.bench_generation import main
+from stepjepa.records import UserError
 
 
 def test_a_small_race(tmp_path, capsys):

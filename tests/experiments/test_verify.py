@@ -17,11 +17,12 @@ from small_tokenizers import gpt2_style, llama3_style
 from stepjepa.commands import main as cli
 from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
-from stepjepa.data.sources import make_example, write_jsonl
+from stepjepa.data.sources import make_example
 from stepjepa.experiments import checks_data, verify
 from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
 from stepjepa.jepa import masks
 from stepjepa.models.loading import load_model
+from stepjepa.records import write_jsonl
 
 CHECKS = dict(verify.CHECKS)
 NAMES = list(CHECKS)

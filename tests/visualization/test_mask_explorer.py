@@ -13,11 +13,11 @@ from ipywidgets import Widget
 from stepjepa import load_model
 from stepjepa.data.formats import make_example
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.errors import UserError
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.jepa.views import encode_views
+from stepjepa.records import UserError
 from stepjepa.visualization.mask_drawing import STEP_COLOURS, group_colour, paint
 from stepjepa.visualization.mask_explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
 from stepjepa.visualization.mask_story import VIEWS

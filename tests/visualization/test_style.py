@@ -16,8 +16,8 @@ from matplotlib.text import Text
 from stepjepa.analysis.attention import attention_record
 from stepjepa.analysis.leakage import leakage_audit
 from stepjepa.data.sources import make_example, read_examples
-from stepjepa.errors import UserError
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
 from stepjepa.visualization import style
 from stepjepa.visualization.attention import attention_maps, segment_flow
 from stepjepa.visualization.leakage import leakage_map
