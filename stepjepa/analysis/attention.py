@@ -28,10 +28,6 @@ MAX_MAPS = 64
 Heads = Literal["mean", "all"] | list[int]
 
 
-class AttentionError(UserError):
-    """Attention cannot be shown as asked; the message names the option or the example."""
-
-
 # ---- weights and their check ---------------------------------------------------------------------------------
 
 
@@ -93,14 +89,14 @@ def check_forbidden(attentions: Sequence[Tensor], visible: Sequence[Tensor]) -> 
         learned sinks, whose share is not in the weights).
 
     Raises:
-        AttentionError: weights that are not finite numbers.
+        UserError: weights that are not finite numbers.
     """
     checks = []
     for layer, (weights, see) in enumerate(zip(attentions, visible, strict=True)):
         weights = weights.double()
         see = see[:, None].to(weights.device)
         if not bool(weights.isfinite().all()):
-            raise AttentionError(f"the attention weights of layer {layer} are not finite numbers: the model is broken")
+            raise UserError(f"the attention weights of layer {layer} are not finite numbers: the model is broken")
         sums = weights.sum(dim=-1)
         checks.append(
             {
@@ -217,7 +213,7 @@ def attention_record(
         and `layers` of `check_forbidden`.
 
     Raises:
-        AttentionError: no such layer or head, more than 64 maps, an example without a view pair or too long for a
+        UserError: no such layer or head, more than 64 maps, an example without a view pair or too long for a
             single step, or weights that are not finite numbers.
     """
     inner = base_model(model)
@@ -228,19 +224,17 @@ def attention_record(
         ["mean"] if heads == "mean" else _chosen(range(width) if heads == "all" else heads, width, "head")
     )
     if len(chosen) * len(kept) > MAX_MAPS:
-        raise AttentionError(
+        raise UserError(
             f"{len(chosen)} layers × {len(kept)} heads are more than {MAX_MAPS} maps: nobody could read them; choose "
             "fewer layers or heads, or the mean of the heads"
         )
     try:
         row = tokenize_example(example, tokenizer, longest(model, max_length, predictors))
     except TooLongError as error:
-        raise AttentionError(f"the example cannot be shown: {error}") from error
+        raise UserError(f"the example cannot be shown: {error}") from error
     batch = StepJEPACollator(tokenizer, pairs, horizon, predictors, isolation)([row])
     if not batch["context_index"].numel():
-        raise AttentionError(
-            f"the example has no view pair ({pairs}); choose one with more steps: {_question(example)}"
-        )
+        raise UserError(f"the example has no view pair ({pairs}); choose one with more steps: {_question(example)}")
     attentions = read_attention(model, batch)
     visible = visible_cells(inner.config, batch)
     checks = check_forbidden(attentions, visible)
@@ -291,7 +285,7 @@ def longest(model: Any, max_length: int | None, predictors: int) -> int | None:
 def _chosen(wanted: Sequence[int], count: int, what: str) -> list[int]:
     for index in wanted:
         if not -count <= index < count:
-            raise AttentionError(f"there is no {what} {index}: the model has {count}, 0 to {count - 1}")
+            raise UserError(f"there is no {what} {index}: the model has {count}, 0 to {count - 1}")
     return list(dict.fromkeys(index % count for index in wanted))
 
 

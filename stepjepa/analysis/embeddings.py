@@ -32,10 +32,6 @@ LAYERED = ("context_layers", "target_layers", "state_layers")
 TEXTS = ("questions", "steps", "ids", "operation_names", "info")
 
 
-class EmbeddingsError(UserError):
-    """An embedding file cannot be used; the message names the file and what is wrong with it."""
-
-
 @dataclass
 class Embeddings:
     """Views and step-end states of E examples: P view pairs and S steps, hidden size D.
@@ -110,11 +106,11 @@ class Embeddings:
         """The same embeddings with the arrays of one stored layer in the place of the last one's.
 
         Raises:
-            EmbeddingsError: the layer was not stored.
+            UserError: the layer was not stored.
         """
         if layer not in self.context_layers:
             stored = ", ".join(map(str, sorted(self.context_layers))) or "only the last"
-            raise EmbeddingsError(
+            raise UserError(
                 f"layer {layer} is not in these embeddings (stored: {stored}); `stepjepa embed --layers {layer}` "
                 "stores it"
             )
@@ -140,11 +136,11 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     """The path, if it ends as an embedding file does.
 
     Raises:
-        EmbeddingsError: another ending.
+        UserError: another ending.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise EmbeddingsError(f"{path}: an embedding file ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{path}: an embedding file ends in {' or '.join(SUFFIXES)}")
     return path
 
 
@@ -152,7 +148,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
     """Write an embedding file, whole or not at all.
 
     Raises:
-        EmbeddingsError: another ending than `.safetensors` or `.npz`, or it cannot be written there.
+        UserError: another ending than `.safetensors` or `.npz`, or it cannot be written there.
     """
     path = check_suffix(path)
     arrays = dict(_arrays(embeddings))
@@ -169,25 +165,23 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
     """Read an embedding file.
 
     Raises:
-        EmbeddingsError: no such file, another kind of file, a damaged one, or one of a later format.
+        UserError: no such file, another kind of file, a damaged one, or one of a later format.
     """
     path = check_suffix(path)
     if not path.is_file():
-        raise EmbeddingsError(f"{path}: no such embedding file; `stepjepa embed --output_file {path}` writes one")
+        raise UserError(f"{path}: no such embedding file; `stepjepa embed --output_file {path}` writes one")
     try:
         text, arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise EmbeddingsError(f"{path}: not a {path.suffix} file that can be read, or cut short: {error}") from error
+        raise UserError(f"{path}: not a {path.suffix} file that can be read, or cut short: {error}") from error
     if text is None:
-        raise EmbeddingsError(f"{path}: a {path.suffix} file, but not one that `stepjepa embed` has written")
+        raise UserError(f"{path}: a {path.suffix} file, but not one that `stepjepa embed` has written")
     stored = json.loads(text)
     if stored.get("format") != FORMAT:
-        raise EmbeddingsError(
-            f"{path}: written in format {stored.get('format')}, this version reads {FORMAT}; embed again"
-        )
+        raise UserError(f"{path}: written in format {stored.get('format')}, this version reads {FORMAT}; embed again")
     missing = {*ARRAYS, *TEXTS} - {*arrays, *stored}
     if missing:
-        raise EmbeddingsError(f"{path}: incomplete: no {', '.join(sorted(missing))}; embed again")
+        raise UserError(f"{path}: incomplete: no {', '.join(sorted(missing))}; embed again")
     layered: dict[str, dict[int, np.ndarray]] = {name: {} for name in LAYERED}
     for name in [name for name in arrays if "." in name]:
         group, layer = name.split(".")

@@ -25,10 +25,6 @@ from stepjepa.jepa.views import Views, encode_views
 from stepjepa.records import UserError
 
 
-class EmbedError(UserError):
-    """A data set cannot be embedded as asked; the message names the option or file."""
-
-
 def encode_examples(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -60,23 +56,23 @@ def encode_examples(
         progress: show a progress bar.
 
     Raises:
-        EmbedError: the tokenizer lacks the predictor tokens or offsets, a layer does not exist, an example is
+        UserError: the tokenizer lacks the predictor tokens or offsets, a layer does not exist, an example is
             malformed, or none has a view pair.
         UnsupportedArchitectureError: see `encode_views`.
     """
     try:
         predictor_token_ids(tokenizer, predictors)
     except ValueError as error:
-        raise EmbedError(str(error)) from error
+        raise UserError(str(error)) from error
     depth = base_model(model).config.get_text_config().num_hidden_layers
     beyond = [layer for layer in layers if not 0 <= layer <= depth]
     if beyond:
-        raise EmbedError(f"layer {beyond[0]}: the model has layers 0 (embedding output) to {depth}")
+        raise UserError(f"layer {beyond[0]}: the model has layers 0 (embedding output) to {depth}")
     names = question_ids(examples) if ids is None else list(ids)
     try:
         rows, report = tokenize_dataset(examples, tokenizer, max_length)
     except ValueError as error:  # a malformed example, by its question, or a tokenizer without offsets
-        raise EmbedError(str(error)) from error
+        raise UserError(str(error)) from error
     skipped = set(report.skipped_indices)
     kept = [(name, example) for i, (name, example) in enumerate(zip(names, examples, strict=True)) if i not in skipped]
     collate = StepJEPACollator(tokenizer, pairs=pairs, horizon=horizon, predictors=predictors, isolation=isolation)
@@ -84,7 +80,7 @@ def encode_examples(
     pair_order = np.argsort(parts["pair_example"], kind="stable")
     state_order = np.argsort(parts["state_example"], kind="stable")
     if not len(pair_order):
-        raise EmbedError(f"none of the {len(examples):,} examples has a view pair ({pairs}); nothing to embed")
+        raise UserError(f"none of the {len(examples):,} examples has a view pair ({pairs}); nothing to embed")
 
     def pair(name: str) -> np.ndarray:
         return parts[name][pair_order]

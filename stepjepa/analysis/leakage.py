@@ -30,10 +30,6 @@ FIRST_TOKEN = "first token"
 Range = tuple[int, int]
 
 
-class LeakageError(UserError):
-    """There is nothing to audit; the message says why."""
-
-
 def has_experts(model: Any) -> bool:
     """Whether the model's configuration names more than one expert."""
     config = base_model(model).config.get_text_config()
@@ -75,12 +71,12 @@ def leakage_audit(
         As `audit_rows`, and `left_out`: how many were too long, had no view pair.
 
     Raises:
-        LeakageError: no example has a view pair, or the views are not finite numbers.
+        UserError: no example has a view pair, or the views are not finite numbers.
     """
     tokenized, report = tokenize_dataset(examples, tokenizer, longest(model, max_length, predictors))
     rows = [row for row in tokenized if view_pairs(row["step_ids"], pairs, horizon)]
     if not rows:
-        raise LeakageError(f"none of the {len(examples)} examples has a view pair ({pairs}); give some with more steps")
+        raise UserError(f"none of the {len(examples)} examples has a view pair ({pairs}); give some with more steps")
     collator = StepJEPACollator(tokenizer, pairs, horizon, predictors, isolation)
     left_out = {"too_long": report.skipped, "without_pair": len(tokenized) - len(rows)}
     return {**audit_rows(model, rows, collator, batch_size, progress), "left_out": left_out}
@@ -103,7 +99,7 @@ def audit_rows(
         `passed`, `faults` (in words), `examples`, and the layout.
 
     Raises:
-        LeakageError: the views are not finite numbers.
+        UserError: the views are not finite numbers.
     """
     tolerance = EXPERT_TOLERANCE if has_experts(model) else 0.0
     reach = Reach.of(model)
@@ -119,7 +115,7 @@ def audit_rows(
                 before = encode_views(model, collator(batch))
                 bar.update()
                 if not bool(before.context.isfinite().all() and before.target.isfinite().all()):
-                    raise LeakageError("the views are not finite numbers: the model is broken")
+                    raise UserError("the views are not finite numbers: the model is broken")
                 for name in order:
                     spans = [own.get(name) for own in parts]
                     changed = [perturb(row, *span) if span else row for row, span in zip(batch, spans, strict=True)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stepjepa.analysis.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
 from stepjepa.analysis.coherence import coherence
-from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError
+from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.probes import linear_probe, order_probe, value_probe
 from stepjepa.analysis.projections import VIEWS, ViewRows, view_rows
 from stepjepa.jepa.metrics import (
@@ -32,6 +32,7 @@ from stepjepa.jepa.metrics import (
     unit_rows,
 )
 from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, retrieval_ranks
+from stepjepa.records import UserError
 
 DRAWS, BLOCKS, FOLDS = 1000, 20, 5
 LEAST = 2 * FOLDS
@@ -111,11 +112,11 @@ def measure(
         seed: of resampling, folds and controls.
 
     Raises:
-        EmbeddingsError: fewer problems.
+        UserError: fewer problems.
     """
     problems = len(np.unique(embeddings.pair_example))
     if problems < LEAST:
-        raise EmbeddingsError(f"intervals need at least {LEAST} problems with a view pair, and there are {problems}")
+        raise UserError(f"intervals need at least {LEAST} problems with a view pair, and there are {problems}")
     figures: dict[str, Measure] = {}
     for name, part in (
         ("pairs", _pairs),

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
+from stepjepa.analysis.embeddings import Embeddings, evenly_spaced
 from stepjepa.jepa.metrics import centered_unit_rows, effective_rank, mean_direction_energy, singular_values, unit_rows
+from stepjepa.records import UserError
 
 VIEWS = ("context", "target", "state")
 
@@ -68,14 +69,14 @@ def project(
         `[2]` (shares of the squared length); `tsne` `[seeds, N, 2]`; `seeds`; the `perplexity` in force.
 
     Raises:
-        EmbeddingsError: fewer than four points.
+        UserError: fewer than four points.
     """
     from sklearn.manifold import TSNE
 
     parts = {view: view_rows(embeddings, view) for view in views}
     vectors = torch.cat([rows.vectors for rows in parts.values()])
     if len(vectors) < 4:
-        raise EmbeddingsError(f"a map needs at least 4 points, and there are {len(vectors)}")
+        raise UserError(f"a map needs at least 4 points, and there are {len(vectors)}")
     unit = unit_rows(vectors).numpy()
     _, values, axes = np.linalg.svd(unit, full_matrices=False)
     axes = axes[:2] * np.where(axes[:2].sum(axis=1, keepdims=True) < 0, -1, 1)  # the sign is arbitrary: fix it
@@ -157,7 +158,7 @@ def similarity_record(
         `raw` cosines, and `centered` after each view's mean over *all* steps is removed; labels for both axes.
 
     Raises:
-        EmbeddingsError: no such problem, or one without a step in these views.
+        UserError: no such problem, or one without a step in these views.
     """
     columns = columns or rows
     sides = {}
@@ -166,7 +167,7 @@ def similarity_record(
         order = np.concatenate([np.flatnonzero(view.example == example) for example in examples])
         absent = set(examples) - set(view.example[order].tolist())
         if absent:
-            raise EmbeddingsError(
+            raise UserError(
                 f"example {min(absent)} has no {name} view; these embeddings hold {len(embeddings.questions)} examples"
             )
         at = torch.from_numpy(order)

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from stepjepa.analysis.bootstrap import bootstrap_mean, cluster_jackknife
-from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced, load
+from stepjepa.analysis.embeddings import Embeddings, evenly_spaced, load
 from stepjepa.analysis.measurements import BLOCKS, DRAWS, Measure, measure, pair_scores
 from stepjepa.analysis.projections import VIEWS, map_record, similarity_record, spectrum_record, view_rows
 from stepjepa.analysis.report_table import report_text
 from stepjepa.jepa.metrics import linear_cka
-from stepjepa.records import environment, write_json
+from stepjepa.records import UserError, environment, write_json
 
 NARROW = 0.9
 RULE = (
@@ -53,7 +53,7 @@ def inspect(
         `cka` for each two of them; `data` and `rule` as text.
 
     Raises:
-        EmbeddingsError: files of other questions, solutions or pairs, or too few problems.
+        UserError: files of other questions, solutions or pairs, or too few problems.
     """
     check_same_steps(files)
     ordered = sorted(files, key=lambda label: is_control(files[label]))
@@ -104,7 +104,7 @@ def _same_architecture(one: Embeddings, other: Embeddings) -> bool:
 
 
 def check_same_steps(files: Mapping[str, Embeddings]) -> None:
-    """Raise `EmbeddingsError` unless all files embed the same questions, solutions and view pairs."""
+    """Raise `UserError` unless all files embed the same questions, solutions and view pairs."""
     (first, base), *others = files.items()
     for label, each in others:
         for what, same in (
@@ -124,7 +124,7 @@ def check_same_steps(files: Mapping[str, Embeddings]) -> None:
             ),
         ):
             if not same:
-                raise EmbeddingsError(
+                raise UserError(
                     f"{label}: other {what} than {first}, so no figure would be the model's alone; embed the same data "
                     "with the same options, or inspect each file by itself"
                 )
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     started_with = environment()
     labels = labels_of(options.files)
     if len(set(labels)) < len(labels):
-        raise EmbeddingsError(f"a file is named twice: {', '.join(options.files)}")
+        raise UserError(f"a file is named twice: {', '.join(options.files)}")
     files = {label: load(path) for label, path in zip(labels, options.files, strict=True)}
     check_same_steps(files)  # before anything is left out
     for label, each in files.items():

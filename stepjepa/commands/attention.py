@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 
-from stepjepa.analysis.attention import AttentionError, Heads, attention_record
+from stepjepa.analysis.attention import Heads, attention_record
 from stepjepa.analysis.leakage import format_audit, leakage_audit
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
@@ -17,7 +17,7 @@ from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.models.loading import BUILTIN, load_model
-from stepjepa.records import environment, write_json
+from stepjepa.records import UserError, environment, write_json
 
 SHOWN_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 TEST_PROBLEMS, TEST_SEED = 200, 1  # the built-in problems that results are measured on
@@ -82,16 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             command.error(f"--{name} must be at least 1")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise AttentionError("--device cuda: there is no CUDA device here; leave the option out")
+        raise UserError("--device cuda: there is no CUDA device here; leave the option out")
     logging.disable_progress_bar()
     count = options.example + (options.audit or 1)
     examples, _ = read_examples(
         options.test_file, split="test", count=max(TEST_PROBLEMS, count), seed=TEST_SEED, splitter=options.splitter
     )
     if not 0 <= options.example < len(examples):
-        raise AttentionError(
-            f"--example {options.example}: there are {len(examples)} examples, 0 to {len(examples) - 1}"
-        )
+        raise UserError(f"--example {options.example}: there are {len(examples)} examples, 0 to {len(examples) - 1}")
     model, tokenizer = load_model(
         options.model_path,
         predictors=options.predictors,
@@ -117,7 +115,7 @@ def _heads(words: Sequence[str]) -> Heads:
     try:
         return [int(word) for word in words]
     except ValueError as error:
-        raise AttentionError(f"--heads {' '.join(words)}: give 'mean', 'all', or numbers from 0") from error
+        raise UserError(f"--heads {' '.join(words)}: give 'mean', 'all', or numbers from 0") from error
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:

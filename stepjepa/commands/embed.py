@@ -13,7 +13,7 @@ from typing import Any, get_args
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stepjepa.analysis.embeddings import check_suffix, save
-from stepjepa.analysis.encode import EmbedError, encode_examples, random_weights
+from stepjepa.analysis.encode import encode_examples, random_weights
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.sources import format_report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
@@ -25,7 +25,7 @@ from stepjepa.jepa.layout import ISOLATIONS, predictor_tokens
 from stepjepa.jepa.pairs import PAIR_SETS
 from stepjepa.models.checkpoint import EvaluatedModel, choose_device, locate_model
 from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, DTYPES, ModelLoadError, load_model
-from stepjepa.records import environment
+from stepjepa.records import UserError, environment
 
 EMBED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 
@@ -50,12 +50,12 @@ def with_responses(
         Examples and their names.
 
     Raises:
-        EmbedError: a question has no row in the results.
+        UserError: a question has no row in the results.
     """
     responses = {row["id"]: row["response"] for row in results.rows}
     missing = [name for name in ids if name not in responses]
     if missing:
-        raise EmbedError(
+        raise UserError(
             f"{results.path}: no response to {len(missing):,} of the {len(ids):,} questions (the first: {missing[0]}); "
             "embed the data that was evaluated"
         )
@@ -77,12 +77,12 @@ def with_responses(
 def check_prompts(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], ids: Sequence[str], results: Results
 ) -> None:
-    """Raise `EmbedError` unless every response was given to the very prompt that it will be embedded with."""
+    """Raise `UserError` unless every response was given to the very prompt that it will be embedded with."""
     renderer = ChatRenderer(tokenizer)
     prompts = {row["id"]: row.get("prompt") for row in results.rows}
     for example, name in zip(examples, ids, strict=True):
         if prompts[name] != renderer.prompt(example["messages"]):
-            raise EmbedError(
+            raise UserError(
                 f"{results.path}: question {name} was answered under another prompt than the one to embed it with; "
                 "give the model that answered, and --system_prompt as in `stepjepa evaluate`"
             )
@@ -92,11 +92,11 @@ def check_predictors(tokenizer: PreTrainedTokenizerBase, count: int) -> bool:
     """Whether a checkpoint's tokenizer knows its predictor tokens; False if it has none at all.
 
     Raises:
-        EmbedError: it was trained with another number of them.
+        UserError: it was trained with another number of them.
     """
     known = {token for token in tokenizer.get_added_vocab() if token.startswith("<|predictor")}
     if known and known != set(predictor_tokens(count)):
-        raise EmbedError(
+        raise UserError(
             f"--predictors {count}: the model was trained with {len(known)}; give --predictors {len(known)}"
         )
     return bool(known)
@@ -153,10 +153,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     output = check_suffix(options.output_file)
     if options.use_responses and not options.results:
-        raise EmbedError("--use_responses needs the responses: give a result file with --results")
+        raise UserError("--use_responses needs the responses: give a result file with --results")
     for name in ("horizon", "predictors", "batch_size", "problems"):
         if getattr(options, name) < 1:
-            raise EmbedError(f"--{name} {getattr(options, name)}: at least 1")
+            raise UserError(f"--{name} {getattr(options, name)}: at least 1")
     started_with = environment()
     located = locate_model(options.model_path, options.revision)
     system, origin = system_prompt(options.system_prompt, located)
@@ -223,11 +223,11 @@ def joined(ids: Sequence[str], results: Results) -> dict[str, bool]:
     """Which questions were answered correctly, by name.
 
     Raises:
-        EmbedError: the results are those of other questions.
+        UserError: the results are those of other questions.
     """
     correct = {row["id"]: bool(row["correct"]) for row in results.rows}
     if not set(ids) & set(correct):
-        raise EmbedError(f"{results.path}: these are results of other questions; embed the data that was evaluated")
+        raise UserError(f"{results.path}: these are results of other questions; embed the data that was evaluated")
     return {name: correct[name] for name in ids if name in correct}
 
 
@@ -239,7 +239,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, PreTrainedTokenizerBase, bo
     except ModelLoadError:
         raise
     except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
-        raise EmbedError(f"--model_path {options.model_path}: {error}") from error
+        raise UserError(f"--model_path {options.model_path}: {error}") from error
     path = str(BUILTIN_PATH) if options.model_path == BUILTIN else options.model_path
     trained = check_predictors(AutoTokenizer.from_pretrained(path, **remote), options.predictors)
     model.to(choose_device(options.device))
@@ -252,7 +252,7 @@ def _layers(words: Sequence[str], model: Any) -> list[int]:
     if list(words) == ["all"]:
         return list(range(base_model(model).config.get_text_config().num_hidden_layers + 1))
     if not all(word.isdigit() for word in words):
-        raise EmbedError(f"--layers {' '.join(words)}: numbers from 0 (embedding output) on, or 'all'")
+        raise UserError(f"--layers {' '.join(words)}: numbers from 0 (embedding output) on, or 'all'")
     return sorted({int(word) for word in words})
 
 

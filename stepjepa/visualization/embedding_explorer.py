@@ -21,7 +21,7 @@ import numpy as np
 import traitlets
 from ipywidgets import HTML, Dropdown, IntSlider, VBox
 
-from stepjepa.analysis.embeddings import Embeddings, EmbeddingsError, evenly_spaced
+from stepjepa.analysis.embeddings import Embeddings, evenly_spaced
 from stepjepa.analysis.projections import VIEWS
 from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
@@ -261,19 +261,19 @@ def embedding_explorer(
         neighbours: how many nearest steps are told, at most 26 (the map calls them a to z).
 
     Raises:
-        EmbeddingsError: no set, no problem that all sets have, sets in different orders, fewer than four points, or
+        UserError: no set, no problem that all sets have, sets in different orders, fewer than four points, or
             more than 26 neighbours.
     """
     sets = {label: embeddings} if isinstance(embeddings, Embeddings) else dict(embeddings)
     if neighbours > len(ascii_lowercase):
-        raise EmbeddingsError(f"neighbours: {neighbours}; the map has letters for {len(ascii_lowercase)}")
+        raise UserError(f"neighbours: {neighbours}; the map has letters for {len(ascii_lowercase)}")
     if not sets:
-        raise EmbeddingsError("no embeddings to explore: give one set, or several by name")
+        raise UserError("no embeddings to explore: give one set, or several by name")
     first, *others = (each.ids for each in sets.values())
     shared = set(first).intersection(*others)
     common = [place for place, name in enumerate(first) if name in shared]
     if not common:
-        raise EmbeddingsError(f"the sets {', '.join(sets)} have no problem in common: embed the same data with each")
+        raise UserError(f"the sets {', '.join(sets)} have no problem in common: embed the same data with each")
     places = np.array(common)[evenly_spaced(len(common), examples)]
     names, numbers = [first[place] for place in places], (places + 1).tolist()
     points = {name: Points(_in_order(each, names), numbers) for name, each in sets.items()}
@@ -285,5 +285,5 @@ def _in_order(embeddings: Embeddings, names: Sequence[str]) -> Embeddings:
     place = {name: i for i, name in enumerate(embeddings.ids)}
     wanted = np.array([place[name] for name in names])
     if not (np.diff(wanted) > 0).all():
-        raise EmbeddingsError("the sets hold the same problems in different orders: embed the same data with each")
+        raise UserError("the sets hold the same problems in different orders: embed the same data with each")
     return embeddings.take(wanted)

@@ -34,7 +34,7 @@ def make_map(points: Points, views: Sequence[str], seed: int | None, perplexity:
     """The PCA (no seed) or the t-SNE map of some views, mapped together.
 
     Raises:
-        EmbeddingsError: fewer than four points.
+        UserError: fewer than four points.
     """
     found = project(points.embeddings, views, seeds=() if seed is None else (seed,), perplexity=perplexity)
     xy = np.full((len(points), 2), np.nan)

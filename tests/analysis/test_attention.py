@@ -13,7 +13,6 @@ from small_tokenizers import gemma_style, gpt2_style, llama3_style, sentencepiec
 
 from stepjepa.analysis import attention
 from stepjepa.analysis.attention import (
-    AttentionError,
     attention_record,
     check_forbidden,
     flow,
@@ -124,7 +123,7 @@ def test_a_leaking_mask_and_a_broken_model_are_found(monkeypatch, builtin, examp
     with torch.no_grad():
         broken.model.layers[1].self_attn.q_proj.weight[0, 0] = torch.nan
     batch = collator()(small_rows())
-    with pytest.raises(AttentionError, match="layer 1 are not finite"):
+    with pytest.raises(UserError, match="layer 1 are not finite"):
         check_forbidden(read_attention(broken, batch), visible_cells(broken.config, batch))
 
 
@@ -248,10 +247,10 @@ def test_what_cannot_be_shown_is_named(builtin, examples, monkeypatch):
         if message is None:
             assert len(attention_record(model, tokenizer, **arguments)["maps"]) == 25
             continue
-        with pytest.raises(AttentionError, match=message):
+        with pytest.raises(UserError, match=message):
             attention_record(model, tokenizer, **arguments)
     monkeypatch.setattr(attention, "MAX_MAPS", 3)
-    with pytest.raises(AttentionError, match="more than 3 maps"):
+    with pytest.raises(UserError, match="more than 3 maps"):
         attention_record(model, tokenizer, examples[0], heads="all")
 
 

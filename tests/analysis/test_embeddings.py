@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from small_embeddings import make_embeddings
 
-from stepjepa.analysis.embeddings import EmbeddingsError, evenly_spaced, load, save
+from stepjepa.analysis.embeddings import evenly_spaced, load, save
 from stepjepa.records import UserError
 
 
@@ -56,7 +56,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for share in (0, 0.3, 0.95):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(EmbeddingsError, match=r"cut short"):
+        with pytest.raises(UserError, match=r"cut short"):
             load(path)
 
 
@@ -64,16 +64,16 @@ def test_foreign_files_are_refused(tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "weights.safetensors")
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
     for name in ("weights.safetensors", "arrays.npz"):
-        with pytest.raises(EmbeddingsError, match=rf"{name}.*not one that `stepjepa embed`"):
+        with pytest.raises(UserError, match=rf"{name}.*not one that `stepjepa embed`"):
             load(tmp_path / name)
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "text.safetensors").write_text("no tensors")
     for name in ("one.npz", "text.npz", "text.safetensors"):
-        with pytest.raises(EmbeddingsError, match=rf"{name}: not a"):
+        with pytest.raises(UserError, match=rf"{name}: not a"):
             load(tmp_path / name)
-    with pytest.raises(EmbeddingsError, match=r"no such embedding file; `stepjepa embed"):
+    with pytest.raises(UserError, match=r"no such embedding file; `stepjepa embed"):
         load(tmp_path / "absent.npz")
     with pytest.raises(UserError, match=r"ends in \.safetensors or \.npz"):
         load(tmp_path / "e.pt")
@@ -83,17 +83,17 @@ def test_a_pickle_is_never_read(tmp_path):
     path = tmp_path / "pickled.npz"
     with path.open("wb") as file:
         np.savez(file, stepjepa=np.array({"format": 1}, dtype=object))
-    with pytest.raises(EmbeddingsError, match="allow_pickle"):
+    with pytest.raises(UserError, match="allow_pickle"):
         load(path)
 
 
 def test_other_formats_and_missing_arrays_are_named(tmp_path):
     path = tmp_path / "e.safetensors"
     save_file({"context": np.zeros((1, 2))}, path, metadata={"stepjepa": json.dumps({"format": 2})})
-    with pytest.raises(EmbeddingsError, match="written in format 2, this version reads 1"):
+    with pytest.raises(UserError, match="written in format 2, this version reads 1"):
         load(path)
     save_file({"context": np.zeros((1, 2))}, path, metadata={"stepjepa": json.dumps({"format": 1})})
-    with pytest.raises(EmbeddingsError, match="no context_step, correct, ids"):
+    with pytest.raises(UserError, match="no context_step, correct, ids"):
         load(path)
 
 
@@ -137,7 +137,7 @@ def test_rows_of_steps_and_layers():
     np.testing.assert_array_equal(first.context, embeddings.context * 2)
     np.testing.assert_array_equal(first.states, embeddings.states * 2)
     assert first.ids == embeddings.ids
-    with pytest.raises(EmbeddingsError, match=r"layer 2 is not in these embeddings \(stored: 0, 3\)"):
+    with pytest.raises(UserError, match=r"layer 2 is not in these embeddings \(stored: 0, 3\)"):
         embeddings.at_layer(2)
 
 

@@ -12,7 +12,6 @@ from small_models import CONFIGS, collator, small_model, small_rows
 
 from stepjepa.analysis import leakage
 from stepjepa.analysis.leakage import (
-    LeakageError,
     Reach,
     audit_rows,
     expected,
@@ -27,6 +26,7 @@ from stepjepa.data.sources import make_example, read_examples
 from stepjepa.jepa import masks
 from stepjepa.jepa.pairs import view_pairs
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
 
 
 def rows() -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ def test_not_a_number_is_no_audit():
     model = small_model("llama").train()
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
-    with pytest.raises(LeakageError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         audit_rows(model, rows(), collator())
     assert model.training
 
@@ -223,7 +223,7 @@ def test_the_built_in_model_on_built_in_problems():
     cell = next(cell for cell in alone["cells"] if (cell["segment"], cell["view"]) == ("S2", "target S2"))
     assert cell["relative_min"] == cell["relative_max"] > 0
     assert cell["count"] == 1
-    with pytest.raises(LeakageError, match="none of the 1 examples has a view pair"):
+    with pytest.raises(UserError, match="none of the 1 examples has a view pair"):
         leakage_audit(model, tokenizer, [single])
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_embeddings import make_embeddings
 
-from stepjepa.analysis.embeddings import EmbeddingsError, save
+from stepjepa.analysis.embeddings import save
 from stepjepa.analysis.measurements import Measure, correct_minus_wrong, measure, pair_scores, target_texts
 from stepjepa.analysis.report import (
     above,
@@ -25,6 +25,7 @@ from stepjepa.analysis.report import (
 )
 from stepjepa.analysis.report_table import report_text
 from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
+from stepjepa.records import UserError
 
 CONTROL = {"info": {"layout": {"pairs": "consecutive"}, "model": {"random_weights": 0}}}
 
@@ -154,7 +155,7 @@ def test_correctness_is_compared_among_equal_lengths():
 
 
 def test_too_few_problems_are_refused():
-    with pytest.raises(EmbeddingsError, match="at least 10 problems with a view pair, and there are 4"):
+    with pytest.raises(UserError, match="at least 10 problems with a view pair, and there are 4"):
         measure(make_embeddings(problems=4))
 
 
@@ -231,7 +232,7 @@ def test_similarity_of_representations():
 )
 def test_files_of_other_steps_are_not_compared(change, what):
     other = dataclasses.replace(kind("aligned"), **change)
-    with pytest.raises(EmbeddingsError, match=rf"B: other {what} than A, .*embed the same data"):
+    with pytest.raises(UserError, match=rf"B: other {what} than A, .*embed the same data"):
         check_same_steps({"A": kind("aligned"), "B": other})
 
 
@@ -327,20 +328,20 @@ def test_one_layer_and_fewer_examples(files, tmp_path):
     entry = json.loads(record.read_text())
     assert entry["data"].startswith("12 problems")
     assert entry["configuration"]["layer"] == 2
-    with pytest.raises(EmbeddingsError, match=r"layer 1 is not in these embeddings \(stored: 2\)"):
+    with pytest.raises(UserError, match=r"layer 1 is not in these embeddings \(stored: 2\)"):
         main([files[0], "--layer", "1"])
 
 
 def test_mistakes_are_named(files, tmp_path):
-    with pytest.raises(EmbeddingsError, match="named twice"):
+    with pytest.raises(UserError, match="named twice"):
         main([files[0], files[0]])
     other = tmp_path / "other.npz"
     save(make_embeddings(problems=24, size=16, ids=[f"x{i}" for i in range(24)]), other)
-    with pytest.raises(EmbeddingsError, match="other: other questions than good"):
+    with pytest.raises(UserError, match="other: other questions than good"):
         main([files[0], str(other)])
     earlier = tmp_path / "r.json"
     earlier.write_text("earlier")
-    with pytest.raises(EmbeddingsError, match="no such embedding file"):
+    with pytest.raises(UserError, match="no such embedding file"):
         main([files[0], str(tmp_path / "absent.npz"), "--json", str(earlier)])
     assert earlier.read_text() == "earlier"
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from stepjepa.analysis.embeddings import load
-from stepjepa.analysis.encode import EmbedError, encode_examples, random_weights
+from stepjepa.analysis.encode import encode_examples, random_weights
 from stepjepa.commands.embed import check_predictors, joined, main, with_responses, with_system_prompt
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
@@ -17,7 +17,7 @@ from stepjepa.evaluation.results import Results, ResultsError, question_ids
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import BUILTIN_PATH, load_model
-from stepjepa.records import write_jsonl
+from stepjepa.records import UserError, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +144,15 @@ def test_layouts_and_length_limits(loaded, examples):
 
 def test_what_cannot_be_embedded_is_refused(loaded, examples):
     model, tokenizer = loaded
-    with pytest.raises(EmbedError, match=r"lacks <\|predictor\|>"):
+    with pytest.raises(UserError, match=r"lacks <\|predictor\|>"):
         encode_examples(model, AutoTokenizer.from_pretrained(BUILTIN_PATH), examples, progress=False)
-    with pytest.raises(EmbedError, match=r"layer 6: the model has layers 0 \(embedding output\) to 5"):
+    with pytest.raises(UserError, match=r"layer 6: the model has layers 0 \(embedding output\) to 5"):
         encode_examples(model, tokenizer, examples, layers=[1, 6], progress=False)
     single = [make_example("What is 1 + 1?", ["The answer is \\boxed{2}."], "2", "mine", None)]
     broken = [{**single[0], "steps": ["Other text."]}]
-    with pytest.raises(EmbedError, match=r"example 0 \(«What is 1 \+ 1\?»\): the steps joined"):
+    with pytest.raises(UserError, match=r"example 0 \(«What is 1 \+ 1\?»\): the steps joined"):
         encode_examples(model, tokenizer, broken, progress=False)
-    with pytest.raises(EmbedError, match="none of the 1 examples has a view pair"):
+    with pytest.raises(UserError, match="none of the 1 examples has a view pair"):
         encode_examples(model, tokenizer, single, progress=False)
 
 
@@ -202,9 +202,9 @@ def test_another_number_of_predictor_tokens_is_refused():
     assert check_predictors(Vocabulary("<|predictor|>", "<pad>"), 1)
     assert check_predictors(Vocabulary("<|predictor_1|>", "<|predictor_2|>"), 2)
     assert not check_predictors(Vocabulary("<pad>"), 3)
-    with pytest.raises(EmbedError, match="trained with 2; give --predictors 2"):
+    with pytest.raises(UserError, match="trained with 2; give --predictors 2"):
         check_predictors(Vocabulary("<|predictor_1|>", "<|predictor_2|>"), 3)
-    with pytest.raises(EmbedError, match="--predictors 2: the model was trained with 1"):
+    with pytest.raises(UserError, match="--predictors 2: the model was trained with 1"):
         check_predictors(Vocabulary("<|predictor|>"), 2)
 
 
@@ -237,7 +237,7 @@ def test_results_are_joined_by_id(examples):
     ids = question_ids(examples)
     assert joined(ids, Results("r.jsonl", rows, {})) == {name: i % 2 == 0 for i, name in enumerate(ids) if i >= 3}
     others = read_examples("builtin", split="validation", count=3)[0]
-    with pytest.raises(EmbedError, match=r"r\.jsonl: these are results of other questions"):
+    with pytest.raises(UserError, match=r"r\.jsonl: these are results of other questions"):
         joined(question_ids(others), Results("r.jsonl", rows, {}))
 
 
@@ -252,7 +252,7 @@ def test_responses_take_the_place_of_solutions(examples):
     assert replaced[0]["messages"][:-1] == examples[0]["messages"][:-1]
     assert "latents" not in replaced[0]  # they describe other steps
     assert replaced[2]["steps"] == ["7"]
-    with pytest.raises(EmbedError, match="no response to 5 of the 7 questions"):
+    with pytest.raises(UserError, match="no response to 5 of the 7 questions"):
         with_responses(examples, ids, Results("r.jsonl", rows[:2], {}))
 
 
@@ -330,7 +330,7 @@ def test_mistakes_leave_the_earlier_file(tmp_path, examples, words, message):
     words = [str(results) if word == "RESULTS" else word for word in words]
     if words[:2] == ["--layers", "-1"]:
         words = ["--layers=-1"]
-    with pytest.raises((EmbedError, ResultsError), match=message):
+    with pytest.raises((UserError, ResultsError), match=message):
         run("--problems", 3, "--split", "validation", "--output_file", path, *words)
     assert path.read_text() == "earlier"
 
@@ -340,7 +340,7 @@ def test_responses_to_another_prompt_are_refused(tmp_path, loaded, examples):
     write_jsonl(with_system_prompt(examples, "Be brief."), data)
     results = write_results(result_rows(examples, loaded[1]), tmp_path / "r.jsonl")
     words = ("--test_file", data, "--results", results, "--use_responses", "--output_file", tmp_path / "e.npz")
-    with pytest.raises(EmbedError, match="answered under another prompt"):
+    with pytest.raises(UserError, match="answered under another prompt"):
         run(*words, "--system_prompt", "file")
     assert run(*words, "--system_prompt", "none") == 0
 

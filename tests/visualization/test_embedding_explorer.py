@@ -12,11 +12,12 @@ import pytest
 from small_embeddings import make_embeddings
 
 from stepjepa import load_model
-from stepjepa.analysis.embeddings import PAIR_ARRAYS, EmbeddingsError
+from stepjepa.analysis.embeddings import PAIR_ARRAYS
 from stepjepa.analysis.encode import encode_examples, random_weights
 from stepjepa.analysis.measurements import pair_scores
 from stepjepa.analysis.projections import project
 from stepjepa.data.sources import read_examples
+from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import Palette, ink_on
 from stepjepa.visualization.embedding_explorer import SHOWN, EmbeddingCanvas, embedding_explorer
 from stepjepa.visualization.embedding_maps import REACH
@@ -295,15 +296,15 @@ def test_sets_show_the_problems_that_they_share():
 def test_sets_that_cannot_be_explored():
     one_pair = {name: getattr(make_embeddings(1), name)[:1] for name in PAIR_ARRAYS}
     one, other = make_embeddings(6), make_embeddings(6, ids=[f"other{i}" for i in range(6)])
-    with pytest.raises(EmbeddingsError, match="the sets a, b have no problem in common"):
+    with pytest.raises(UserError, match="the sets a, b have no problem in common"):
         embedding_explorer({"a": one, "b": other})
-    with pytest.raises(EmbeddingsError, match="letters for 26"):
+    with pytest.raises(UserError, match="letters for 26"):
         embedding_explorer(one, neighbours=27)
-    with pytest.raises(EmbeddingsError, match="no embeddings"):
+    with pytest.raises(UserError, match="no embeddings"):
         embedding_explorer({})
-    with pytest.raises(EmbeddingsError, match="different orders"):
+    with pytest.raises(UserError, match="different orders"):
         embedding_explorer({"a": one, "b": make_embeddings(6, ids=one.ids[::-1])})
-    with pytest.raises(EmbeddingsError, match="at least 4 points"):
+    with pytest.raises(UserError, match="at least 4 points"):
         embedding_explorer(make_embeddings(1, **one_pair), seeds=())
 
 

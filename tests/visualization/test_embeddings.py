@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_rgba
 from small_embeddings import make_embeddings
 
-from stepjepa.analysis.embeddings import EmbeddingsError
 from stepjepa.analysis.projections import map_record, project, similarity_record, spectrum_record, view_rows
 from stepjepa.jepa.metrics import effective_rank
+from stepjepa.records import UserError
 from stepjepa.visualization.embeddings import UNKNOWN, embedding_map, similarity_map, spectrum
 from stepjepa.visualization.style import BLUE, CYCLE, GREEN, ORANGE, VERMILION
 
@@ -93,7 +93,7 @@ def test_few_points_lower_the_perplexity(embeddings):
     few = embeddings.take(np.array([0, 1]))
     assert project(few, seeds=(0,))["perplexity"] == pytest.approx((2 * len(few.context) - 1) / 3)
     assert project(embeddings, seeds=(), perplexity=5)["perplexity"] == 5
-    with pytest.raises(EmbeddingsError, match="at least 4 points, and there are 2"):
+    with pytest.raises(UserError, match="at least 4 points, and there are 2"):
         project(embeddings.take(np.array([0])), views=("target",))
 
 
@@ -211,7 +211,7 @@ def test_similarities_against_numpy(embeddings):
     centered = [unit(x - x.mean(axis=0))[order] for x in (embeddings.context, embeddings.target)]
     np.testing.assert_allclose(record["centered"], centered[0] @ centered[1].T, atol=6e-4)
     assert json.loads(json.dumps(record))["raw"] == record["raw"]
-    with pytest.raises(EmbeddingsError, match="example 99 has no state view; these embeddings hold 9"):
+    with pytest.raises(UserError, match="example 99 has no state view; these embeddings hold 9"):
         similarity_record(embeddings, (0, 99))
 
 
