@@ -2,16 +2,15 @@
 
     ADDRESS.json                 the record of a finished or failed cell, written whole or not at all
     questions/DIGEST.json        names of the questions that `correct` in the records refers to, one a place
-    work/ADDRESS.lock            held (flock) by the runner that has taken the cell
+    work/ADDRESS.lock            held by the runner that has taken the cell
     work/ADDRESS/                checkpoints of the cell, and `cell.json`: what it is; deleted once the record is there
 
-The lock belongs to the kernel, which frees it when its owner ends, however it ends; nothing has to be guessed from
+The lock is the kernel's (flock), which frees it when its owner ends, however it ends; nothing has to be guessed from
 process numbers or times. Records of several machines are merged by putting them into one folder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,16 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from stepjepa.experiments.grid import Cell
 from stepjepa.records import UserError, write_json
 
 KIND = "ablation cell"
 FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN = "finished", "failed", "running", "interrupted", "to run"
 STATES = (FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN)
-
-
-class GridFolderError(UserError):
-    """The folder of a grid cannot be used; the message names the file and what to do."""
 
 
 class GridFolder:
@@ -47,7 +44,7 @@ class GridFolder:
         """The record of a finished or failed cell; None if there is none yet.
 
         Raises:
-            GridFolderError: a file of that name is no record of this cell.
+            UserError: a file of that name is no record of this cell.
         """
         path = self.record_path(cell)
         try:
@@ -55,11 +52,11 @@ class GridFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise GridFolderError(f"{path}: cannot be read ({error}); move it away to run the cell again") from error
+            raise UserError(f"{path}: cannot be read ({error}); move it away to run the cell again") from error
         if not isinstance(record, dict) or record.get("kind") != KIND:
-            raise GridFolderError(f"{path}: not a record of an ablation cell; give another --output_dir")
+            raise UserError(f"{path}: not a record of an ablation cell; give another --output_dir")
         if record["cell"] != cell.options:
-            raise GridFolderError(f"{path}: the record of another cell, {record['cell']}; move it away")
+            raise UserError(f"{path}: the record of another cell, {record['cell']}; move it away")
         return record
 
     def state(self, cell: Cell) -> str:
@@ -103,7 +100,7 @@ class GridFolder:
         Checkpoints of other code, packages or hardware are not gone on with: a record comes from one of each.
 
         Raises:
-            GridFolderError: something else is in the place of the work folder.
+            UserError: something else is in the place of the work folder.
         """
         folder = self._folder(cell)
         if folder.exists():
@@ -126,21 +123,22 @@ class GridFolder:
     @contextmanager
     def taken(self, cell: Cell) -> Iterator[bool]:
         """Take a cell for this process; False if another has it."""
-        self._make_work()
-        path = self._lock(cell)
-        descriptor = _take(path)
-        try:
-            yield descriptor is not None
-        finally:
-            if descriptor is not None:
-                path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
-                os.close(descriptor)
-
-    def _make_work(self) -> None:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise GridFolderError(f"{self.work}: cannot be made: {error.strerror}") from error
+            raise UserError(f"{self.work}: cannot be made: {error.strerror}") from error
+        # A soft lock, the library's stand-in where a file system has no flock, would outlive its owner.
+        lock = FileLock(self._lock(cell), blocking=False, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock(cell).unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+            lock.release()
 
     def _folder(self, cell: Cell) -> Path:
         return self.work / cell.address
@@ -149,18 +147,11 @@ class GridFolder:
         return self.work / f"{cell.address}.lock"
 
     def _is_held(self, cell: Cell) -> bool:
-        """Whether a running process has the cell; looks without taking it."""
-        try:
-            descriptor = os.open(self._lock(cell), os.O_RDWR)
-        except FileNotFoundError:
+        """Whether a running process has the cell; a lock file without an owner is removed."""
+        if not self._lock(cell).exists():
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        with self.taken(cell) as mine:
+            return not mine
 
     def _check_own(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """What `prepare` wrote into a work folder."""
@@ -170,26 +161,9 @@ class GridFolder:
         try:
             found = json.loads(mark.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise GridFolderError(
+            raise UserError(
                 f"{folder}: in the way of a cell's checkpoints, and not made by this command; move it away"
             ) from error
         if found.get("address") != cell.address:
-            raise GridFolderError(f"{folder}: holds the checkpoints of another cell; move it away")
+            raise UserError(f"{folder}: holds the checkpoints of another cell; move it away")
         return dict(found)
-
-
-def _take(path: Path) -> int | None:
-    """An exclusive lock on a file that its owner deletes before it lets go; None if another process has it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        try:
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)  # the owner let go between opening and locking, and has deleted this file

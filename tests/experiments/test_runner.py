@@ -20,9 +20,10 @@ from stepjepa.experiments.grid import CellOptions
 from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import AblationError, Plan, list_cells, main, parse_shard, run_plan
-from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder, GridFolderError
+from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder
 from stepjepa.experiments.workers import run_here
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
 from stepjepa.training.checkpoints import newest_complete
 
 WORKER = Path(__file__).parents[1] / "ablate_worker.py"
@@ -274,17 +275,17 @@ def test_nothing_is_deleted_that_the_runner_did_not_make(finished, tmp_path):
     work.mkdir(parents=True)
     (work / "thesis.txt").write_text("mine")
     for act in (lambda: folder.prepare(cell, {}), lambda: folder.clear(cell)):
-        with pytest.raises(GridFolderError, match="not made by this command"):
+        with pytest.raises(UserError, match="not made by this command"):
             act()
     assert (work / "thesis.txt").read_text() == "mine"
     folder.record_path(cell).write_text('{"kind": "shopping list"}')
-    with pytest.raises(GridFolderError, match="not a record of an ablation cell"):
+    with pytest.raises(UserError, match="not a record of an ablation cell"):
         folder.state(cell)
     folder.record_path(cell).write_text('{"kind"')
-    with pytest.raises(GridFolderError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         folder.state(cell)
     folder.record_path(cell).write_text(json.dumps({"kind": KIND, "cell": {"lbd": 7}}))
-    with pytest.raises(GridFolderError, match="the record of another cell"):
+    with pytest.raises(UserError, match="the record of another cell"):
         folder.state(cell)
 
 
