@@ -139,6 +139,19 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A result record by its file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no record {path}") from error
+    return record
+
+
 def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
     """Write one JSON object a line, the file whole or not at all.
 

@@ -1,38 +1,48 @@
 """Figures come from records: none without one, all drawn again by one command."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from stepjepa.figures import FIGURES, draw_all, main, mask_record, read_source
 from stepjepa.records import UserError
+from stepjepa.visualization.masks import mask_record
 from stepjepa.visualization.plots import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
 
 
-def test_every_figure_has_its_records_and_every_record_its_place():
+@pytest.fixture(scope="module")
+def draw():
+    """The script that draws the figures, as a module."""
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "figures" / "draw.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_figure_has_its_records_and_every_record_its_place(draw):
     names = {path.stem for path in (ROOT / "figures").glob("*.p[nd][gf]")}
-    assert names == set(FIGURES)
+    assert names == set(draw.FIGURES)
     text = (ROOT / "figures" / "README.md").read_text()
     for path in DATA.glob("*.json"):
         assert path.name in text, f"{path.name} is not explained in figures/README.md"
-    for _, sources in FIGURES.values():
+    for _, sources in draw.FIGURES.values():
         for source in sources:
-            assert read_source(DATA, source)
+            assert draw.read_source(DATA, source)
 
 
-def test_all_figures_are_drawn_again(tmp_path, capsys):
-    assert main(["--data", str(DATA), "--output", str(tmp_path)]) == 0
+def test_all_figures_are_drawn_again(draw, tmp_path):
+    draw.main(["--data", str(DATA), "--output", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
+        f"{name}.{kind}" for name in draw.FIGURES for kind in ("png", "pdf")
     }
     assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())
     with pytest.raises(UserError, match=r"masks\.json"):
-        draw_all(tmp_path, tmp_path)
+        draw.draw_all(tmp_path, tmp_path)
 
 
 def test_the_mask_record_is_what_the_code_computes():

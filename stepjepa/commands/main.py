@@ -32,7 +32,6 @@ COMMANDS = {
         "experiments.bench",
         "what the JEPA term costs against plain fine-tuning; how fast answers are generated",
     ),
-    "figures": ("figures", "draw every figure again from its record"),
     "pretrain": ("models.pretrain", "make the built-in checkpoint again"),
 }
 """Name of the command → its module, and what it does."""

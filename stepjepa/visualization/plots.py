@@ -10,46 +10,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
-from stepjepa.visualization.style import BLUE, FORBIDDEN, GREEN, GREY, ORANGE, PURPLE, ROLES, new_figure, small, styled
-
-
-@styled
-def mask_panels(record: Mapping[str, Any]) -> Figure:
-    """Who may attend to whom in the two-pass form and in the single pass, side by side.
-
-    Args:
-        record: `panels`, each with `title`, `tokens` (labels), `roles` (a key of `ROLES` for each token) and
-            `rows` (a string of 0 and 1 for each query).
-    """
-    panels = record["panels"]
-    sizes = [len(panel["tokens"]) for panel in panels]
-    figure = new_figure(height=0.8 * max(sizes) / sum(sizes) + 0.12)
-    axes_list = figure.subplots(1, len(panels), width_ratios=sizes)
-    for axes, panel in zip(axes_list, panels, strict=True):
-        count = len(panel["tokens"])
-        for q, row in enumerate(panel["rows"]):
-            for k, seen in enumerate(row):
-                colour = ROLES[panel["roles"][q]] if seen == "1" else FORBIDDEN
-                axes.add_patch(Rectangle((k, q), 0.92, 0.92, color=colour, linewidth=0))
-        axes.set(xlim=(0, count), ylim=(count, 0), aspect="equal")
-        axes.set_anchor("N")
-        axes.set_title(panel["title"])
-        ticks = [i + 0.46 for i in range(count)]
-        axes.set_xticks(ticks, panel["tokens"], rotation=90, family="monospace")
-        axes.set_yticks(ticks, panel["tokens"], family="monospace")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_xlabel("key: may be attended to")
-        axes.set_ylabel("query")
-    handles = [
-        Patch(color=ROLES["trunk"], label="the ordinary sequence"),
-        Patch(color=ROLES["predictor"], label="predictor token: context view"),
-        Patch(color=ROLES["copy"], label="step 2 on its own: target view"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, small, styled
 
 
 @styled

@@ -157,7 +157,6 @@ def test_another_model_does_not_inherit_the_built_in_learning_rate():
         (["train", "--batch_size", "0"], "per_device_train_batch_size=0"),
         (["train", "--train_file", "own.jsonl", "--eval_strategy", "steps", "--use_cpu"], "eval"),
         (["train", "--output_dir", "typo", "--resume_from_checkpoint", "true", "--use_cpu"], "typo"),
-        (["figures", "--data", "nowhere"], "nowhere"),
         (["prepare", "--source", "builtin", "--output_file", "."], "'.'"),
         (["prepare", "--source", "builtin", "--split", "foo", "--output_file", "o"], "foo"),
         (["prepare", "--source", "missing.jsonl", "--output_file", "out.jsonl"], "missing.jsonl"),

@@ -21,7 +21,8 @@ from stepjepa.records import UserError
 from stepjepa.visualization import style
 from stepjepa.visualization.attention import attention_maps, segment_flow
 from stepjepa.visualization.leakage import leakage_map
-from stepjepa.visualization.plots import loss_curves, mask_panels, price_bars
+from stepjepa.visualization.masks import mask_panels
+from stepjepa.visualization.plots import loss_curves, price_bars
 from stepjepa.visualization.style import new_figure, save_figure, styled
 
 DATA = Path(__file__).resolve().parents[2] / "figures" / "data"

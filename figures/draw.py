@@ -1,0 +1,102 @@
+"""Draw every figure of this folder again from its record: `python figures/draw.py`.
+
+A figure is a function of records in `data/`; nothing is trained or measured here. Figures of a grid are drawn from the
+records of its cells, all in one folder. The mask record alone is computed, from a literal example.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.report import report
+from stepjepa.experiments.store import GridFolder
+from stepjepa.records import read_record, write_json
+from stepjepa.visualization.attention import attention_maps
+from stepjepa.visualization.comparison import forest
+from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
+from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
+from stepjepa.visualization.leakage import leakage_map
+from stepjepa.visualization.masks import mask_panels, mask_record
+from stepjepa.visualization.plots import loss_curves, price_bars
+from stepjepa.visualization.style import save_figure
+
+HERE = Path(__file__).parent
+
+
+def _curves(record: Mapping[str, Any]) -> Figure:
+    run, training = record["configuration"]["run"], record["configuration"]["training"]
+    data = ", ".join(Path(name).stem for name in run["train_file"])
+    return loss_curves(
+        record["log_history"],
+        title=f"{run['model_name']} model on {data}: λ = {training['lbd']:g}, γ = {training['gamma']:g}, "
+        f"{training['jepa_loss_type']}, {training['pairs']} pairs, isolation {training['isolation']}, "
+        f"seed {training['seed']}",
+    )
+
+
+FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    "masks": (mask_panels, ("masks",)),
+    "train-builtin": (_curves, ("train-builtin",)),
+    "train-gsm8k": (_curves, ("train-gsm8k",)),
+    "price": (price_bars, ("bench-4k", "bench-32k")),
+    "compare-builtin": (forest, ("compare-builtin",)),
+    "embedding-map": (lambda record: embedding_map(*record["records"], color="view"), ("embedding-map",)),
+    "spectrum": (lambda record: spectrum(*record["records"]), ("spectrum",)),
+    "similarity": (similarity_map, ("similarity",)),
+    "attention": (attention_maps, ("attention",)),
+    "leakage": (leakage_map, ("leakage",)),
+    "lambda-accuracy": (lambda_accuracy, ("ablation/lambda",)),
+    "lambda-representations": (lambda_representations, ("ablation/lambda",)),
+    "isolation": (arms_forest, ("ablation/isolation",)),
+    "losses": (arms_forest, ("ablation/losses",)),
+    "pairs": (arms_forest, ("ablation/pairs",)),
+    "lowdata": (low_data, ("ablation/lowdata",)),
+}
+"""Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
+
+
+def draw_all(data: Path, output: Path) -> list[Path]:
+    """Draw every figure of `FIGURES` from the records in `data` as PNG and PDF; returns the files.
+
+    Raises:
+        UserError: names the record that is missing.
+    """
+    written = []
+    read = functools.cache(functools.partial(read_source, data))
+    for name, (draw, sources) in FIGURES.items():
+        figure = draw(*map(read, sources))
+        written += [save_figure(figure, output / f"{name}.{suffix}") for suffix in ("png", "pdf")]
+    return written
+
+
+def read_source(data: Path, source: str) -> dict[str, Any]:
+    """A record, or what the records of a grid's cells say.
+
+    Raises:
+        UserError: there is no such record, or no cell of the grid has one.
+    """
+    folder, _, grid = source.rpartition("/")
+    return report(read_grid(grid), GridFolder(data / folder)) if folder else read_record(data / f"{source}.json")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw, and print the files that were written."""
+    parser = argparse.ArgumentParser(description="draw every figure from its record")
+    parser.add_argument("--data", type=Path, default=HERE / "data", help="folder of the records")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder for the figures")
+    parser.add_argument("--masks", action="store_true", help="compute the mask record first")
+    options = parser.parse_args(argv)
+    if options.masks:
+        write_json(mask_record(), options.data / "masks.json")
+    print(*draw_all(options.data, options.output), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
