@@ -8,10 +8,9 @@ from __future__ import annotations
 import platform
 import shlex
 import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from packaging.requirements import Requirement
@@ -30,13 +29,6 @@ MOST_EXAMPLES = 10_000
 """Of larger data sets this many examples, evenly spaced, are tokenized."""
 LABEL_SAMPLE = 500
 """Labels are compared with the template's text on this many examples, evenly spaced."""
-LABEL_FAULTS = (
-    "a label on the prompt",
-    "a label that is not its token",
-    "an end of turn without a label",
-    "an end of turn that does not end generation",
-    "a text that does not start with the prompt",
-)
 SHOWN = ("torch", "transformers", "peft")
 
 
@@ -111,14 +103,12 @@ def _evenly(items: list[Any], count: int) -> list[Any]:
 # ---- boundaries ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Aligned:
-    """One example with its tokens and the text that they came from."""
+class _Aligned(NamedTuple):
+    """One example with its row, and the text and tokens that the row was cut from."""
 
     example: dict[str, Any]
     row: dict[str, Any]
     rendering: Rendering
-    prompt: str
     ids: list[int]
     offsets: list[tuple[int, int]]
 
@@ -127,27 +117,15 @@ class _Aligned:
         return len(self.row["input_ids"]) < len(self.ids)
 
 
-def _aligned(subject: Subject, sample: list[int]) -> Iterator[_Aligned]:
-    """Text, tokens and offsets of the examples at the indices `sample`, before any cut."""
+def _aligned(subject: Subject, pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[_Aligned]:
+    """Examples and their rows, with the text rendered and tokenized once more."""
     renderer = ChatRenderer(subject.tokenizer)
-    for start in range(0, len(sample), 512):
-        examples = [subject.examples[i] for i in sample[start : start + 512]]
-        renderings = [renderer.render(example["messages"]) for example in examples]
+    for example, row in pairs:
+        rendering = renderer.render(example["messages"])
         encoding = subject.tokenizer(
-            [rendering.text for rendering in renderings],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,
+            rendering.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        for i, index in enumerate(sample[start : start + 512]):
-            yield _Aligned(
-                examples[i],
-                subject.rows[index],
-                renderings[i],
-                renderings[i].text[: renderings[i].prompt_end],
-                encoding["input_ids"][i],
-                encoding["offset_mapping"][i],
-            )
+        yield _Aligned(example, row, rendering, encoding["input_ids"], encoding["offset_mapping"])
 
 
 def check_boundaries(subject: Subject) -> Outcome:
@@ -161,7 +139,7 @@ def check_boundaries(subject: Subject) -> Outcome:
 
     steps = exact = 0
     first_wrong = ""
-    for item in _aligned(subject, list(range(len(rows)))):
+    for item in _aligned(subject, zip(subject.examples, rows, strict=True)):
         spans = step_spans(item.row["step_ids"])
         wanted = item.example["steps"][: len(spans)] if item.cut else item.example["steps"]
         covered = {
@@ -170,9 +148,8 @@ def check_boundaries(subject: Subject) -> Outcome:
         }
         for number, step in enumerate(wanted):
             steps += 1
-            good = covered.get(number) == step.strip()
-            exact += good
-            if not good and not first_wrong:
+            exact += covered.get(number) == step.strip()
+            if exact < steps and not first_wrong:
                 first_wrong = f"; first: {step[:40]!r} got {str(covered.get(number))[:40]!r}"
     with_pair = [row for row in rows if subject.has_pair(row)]
     subject.chosen, paired = shortest(with_pair, subject.options.examples), len(with_pair)
@@ -237,29 +214,16 @@ def check_labels(subject: Subject) -> Outcome:
     subject.require("model", "rows")
     tokenizer, renderer = subject.tokenizer, ChatRenderer(subject.tokenizer)
     ends = end_ids(subject.model, tokenizer)
-    sample = _evenly(list(range(len(subject.rows))), LABEL_SAMPLE)
-    wrong = dict.fromkeys(LABEL_FAULTS, 0)
-    whole, prefix = 0, 0
+    sample = _evenly(list(zip(subject.examples, subject.rows, strict=True)), LABEL_SAMPLE)
+    wrong: dict[str, int] = {}
+    whole = prefix = 0
     for item in _aligned(subject, sample):
-        rendering, labels = item.rendering, item.row["labels"]
-        labelled = [i for i, label in enumerate(labels) if label != IGNORE]
-        wrong["a label on the prompt"] += any(
-            item.offsets[i][0] < rendering.prompt_end and item.offsets[i][1] <= rendering.prompt_end for i in labelled
-        )
-        wrong["a label that is not its token"] += any(labels[i] != item.ids[i] for i in labelled)
         prompt = renderer.prompt(item.example["messages"])
-        wrong["a text that does not start with the prompt"] += not rendering.text.startswith(prompt)
         alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         prefix += item.ids[: len(alone)] == alone
-        if not item.cut:
-            whole += 1
-            ending = [
-                i
-                for i, (start, end) in enumerate(item.offsets)
-                if start < rendering.turn_end and end > rendering.end and end > start
-            ]
-            wrong["an end of turn without a label"] += any(labels[i] == IGNORE for i in ending) or not ending
-            wrong["an end of turn that does not end generation"] += item.ids[ending[-1]] not in ends if ending else 1
+        whole += not item.cut
+        for what, is_wrong in _label_faults(item, prompt, ends).items():
+            wrong[what] = wrong.get(what, 0) + is_wrong
     faults = [f"{what} in {count:,}" for what, count in wrong.items() if count]
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or pad in ends:
@@ -282,6 +246,27 @@ def check_labels(subject: Subject) -> Outcome:
         f"no label on a prompt; the text starts with the prompt in all, its tokens with the prompt's in {agree}",
         values=values,
     )
+
+
+def _label_faults(item: _Aligned, prompt: str, ends: Collection[int]) -> dict[str, bool]:
+    """What can be wrong with the labels of an example, and whether it is."""
+    rendering, labels, offsets = item.rendering, item.row["labels"], item.offsets
+    labelled = [i for i, label in enumerate(labels) if label != IGNORE]
+    ending = [
+        i
+        for i, (start, end) in enumerate(offsets)
+        if start < rendering.turn_end and end > rendering.end and end > start
+    ]
+    return {
+        "a label on the prompt": any(
+            offsets[i][0] < rendering.prompt_end and offsets[i][1] <= rendering.prompt_end for i in labelled
+        ),
+        "a label that is not its token": any(labels[i] != item.ids[i] for i in labelled),
+        "an end of turn without a label": not item.cut and (not ending or any(labels[i] == IGNORE for i in ending)),
+        "an end of turn that does not end generation": not item.cut
+        and (not ending or item.ids[ending[-1]] not in ends),
+        "a text that does not start with the prompt": not rendering.text.startswith(prompt),
+    }
 
 
 def _label_advice(faults: list[str]) -> str:
