@@ -7,6 +7,7 @@ no mean, and neither it nor a cell not yet run is left unsaid.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,6 @@ Records = dict[int, dict[str, Any]]
 """Finished records of an arm, by seed."""
 
 
-class ReportError(UserError):
-    """The records of a grid cannot be reported on; the message says what to do."""
-
-
 def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]:
     """Everything that the finished records of a grid say.
 
@@ -44,7 +41,7 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
         points.
 
     Raises:
-        ReportError: no cell has finished, or records were measured on different questions.
+        UserError: no cell has finished, or records were measured on different questions.
     """
     arms: dict[str, Records] = {}
     unfinished, failed = [], []
@@ -53,16 +50,17 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
         for seed in grid.seeds:
             cell = grid.cell(name, seed)
             state = folder.state(cell)
+            record = folder.record(cell) or {}
             about = {"arm": name, "seed": seed, "address": cell.address, "state": state}
             if state == FINISHED:
-                arms[name][seed] = folder.record(cell) or {}
+                arms[name][seed] = record
             elif state == FAILED:
-                failed.append(about | (folder.record(cell) or {})["error"])
+                failed.append(about | record["error"])
             else:
                 unfinished.append(about)
     finished = {name: records for name, records in arms.items() if records}
     if not finished:
-        raise ReportError(f"{folder.path}: no cell of {grid.name} has finished; `stepjepa ablate {grid.name}` runs it")
+        raise UserError(f"{folder.path}: no cell of {grid.name} has finished; `stepjepa ablate {grid.name}` runs it")
     _check_questions(finished)
     described = {name: _arm(grid, name, records) for name, records in finished.items()}
     return {
@@ -91,7 +89,7 @@ def _check_questions(arms: Mapping[str, Records]) -> None:
     for split in SPLITS:
         digests = {record[split]["questions"] for records in arms.values() for record in records.values()}
         if len(digests) > 1:
-            raise ReportError(
+            raise UserError(
                 f"the cells were measured on different {split} questions ({', '.join(sorted(digests))}): give all arms "
                 "the same eval_file, eval_problems, test_file and accuracy_problems"
             )
@@ -99,17 +97,12 @@ def _check_questions(arms: Mapping[str, Records]) -> None:
 
 def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
     seeds = sorted(records)
+    attempts = [record["attempt"] for record in records.values()]
     return {
         "seeds": seeds,
         "addresses": [records[seed]["address"] for seed in seeds],
         "options": {key: value for key, value in grid.cell(name, seeds[0]).options.items() if "seed" not in key},
-        "train_seconds": _over_seeds(
-            [
-                record["attempt"]["train_seconds"]
-                for record in records.values()
-                if not record["attempt"]["resumed_at_step"]
-            ]
-        ),
+        "train_seconds": _over_seeds([own["train_seconds"] for own in attempts if not own["resumed_at_step"]]),
         **{split: _split(records, split, seeds) for split in SPLITS},
     }
 
@@ -117,11 +110,11 @@ def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
 def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]:
     correct = correctness(records, split, seeds)
     own = [records[seed][split] for seed in seeds]
-    figures = {name: [each[name] for each in own] for name in ("lm_loss", "jepa_loss", "truncated")}
+    figures = {name: [one_seed[name] for one_seed in own] for name in ("lm_loss", "jepa_loss", "truncated")}
     for pairs in PAIRS:
-        sets = [each["representations"][pairs] for each in own]
-        for name in dict.fromkeys(name for each in sets for name in each):
-            figures[f"{pairs}_{name}"] = [each.get(name) for each in sets]
+        views = [one_seed["representations"][pairs] for one_seed in own]
+        for name in dict.fromkeys(itertools.chain(*views)):
+            figures[f"{pairs}_{name}"] = [one_seed.get(name) for one_seed in views]
     return {
         "questions": int(correct.shape[1]),
         **accuracy_interval(correct),
@@ -131,7 +124,7 @@ def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and range over seeds; of the seeds where the figure is finite, whose number is said."""
+    """Mean and range over the seeds where the figure is finite, and how many these are."""
     known = [value for value in values if value is not None]
     if not known:
         return {"mean": None, "low": None, "high": None, "seeds": 0}
@@ -140,15 +133,14 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 def _comparisons(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Records], draws: int) -> list[dict[str, Any]]:
     """Each pair's difference on the test split, over the seeds that both arms have; Holm over all pairs."""
-    found = []
+    comparisons = []
     for arm, base in pairs:
         seeds = sorted(arms.get(arm, {}).keys() & arms.get(base, {}).keys())
         if seeds:
             first, second = (correctness(arms[name], "test", seeds) for name in (arm, base))
-            found.append({"arm": arm, "baseline": base, **_difference(first, second, draws), "seeds": seeds})
-    for each, corrected in zip(found, statistics.holm([each["p"] for each in found]), strict=True):
-        each["p_holm"] = corrected
-    return found
+            comparisons.append({"arm": arm, "baseline": base, **_difference(first, second, draws), "seeds": seeds})
+    corrected = statistics.holm([comparison["p"] for comparison in comparisons])
+    return [comparison | {"p_holm": p} for comparison, p in zip(comparisons, corrected, strict=True)]
 
 
 def _difference(first: NDArray[np.bool_], second: NDArray[np.bool_], draws: int) -> dict[str, Any]:
@@ -171,28 +163,28 @@ def _environments(arms: Mapping[str, Records]) -> list[dict[str, Any]]:
 def _warnings(
     grid: Grid, arms: Mapping[str, Records], unfinished: Sequence[Mapping], failed: Sequence[Mapping]
 ) -> list[str]:
-    found = []
+    warnings = []
     total = len(grid.arms) * len(grid.seeds)
     if unfinished:
-        found.append(f"{len(unfinished)} of {total} cells have not been run to the end; what is said is provisional")
+        warnings.append(f"{len(unfinished)} of {total} cells have not been run to the end; what is said is provisional")
     if failed:
-        found.append(f"{len(failed)} of {total} cells have failed and are in no figure: see below")
+        warnings.append(f"{len(failed)} of {total} cells have failed and are in no figure: see below")
     if max(map(len, arms.values())) == 1:
-        found.append("one seed an arm: intervals cover the choice of questions, not the training seed")
+        warnings.append("one seed an arm: intervals cover the choice of questions, not the training seed")
     versions = _environments(arms)
     if len(versions) > 1 or "with changes" in versions[0]["git"]:
-        found.append("the records are of " + ", ".join(f"{each['git']} ({each['records']})" for each in versions))
-    processors = {str(r["environment"]["hardware"]) for records in arms.values() for r in records.values()}
-    if len(processors) > 1:
-        found.append(f"the records come from {len(processors)} kinds of hardware; rounding may differ between them")
+        warnings.append("the records are of " + ", ".join(f"{one['git']} ({one['records']})" for one in versions))
+    machines = {str(record["environment"]["hardware"]) for records in arms.values() for record in records.values()}
+    if len(machines) > 1:
+        warnings.append(f"the records come from {len(machines)} kinds of hardware; rounding may differ between them")
     for name, records in arms.items():
         diverged = [seed for seed, record in records.items() if record["validation"]["lm_loss"] is None]
         if diverged:
-            found.append(
+            warnings.append(
                 f"{name}: training diverged with seed {', '.join(map(str, diverged))}; its accuracy counts, its losses "
                 "and representations are not numbers"
             )
-    return found
+    return warnings
 
 
 # -------- as text --------
@@ -243,12 +235,12 @@ def format_report(record: Mapping[str, Any]) -> str:
         ]
     lines += [""] + [
         line
-        for each in record["warnings"]
-        for line in textwrap.wrap(f"warning: {each}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for warning in record["warnings"]
+        for line in textwrap.wrap(f"warning: {warning}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     ]
-    for each in (*record["failed"], *record["unfinished"]):
-        why = f": {each['type']}: {each['message']}" if "type" in each else ""
-        lines.append(f"{each['state']}: {each['address']}  {each['arm']}, seed {each['seed']}{why}")
+    for cell in (*record["failed"], *record["unfinished"]):
+        why = f": {cell['type']}: {cell['message']}" if "type" in cell else ""
+        lines.append(f"{cell['state']}: {cell['address']}  {cell['arm']}, seed {cell['seed']}{why}")
     return "\n".join(lines).rstrip()
 
 
