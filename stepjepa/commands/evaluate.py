@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = EvaluateOptions(**{each.name: getattr(given, each.name) for each in fields(EvaluateOptions)})
     logging.disable_progress_bar()  # of loading files
     try:
-        summary = evaluate(options)
+        summary = evaluate(options, say=print)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on after the last complete batch", file=sys.stderr)
         raise

@@ -15,23 +15,20 @@ COMMANDS = {
         "commands.train",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
     ),
-    "verify": ("experiments.verify", "check your model and data: boundaries, losses, isolation, gradients"),
+    "verify": ("commands.verify", "check your model and data: boundaries, losses, isolation, gradients"),
     "evaluate": (
         "commands.evaluate",
         "answer test problems and check the answers: one row a question, accuracy with intervals",
     ),
-    "compare": ("evaluation.compare", "result files of several models and seeds: paired differences with intervals"),
+    "compare": ("commands.compare", "result files of several models and seeds: paired differences with intervals"),
     "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
-    "inspect": ("analysis.report", "aligned or collapsed? metrics of embedding files with intervals and controls"),
+    "inspect": ("commands.inspect", "aligned or collapsed? metrics of embedding files with intervals and controls"),
     "attention": ("commands.attention", "attention maps over trunk and branches; the leakage audit"),
     "ablate": (
-        "experiments.runner",
+        "commands.ablate",
         "run a grid of configurations and seeds: resumable, sharded; --report compares the arms",
     ),
-    "bench": (
-        "experiments.bench",
-        "what the JEPA term costs against plain fine-tuning; how fast answers are generated",
-    ),
+    "bench": ("commands.bench", "what the JEPA term costs against plain fine-tuning; how fast answers are generated"),
     "pretrain": ("models.pretrain", "make the built-in checkpoint again"),
 }
 """Name of the command → its module, and what it does."""

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import itertools
-from importlib.resources import files
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from stepjepa.records import UserError
+from stepjepa.training.configurations import named_configurations, read_configuration
 
-ALIASES = {
-    "lambda": "lbd",
-    "batch_size": "per_device_train_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "num_epochs": "num_train_epochs",
-}
-"""Names of the original scripts that a configuration file may use."""
 HELP = {
     "--output_dir": "Where model, checkpoints and record go; without it the next runs/train-NNN.",
     "--resume_from_checkpoint": "true: go on from the newest complete checkpoint in --output_dir; or the path of one.",
@@ -47,50 +39,9 @@ def parser() -> Any:
     return command
 
 
-def named_configurations() -> list[str]:
-    """Names of the configurations inside the package."""
-    folder = files("stepjepa.training") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def read_configuration(name: str, command: argparse.ArgumentParser) -> dict[str, Any]:
-    """Options from a named configuration or a YAML file.
-
-    Args:
-        name: one of `named_configurations`, or a path.
-        command: its parser, which knows the options and their choices.
-
-    Raises:
-        UserError: names the file and what is wrong in it.
-    """
-    import yaml
-
-    shipped = name in named_configurations()
-    path = files("stepjepa.training") / "configs" / f"{name}.yaml" if shipped else Path(name)
-    if not path.is_file():
-        raise UserError(f"--config {name}: no such file, and not one of {', '.join(named_configurations())}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {name}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
-    values = {ALIASES.get(key, key): value for key, value in values.items()}
-    options = {action.dest: action for action in command._actions if action.dest not in ("help", "config")}
-    known = set(options)
-    for key, value in values.items():
-        choices = list((options[key].choices if key in known else None) or ())
-        if choices and value not in (None, *choices):
-            raise UserError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise UserError(
-                f"--config {name}: unknown option {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    for key in ("train_file", "eval_file"):
-        if key in values and not isinstance(values[key], list):
-            values[key] = [str(values[key])]
-    return values
+def known_options(command: Any) -> dict[str, Collection[Any]]:
+    """The options that a configuration may name, with their choices."""
+    return {a.dest: a.choices or () for a in command._actions if a.dest not in ("help", "config")}
 
 
 def parse_train(argv: list[str]) -> tuple[Any, Any, str | bool | None, int]:
@@ -102,12 +53,13 @@ def parse_train(argv: list[str]) -> tuple[Any, Any, str | bool | None, int]:
     argv, debug = split_debug(argv)
     command = parser()
     given, _ = command.parse_known_args(argv)
-    own = read_configuration(given.config, command) if given.config else {}
+    known = known_options(command)
+    own = read_configuration(given.config, known) if given.config else {}
     if str(own.get("debug", "")).isdigit():
         debug = debug or int(own.pop("debug"))
     named = any(word.split("=")[0] in ("--model_name", "--model-name") for word in argv)
     model = given.model_name if named else own.get("model_name", given.model_name)
-    base = read_configuration(model, command) if model == "builtin" else {}
+    base = read_configuration(model, known) if model == "builtin" else {}
     if given.lora or own.get("lora"):
         base.pop("learning_rate", None)  # it is that of training all weights
     command.set_defaults(**{**base, **own})
@@ -151,11 +103,20 @@ def main(argv: list[str]) -> int:
         options, args, resume, debug = parse_train(argv)
     except (ValueError, TypeError) as error:  # a value that StepJEPAConfig refuses, by name
         raise UserError(str(error)) from error
+    from accelerate import PartialState
+
     from stepjepa.training.run import run_training
+    from stepjepa.training.run_summary import run_title, summary_table
+    from stepjepa.visualization.plots import loss_curves
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
     if debug:
         logging.set_verbosity_info()
         args.log_level = "info"
-    run_training(options, args, resume, show_first=debug > 0)
+    record = run_training(options, args, resume, show_first=debug > 0, say=print)
+    if PartialState().is_main_process:
+        folder = Path(args.output_dir)
+        title = run_title(options.model_name, args)
+        loss_curves(record["log_history"], title=title).savefig(folder / "loss.png", dpi=150)
+        print(summary_table(record, folder))
     return 0

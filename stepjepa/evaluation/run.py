@@ -7,7 +7,7 @@ answered again, and never replaced unasked.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,7 +66,9 @@ class EvaluateOptions:
         return Sampling(self.max_new_tokens, self.samples, self.temperature, self.top_p, self.seed)
 
 
-def evaluate(options: EvaluateOptions, say: Any = print, progress: bool = True) -> dict[str, Any]:
+def evaluate(
+    options: EvaluateOptions, say: Callable[[str], None] = lambda _text: None, progress: bool = True
+) -> dict[str, Any]:
     """Evaluate as configured and write result file and summary; a finished file of the same evaluation is just read.
 
     Returns:

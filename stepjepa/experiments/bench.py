@@ -1,4 +1,4 @@
-"""`stepjepa bench`: what a step of Step-JEPA costs, beside plain fine-tuning and the usual alternatives.
+"""What a step of Step-JEPA costs, beside plain fine-tuning and the usual alternatives.
 
 All arms run once in every round on the same microbatch, so that a busy machine slows them alike; ratios are taken
 within rounds and their median is quoted. Peak memory is measured with each arm in a fresh process of its own.
@@ -6,7 +6,6 @@ within rounds and their median is quoted. Peak memory is measured with each arm 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +22,11 @@ from tqdm.auto import tqdm
 
 from stepjepa.experiments.bench_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting
 from stepjepa.experiments.bench_memory import peak_memory
-from stepjepa.experiments.bench_report import Times, format_table, summarise
-from stepjepa.experiments.bench_setup import (
-    ATTENTION,
-    DTYPES,
-    BenchError,
-    BenchOptions,
-    Workload,
-    make_workload,
-    restore_workload,
-    save_workload,
-)
+from stepjepa.experiments.bench_report import Times, summarise
+from stepjepa.experiments.bench_setup import BenchError, BenchOptions, Workload, make_workload, save_workload
 from stepjepa.jepa.architectures import check_architecture
 from stepjepa.jepa.masks import attention_masks
-from stepjepa.records import environment, write_json
+from stepjepa.records import environment
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:
@@ -55,7 +44,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     """
     began, load = time.perf_counter(), _load_average()
     threads = torch.get_num_threads()
-    _use_device(options)
+    use_device(options)
     try:
         workload = make_workload(options)
         check_architecture(workload.model)
@@ -85,7 +74,8 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     return {**record, "wall_seconds": round(time.perf_counter() - began, 1)}
 
 
-def _use_device(options: BenchOptions) -> None:
+def use_device(options: BenchOptions) -> None:
+    """Set the threads asked for; raise `BenchError` if CUDA is asked for and absent."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("CUDA is not available: this machine or this build of PyTorch has none. Use --device cpu.")
     if options.threads is not None:
@@ -181,7 +171,7 @@ def _memory_of_all(arms: Sequence[Arm], workload: Workload, options: BenchOption
 
 
 def _memory_in_own_process(arm: str, folder: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "stepjepa.experiments.bench", "--arm", arm, "--prepared", folder]
+    command = [sys.executable, "-m", "stepjepa", "bench", "--arm", arm, "--prepared", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"Measuring the memory of {arm} failed (exit {done.returncode}):\n{done.stderr[-2000:]}")
@@ -201,102 +191,3 @@ def arm_memory(name: str, workload: Workload, options: BenchOptions) -> dict[str
             arm.step(model, batch).total(options.lbd).backward()
 
     return {"arm": name, **peak_memory(work, options.device)}
-
-
-# -------- command line --------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stepjepa bench",
-        description="Time forward and backward of Step-JEPA beside plain fine-tuning, two passes and a doubled batch, "
-        "interleaved in one run; measure peak memory with each arm in a process of its own.",
-        epilog="The price of the JEPA term is quoted against both plain arms: with the head on every position, as "
-        "transformers.Trainer runs it, and with the head on labelled positions only. `stepjepa bench --generation` "
-        "races batched generation against one problem at a time instead.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    default = BenchOptions()
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_name", metavar="NAME", help="'builtin', a Hub id or a folder; else a random Llama")
-    model.add_argument("--hidden_size", type=int, default=default.hidden_size, help="of the random Llama")
-    model.add_argument("--layers", type=int, default=default.layers, help="of the random Llama")
-    model.add_argument("--heads", type=int, default=default.heads, help="of the random Llama")
-    model.add_argument("--vocab_size", type=int, default=default.vocab_size, help="of its tokenizer, trained here")
-    model.add_argument(
-        "--vocab_rows", type=int, help="rows of its embedding and head: a larger vocabulary's cost on the same tokens"
-    )
-    model.add_argument("--predictors", type=int, default=default.predictors, help="predictor tokens before a view")
-    model.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of weights and activations")
-    model.add_argument(
-        "--attn_implementation",
-        choices=ATTENTION,
-        default=default.attn_implementation,
-        help="flex_attention leaves out the arms that need dense masks",
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--train_file",
-        nargs="+",
-        default=default.train_file,
-        metavar="SOURCE",
-        help="'builtin', JSONL files (any form that prepare reads) or Hub data set ids",
-    )
-    data.add_argument("--max_length", type=int, help="longest example in tokens; longer ones are cut at a step")
-    data.add_argument("--batch_size", type=int, default=default.batch_size, help="rows in a microbatch")
-    data.add_argument("--seed", type=int, default=default.seed, help="of weights and choice of rows")
-    race = parser.add_argument_group("measuring")
-    race.add_argument("--device", choices=("cpu", "cuda"), default=default.device, help="where to run")
-    race.add_argument("--threads", type=int, help="CPU threads of PyTorch; its own choice if not given")
-    race.add_argument("--rounds", type=int, default=default.rounds, help="counted rounds, each arm once in each")
-    race.add_argument("--warmup", type=int, default=default.warmup, help="rounds before that, not counted")
-    race.add_argument(
-        "--memory_batches",
-        type=int,
-        default=default.memory_batches,
-        help="microbatches that each arm's own process runs",
-    )
-    race.add_argument(
-        "--lbd", type=float, default=default.lbd, help="weight λ of the JEPA term; does not change the cost"
-    )
-    race.add_argument("--no_memory", action="store_true", help="do not measure peak memory")
-    race.add_argument("--json", metavar="FILE", help="write the record there")
-    race.add_argument("--arm", choices=tuple(ARMS), help="measure the peak memory of this arm only, print it as JSON")
-    parser.add_argument("--prepared", help=argparse.SUPPRESS)  # the folder that a parent process wrote
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`stepjepa bench`; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--generation" in words:
-        from stepjepa.experiments.bench_generation import main as generation
-
-        return generation([word for word in words if word != "--generation"])
-    arguments = _parser().parse_args(words)
-    values = {each.name: getattr(arguments, each.name) for each in fields(BenchOptions)}
-    if arguments.arm:
-        return _arm_only(arguments, values)
-    if arguments.no_memory:
-        values["memory_batches"] = 0
-    result = bench(BenchOptions(**values))
-    print(format_table(result))
-    if arguments.json:
-        write_json(result, arguments.json)
-    return 0
-
-
-def _arm_only(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
-    if arguments.prepared:
-        workload, options = restore_workload(Path(arguments.prepared))
-        _use_device(options)
-    else:
-        options = BenchOptions(**values)
-        _use_device(options)
-        workload = make_workload(options)
-    print(json.dumps(arm_memory(arguments.arm, workload, options)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`stepjepa bench --generation`: how much faster batches are than one question at a time, and do they answer the same.
+"""How much faster batches are than one question at a time, and do they answer the same.
 
 Both run in turns: after each batch some of its questions are answered again one at a time, by a plain
 `model.generate`, so that a busy machine slows both alike.
@@ -6,7 +6,6 @@ Both run in turns: after each batch some of its questions are answered again one
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.experiments.bench_report import spread
 from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
-from stepjepa.records import UserError, environment, write_json
+from stepjepa.records import UserError, environment
 
 
 def bench_generation(
@@ -174,27 +173,3 @@ def table(record: dict[str, Any]) -> str:
         f"{agreement['compared']:,} answers are the same to the token"
     )
     return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`stepjepa bench --generation`."""
-    parser = argparse.ArgumentParser(
-        prog="stepjepa bench --generation",
-        description="Time batched answering against one question at a time, in turns.",
-    )
-    add = parser.add_argument
-    add("--model_path", default=BUILTIN, help="'builtin', a folder, a Hub id")
-    add("--problems", type=int, default=1000, help="built-in test problems to answer (1000)")
-    add("--single", type=int, default=200, help="how many of them one at a time too (200)")
-    add("--batch_size", type=int, default=64, help="prompts answered together (64)")
-    add("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help=f"where a response is cut off ({MAX_NEW_TOKENS})")
-    add("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda:1, …")
-    add("--output_file", help="JSON record to write")
-    options = vars(parser.parse_args(argv))
-    output = options.pop("output_file")
-    record = bench_generation(**options)
-    print(table(record))
-    if output is not None:
-        write_json(record, output)
-        print(f"written: {output}")
-    return 0

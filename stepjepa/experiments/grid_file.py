@@ -23,11 +23,11 @@ from typing import Any
 
 import yaml
 
-from stepjepa.commands.train import ALIASES, read_configuration
 from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
 from stepjepa.models.loading import BUILTIN
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.configurations import ALIASES, read_configuration
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
 
@@ -107,7 +107,9 @@ class _Reader:
 
     def configuration(self, key: str, name: str) -> dict[str, Any]:
         try:
-            values = read_configuration(name, _parser())
+            values = read_configuration(
+                name, {option: tuple(action.choices or ()) for option, action in self.actions.items()}
+            )
         except UserError as error:
             raise self.error(key, str(error).removeprefix("--config ")) from error
         kept = {option: value for option, value in values.items() if option not in SET_BY_RUNNER}

@@ -1,4 +1,4 @@
-"""`stepjepa verify`: the checks that matter, on the user's own model and data, in about a minute.
+"""The checks that matter, on the user's own model and data, in about a minute.
 
 Each check is a small function in `checks_data.py` or `checks_model.py`. What comes out is a table with figures,
 on request a JSON file, and an exit status that is 0 only if every check ran and passed.
@@ -6,17 +6,13 @@ on request a JSON file, and an exit status that is 0 only if every check ran and
 
 from __future__ import annotations
 
-import argparse
 import math
-import shutil
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
-from stepjepa.data.steps import Splitter
-from stepjepa.experiments.checks import DEVICES, VERIFIED_PAIRS, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.experiments.checks import Check, Outcome, Subject, VerifyOptions, run_check
 from stepjepa.experiments.checks_data import (
     check_boundaries,
     check_data_format,
@@ -25,10 +21,9 @@ from stepjepa.experiments.checks_data import (
     check_resources,
 )
 from stepjepa.experiments.checks_model import MODEL_CHECKS, check_model
-from stepjepa.jepa.layout import ISOLATIONS
-from stepjepa.records import environment, write_json
+from stepjepa.records import environment
 
-__all__ = ["Check", "VerifyOptions", "format_table", "main", "verify"]
+__all__ = ["Check", "VerifyOptions", "format_table", "verify"]
 
 CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
     ("environment", check_environment),
@@ -116,76 +111,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def parser() -> argparse.ArgumentParser:
-    """Options of `stepjepa verify`."""
-    default = VerifyOptions()
-    parser = argparse.ArgumentParser(
-        prog="stepjepa verify",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Check your model and data: boundaries, labels, losses, isolation, gradients. Exit status 0 only "
-        "if every check passed.",
-    )
-    add = parser.add_argument
-    add("--model_name", default=default.model_name, help="'builtin', a folder, or a Hub id")
-    add(
-        "--train_file",
-        nargs="+",
-        default=["builtin"],
-        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
-    )
-    add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data, as in prepare")
-    add("--lora", action="store_true", help="verify with LoRA adapters, as `stepjepa train --lora` would train")
-    add("--predictors", type=int, default=default.predictors, help="predictor tokens before a context view")
-    add("--pairs", choices=VERIFIED_PAIRS, default=default.pairs, help="which view pairs")
-    add("--horizon", type=int, default=default.horizon, help="steps ahead, for --pairs horizon")
-    add("--isolation", choices=ISOLATIONS, default=default.isolation, help="what a target view sees besides itself")
-    add(
-        "--examples",
-        type=int,
-        default=default.examples,
-        help="examples that the model is run on; the shortest with a view pair are taken",
-    )
-    add("--max_length", type=int, default=default.max_length, help="longest example in tokens")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16", "auto"),
-        default=default.dtype,
-        help="dtype of the weights; only float32 compares to the last digits",
-    )
-    add("--attn_implementation", choices=("sdpa", "eager", "flex_attention"), help="transformers' choice if absent")
-    add("--device", choices=DEVICES, default=default.device, help="auto takes a CUDA device if there is one")
-    add("--revision", help="branch, tag or commit of a Hub model")
-    add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
-    add("--json", metavar="FILE", help="write options, versions and figures to this file as well")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`stepjepa verify`; returns the exit status: 0 if every check passed, 1 otherwise."""
-    from transformers.utils import logging
-
-    command = parser()
-    given = vars(command.parse_args(argv))
-    json_file = given.pop("json")
-    try:
-        options = VerifyOptions(**given)
-    except ValueError as error:
-        command.error(str(error))
-    logging.disable_progress_bar()
-    terminal = sys.stderr.isatty()
-
-    def progress(name: str) -> None:
-        if terminal:
-            print(f"\r\033[K{name} …", end="", file=sys.stderr, flush=True)
-
-    checks = verify(options, progress)
-    if terminal:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    print(format_table(checks, min(max(shutil.get_terminal_size((110, 24)).columns, 60), 120)))
-    passed = all(check.passed for check in checks)
-    if json_file is not None:
-        write_json(record(options, checks), json_file)
-        print(f"written: {json_file}")
-    return 0 if passed else 1

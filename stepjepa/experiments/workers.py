@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -15,8 +14,9 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 from stepjepa.experiments.grid import Cell
-from stepjepa.experiments.runner import AblationError, Plan, run_plan
+from stepjepa.experiments.runner import Plan, run_plan
 from stepjepa.experiments.store import FAILED
+from stepjepa.records import UserError
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30  # for a process to stop after Ctrl-C; it may be writing a checkpoint
@@ -83,14 +83,18 @@ def run_here(plan: Plan, threads: int, worker: bool = False) -> int:
     return 1 if progress.failed and not worker else 0
 
 
-def run_processes(plan: Plan, options: argparse.Namespace) -> int:
-    """Run a plan in `options.processes` processes; returns the exit status.
+def run_processes(plan: Plan, grid: str, processes: int, threads: int) -> int:
+    """Run a plan in several processes; returns the exit status.
+
+    Args:
+        grid: its name or file, which each process reads again.
+        threads: processor threads of each.
 
     Raises:
-        AblationError: a process has died; what it said last is in the message.
+        UserError: a process has died; what it said last is in the message.
     """
     progress = Progress(plan)
-    count = min(options.processes, progress.bar.total)
+    count = min(processes, len(plan.open_cells()[: plan.max_cells]))
     unrecorded = {cell.address: cell for cell in plan.cells if plan.folder.record(cell) is None}
     workers: list[tuple[subprocess.Popen[bytes], Path]] = []
     plan.folder.work.mkdir(parents=True, exist_ok=True)
@@ -107,7 +111,7 @@ def run_processes(plan: Plan, options: argparse.Namespace) -> int:
             for number in range(count):
                 log = plan.folder.work / f"runner-{os.getpid()}-{number + 1}.log"
                 with log.open("wb") as output:
-                    workers.append((_start(plan, options, number, count, output), log))
+                    workers.append((_start(plan, grid, number, count, threads, output), log))
             while any(process.poll() is None for process, _ in workers):
                 show_new()
                 if progress.live:
@@ -124,40 +128,37 @@ def run_processes(plan: Plan, options: argparse.Namespace) -> int:
         code, log = died[0]
         how = f"by signal {-code}" if code < 0 else f"with status {code}"
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-        raise AblationError(
+        raise UserError(
             f"{len(died)} of {count} processes ended {how}; the same command goes on where they stopped. The last "
             f"lines of {log}:\n" + "\n".join(last)
         )
     return 1 if progress.failed else 0
 
 
-def _start(
-    plan: Plan, options: argparse.Namespace, number: int, count: int, output: IO[bytes]
-) -> subprocess.Popen[bytes]:
+def _start(plan: Plan, grid: str, number: int, count: int, threads: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     words = [
         sys.executable,
         "-m",
         "stepjepa",
         "ablate",
-        options.grid,
+        grid,
         "--output_dir",
         str(plan.folder.path),
         "--worker",
         "--shard",
-        options.shard,
+        "{}/{}".format(*plan.shard),
         "--threads_per_process",
-        str(options.threads_per_process),
+        str(threads),
     ]
     if plan.max_cells is not None:
         share, rest = divmod(min(plan.max_cells, len(plan.open_cells())), count)
         words += ["--max_cells", str(share + (number < rest))]
-    threads = str(options.threads_per_process)
     return subprocess.Popen(
         words,
         stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
         start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,10 +24,12 @@ from stepjepa.records import UserError, environment, write_json
 from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.folder import Claim, OutputFolderError, claim_folder
-from stepjepa.training.run_summary import QuietProgress, describe_row, run_title, summary_table
+from stepjepa.training.run_summary import QuietProgress, describe_row
 from stepjepa.training.trainer import StepJEPATrainer
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
+
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -75,16 +77,21 @@ class SetupError(UserError):
 
 
 def run_training(
-    options: RunOptions, args: StepJEPAConfig, resume: str | bool | None = None, show_first: bool = False
+    options: RunOptions,
+    args: StepJEPAConfig,
+    resume: str | bool | None = None,
+    show_first: bool = False,
+    say: Say = lambda _text: None,
 ) -> dict[str, Any]:
-    """Train one model as configured and write model, record and loss curve into `args.output_dir`.
+    """Train one model as configured and write model and record into `args.output_dir`.
 
     It is the last thing a distributed process does: the process group is closed at the end.
 
     Args:
-        options, args: the run; `args.output_dir` None takes a new numbered folder under `runs/`.
+        options, args: the run; `args.output_dir` None takes a new numbered folder under `runs/`, and is set to it.
         resume: True (the newest complete checkpoint in `args.output_dir`) or the path of a checkpoint.
-        show_first: print how the first training example was cut into steps and tokens.
+        show_first: say how the first training example was cut into steps and tokens.
+        say: called in the main process with what a user wants to know meanwhile.
 
     Returns:
         The record, as written to `record.json`.
@@ -99,7 +106,7 @@ def run_training(
     claim = _claim(state, args.output_dir, resume)
     folder = claim.folder
     args.output_dir = str(folder)
-    say = state.print
+    say = say if state.is_main_process else lambda _text: None
     say(f"output folder: {folder}")
     try:
         trainer, tokenizer, problems, system_prompt = _set_up(options, args, say)
@@ -114,9 +121,9 @@ def run_training(
         rows: Any = trainer.train_dataset
         say(describe_row(rows[0], tokenizer))
 
-    before = _measure(trainer, tokenizer, problems, options, "before")
+    before = _measure(trainer, tokenizer, problems, options, "before", say)
     trained = trainer.train(resume_from_checkpoint=resume)
-    after = _measure(trainer, tokenizer, problems, options, "after")
+    after = _measure(trainer, tokenizer, problems, options, "after", say)
     trainer.save_model()
     if options.merge_lora and state.is_main_process:
         model.merge_and_unload().save_pretrained(folder / "merged")
@@ -138,11 +145,7 @@ def run_training(
         "log_history": history,
     }
     if state.is_main_process:
-        from stepjepa.visualization.plots import loss_curves
-
         write_json(record, folder / "record.json")
-        loss_curves(history, title=run_title(options.model_name, args)).savefig(folder / "loss.png", dpi=150)
-        say(summary_table(record, folder))
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
     return record
@@ -162,7 +165,7 @@ def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -
     return result
 
 
-def _set_up(options: RunOptions, args: StepJEPAConfig, say: Any) -> tuple[StepJEPATrainer, Any, list[dict], str | None]:
+def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJEPATrainer, Any, list[dict], str | None]:
     """Trainer, tokenizer, held-out problems, and the system prompt of the training data."""
     train, evaluation, problems = _data(options, say)
     model, tokenizer = load_run_model(options, args)
@@ -201,7 +204,7 @@ def _system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
     return Counter(m["content"] if m["role"] == "system" else None for m in first).most_common(1)[0][0]
 
 
-def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[dict]]:
+def _data(options: RunOptions, say: Say) -> tuple[list[dict], list[dict], list[dict]]:
     """Training examples, evaluation examples, and held-out problems to answer."""
     train, report = read_examples(
         options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
@@ -224,7 +227,12 @@ def _data(options: RunOptions, say: Any) -> tuple[list[dict], list[dict], list[d
 
 
 def _measure(
-    trainer: StepJEPATrainer, tokenizer: Any, problems: Sequence[Mapping[str, Any]], options: RunOptions, when: str
+    trainer: StepJEPATrainer,
+    tokenizer: Any,
+    problems: Sequence[Mapping[str, Any]],
+    options: RunOptions,
+    when: str,
+    say: Say,
 ) -> dict[str, Any]:
     """Evaluation losses and accuracy; every process answers its share of the problems."""
     measured: dict[str, Any] = {}
@@ -245,7 +253,7 @@ def _measure(
         measured["accuracy_interval"] = [low, high]  # 95%, over questions
         measured["accuracy_problems"] = len(everyone)
         measured["truncated"] = sum(r["truncated"] for r in everyone) / len(everyone)
-        state.print(
+        say(
             f"accuracy {when} training: {right} of {len(everyone)} held-out problems, {measured['accuracy']:.1%} "
             f"(95% interval {low:.1%} to {high:.1%})"
         )

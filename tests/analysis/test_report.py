@@ -18,12 +18,11 @@ from stepjepa.analysis.report import (
     check_same_steps,
     inspect,
     is_control,
-    labels_of,
-    main,
     similarity_of,
     verdict,
 )
 from stepjepa.analysis.report_table import report_text
+from stepjepa.commands.inspect import labels_of, main
 from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
 from stepjepa.records import UserError
 

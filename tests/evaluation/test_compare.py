@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from stepjepa.commands.compare import main
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import CompareError, split_word
-from stepjepa.evaluation.compare import compare, main
+from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.compare_report import format_report, sentence
 from stepjepa.evaluation.results import ResultsError, question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import EvaluateOptions, evaluate

@@ -8,9 +8,10 @@ import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
 
 from stepjepa.commands import main as cli
+from stepjepa.commands.bench import main
 from stepjepa.data.sources import make_example
 from stepjepa.experiments import bench as bench_module
-from stepjepa.experiments.bench import arm_memory, bench, main
+from stepjepa.experiments.bench import arm_memory, bench
 from stepjepa.experiments.bench_arms import ARMS, collate, counting
 from stepjepa.experiments.bench_memory import peak_memory, peak_resident_bytes
 from stepjepa.experiments.bench_report import format_table, spread

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stepjepa.experiments.bench_generation import main
+from stepjepa.commands.bench import generation as main
 from stepjepa.records import UserError
 
 

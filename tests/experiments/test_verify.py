@@ -15,6 +15,7 @@ from small_models import SIZES, Tokens, small_model, small_rows
 from small_tokenizers import gpt2_style, llama3_style
 
 from stepjepa.commands import main as cli
+from stepjepa.commands import verify as verify_command
 from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example
@@ -102,7 +103,7 @@ def prepared(checkpoints: dict[str, str], train_file: str) -> Subject:
 def test_good_models_pass(model, options, checkpoints, train_file, tmp_path, capsys):
     file = tmp_path / "new folder" / "verify.json"
     words = ["--model_name", checkpoints[model], "--train_file", train_file, "--device", "cpu", *options]
-    assert verify.main([*words, "--json", str(file)]) == 0
+    assert verify_command.main([*words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "All 11 checks passed" in printed
     assert "FAIL" not in printed
@@ -170,7 +171,7 @@ def test_steps_that_do_not_join_to_the_answer_fail(monkeypatch, train_file):
 
 
 def test_a_missing_file_or_model_is_a_failed_check_and_the_rest_is_skipped(checkpoints, train_file, tmp_path, capsys):
-    assert verify.main(["--model_name", checkpoints["llama"], "--train_file", str(tmp_path / "no.jsonl")]) == 1
+    assert verify_command.main(["--model_name", checkpoints["llama"], "--train_file", str(tmp_path / "no.jsonl")]) == 1
     printed = capsys.readouterr()
     assert "no file" in printed.out
     assert "skipped: there is no data" in printed.out
@@ -247,12 +248,12 @@ def test_the_advice_on_one_step_solutions_works(form, checkpoints, tmp_path, mon
     rows = examples if form == "prepared" else [{"messages": example["messages"]} for example in examples]
     write_jsonl(rows, "one step.jsonl")
     common = ["--model_name", checkpoints["llama"], "--device", "cpu", "--splitter", "paragraph"]
-    assert verify.main([*common, "--train_file", "one step.jsonl"]) == 1
+    assert verify_command.main([*common, "--train_file", "one step.jsonl"]) == 1
     options = VerifyOptions(model_name=checkpoints["llama"], train_file=["one step.jsonl"], splitter="paragraph")
     advice = next(result.advice for result in verify.verify(options) if result.name == "boundaries")
     command = shlex.split(advice.splitlines()[-1])
     assert cli.main(command[1:]) == 0
-    assert verify.main([*common, "--train_file", "prepared.jsonl"]) == 0
+    assert verify_command.main([*common, "--train_file", "prepared.jsonl"]) == 0
     capsys.readouterr()
 
 
@@ -486,17 +487,19 @@ def test_wrong_options_are_refused(capsys):
         VerifyOptions(pairs="none")
     for words in (["--pairs", "none"], ["--examples", "0"], ["--nonsense"]):
         with pytest.raises(SystemExit) as stop:
-            verify.main(words)
+            verify_command.main(words)
         assert stop.value.code == 2
     capsys.readouterr()
 
 
 def test_a_json_file_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(verify, "verify", lambda *_: [Check("all", "passed", "fine", "", {"x": float("inf")}, 0.1)])
+    monkeypatch.setattr(
+        verify_command, "verify", lambda *_: [Check("all", "passed", "fine", "", {"x": float("inf")}, 0.1)]
+    )
     (tmp_path / "file").write_text("")
     assert cli.main(["verify", "--json", str(tmp_path / "file" / "verify.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err
-    assert verify.main(["--json", str(tmp_path / "verify.json")]) == 0
+    assert verify_command.main(["--json", str(tmp_path / "verify.json")]) == 0
     assert json.loads((tmp_path / "verify.json").read_text())["checks"][0]["values"] == {"x": "inf"}
 
 
