@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from stepjepa.analysis.embed import check_predictors, check_prompts, joined, with_responses, with_system_prompt
 from stepjepa.analysis.embeddings import check_suffix, save
 from stepjepa.analysis.encode import encode_examples, random_weights
-from stepjepa.data.sources import format_report, read_examples
+from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.questions import shown_path
 from stepjepa.evaluation.results import question_ids, read_results
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         splitter=options.splitter,
         system_prompt=None,
     )
-    print(format_report(report))
+    print(report)
     print(f"system prompt: {origin}" + (f": «{system}»" if system is not None else ""))
     if options.system_prompt != "file":
         examples = with_system_prompt(examples, system)

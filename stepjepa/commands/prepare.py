@@ -6,7 +6,6 @@ import argparse
 from typing import get_args
 
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS
-from stepjepa.data.sources import format_report
 from stepjepa.data.sources import prepare as write_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.records import UserError
@@ -67,6 +66,6 @@ def main(argv: list[str]) -> int:
         )
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error
-    print(format_report(report))
+    print(report)
     print(f"written: {options.output_file}")
     return 0

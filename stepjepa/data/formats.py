@@ -1,8 +1,10 @@
 r"""One row of any supported data set → one example, in the form that the rest of the package reads.
 
 A row's kind is recognised by its fields: GSM8K, MATH, teacher responses, chat messages, or an example that is
-already prepared. Whatever is wrong with a row is a :class:`RowError` with a reason short enough to be counted
-by, so that a reader can skip the row and say why (DESIGN §5).
+already prepared. Its reference answer stands after ``####``, in a box, or is a whole field; a sentence or a whole
+solution is none: taken for one, every right response to it would count as wrong. Whatever is wrong with a row is a
+:class:`RowError` with a reason short enough to be counted by, so that a reader can skip the row and say why
+(DESIGN §5).
 """
 
 from __future__ import annotations
@@ -12,16 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from stepjepa.data.gold import MARK, named_answer
-from stepjepa.data.steps import (
-    Short,
-    Splitter,
-    Think,
-    final_answer_step,
-    last_boxed,
-    split_steps,
-    strip_calculator_marks,
-)
+from stepjepa.data.steps import Short, Splitter, Think, last_boxed, split_steps
 
 RowFormat = Literal["prepared", "chat", "teacher", "gsm8k", "math"]
 ROW_FORMATS: tuple[str, ...] = get_args(RowFormat)
@@ -31,6 +24,12 @@ DEFAULT_SYSTEM_PROMPT = (
     "your final answer (do not include any other text or units) within \\boxed{}."
 )
 
+# `#### 72`, `  #### 1,450,000 `: the answer line of GSM8K
+_ANSWER_LINE = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`
+_COMMAND = re.compile(r"\\[A-Za-z]+")  # `\frac`, `\text`
+_WORD = re.compile(r"[A-Za-z]{2,}")  # `no`, `solution`; not `x`
+_DECORATION = re.compile(r"\\?\$|,|\s")  # `$`, `\$`, `,` and whitespace: what `\$1, 072` has and `1072` has not
 
 Example = dict[str, Any]
 
@@ -104,13 +103,18 @@ def _assemble(
     return example | {key: value for key, value in extra.items() if key not in example}
 
 
-def check_steps(steps: object) -> None:
-    """Raise :class:`RowError` unless ``steps`` is a non-empty sequence of stripped, non-empty strings."""
+def check_steps(steps: object, message: str | None = None) -> None:
+    """Raise :class:`RowError` unless ``steps`` is a non-empty sequence of stripped, non-empty strings.
+
+    With ``message``, the assistant's, also unless the steps joined by blank lines are that message.
+    """
     if isinstance(steps, str) or not isinstance(steps, Sequence) or not steps:
         raise RowError("steps is not a non-empty list")
     for step in steps:
         if not isinstance(step, str) or not step or step != step.strip():
             raise RowError("a step is empty, not stripped or not text")
+    if message is not None and "\n\n".join(steps) != message:
+        raise RowError("the steps joined by blank lines are not the assistant's message")
 
 
 def recognise_format(row: Mapping[str, Any]) -> RowFormat:
@@ -149,13 +153,54 @@ def convert_row(
     return _CONVERTERS[kind](row, source, options or RowOptions())
 
 
+# -------- reference answers --------
+
+
+def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
+    """The answer in the first of the fields that holds one; numbers count as text."""
+    for name in fields:
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, str) and value.strip():
+            answer = marked_answer(value) or (value.strip() if is_bare(value) else None)
+            if answer:
+                return answer
+    return None
+
+
+def marked_answer(text: str) -> str | None:
+    r"""What follows the last `####` of a text, else the content of its last `\boxed{}`."""
+    marks = _ANSWER_LINE.findall(text)
+    return str(marks[-1]) if marks else last_boxed(text)
+
+
+def is_bare(text: str) -> bool:
+    r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
+    text = text.strip()
+    words = len(_WORD.findall(_COMMAND.sub(" ", text)))
+    sentence = words >= 3 and (text.endswith(".") or any(letter.isdigit() for letter in text))
+    return "\n" not in text and words <= 4 and not sentence
+
+
+def final_answer_step(answer: str) -> str:
+    r"""The closing step that states ``answer``: ``"72"`` → ``"The answer is \boxed{72}."``.
+
+    A whole sentence, because a bare ``\boxed{7}`` is shorter than the default ``min_chars`` and would be
+    merged into the step before it.
+    """
+    return rf"The answer is \boxed{{{answer.strip()}}}."
+
+
+def strip_calculator_marks(text: str) -> str:
+    """Remove GSM8K's calculator marks: ``"48/2 = <<48/2=24>>24"`` → ``"48/2 = 24"``."""
+    return _CALCULATOR_MARK.sub("", text)
+
+
 def answers_agree(given: str, expected: str) -> bool:
     """Compare two final answers as text, ignoring ``$``, ``\\``-escapes of it, commas, spaces, final dots."""
-    return _bare(given) == _bare(expected)
-
-
-def _bare(answer: str) -> str:
-    return re.sub(r"\\?\$|,|\s", "", answer).rstrip(".")
+    given, expected = (_DECORATION.sub("", answer).rstrip(".") for answer in (given, expected))
+    return given == expected
 
 
 # -------- one converter a format --------
@@ -174,7 +219,7 @@ def _text(row: Mapping[str, Any], field: str) -> str:
 
 def _gsm8k(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, solution = _text(row, "question"), strip_calculator_marks(_text(row, "answer"))
-    marks = list(MARK.finditer(solution))
+    marks = list(_ANSWER_LINE.finditer(solution))
     if not marks:
         raise RowError("no '####' answer line")
     answer = marks[-1].group(1)
@@ -242,11 +287,8 @@ def _chat(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
 def _prepared(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     """An example as :func:`make_example` builds it, checked and otherwise left alone."""
     messages = _checked_messages(row)
-    steps = row.get("steps")
-    check_steps(steps)
-    assert isinstance(steps, Sequence)
-    if "\n\n".join(steps) != messages[-1]["content"]:
-        raise RowError("the steps joined by blank lines are not the assistant's message")
+    steps: Any = row.get("steps")
+    check_steps(steps, messages[-1]["content"])
     if row.get("total_steps") not in (None, len(steps)):
         raise RowError("total_steps is not the number of steps")
     question = row.get("question")

@@ -7,12 +7,17 @@ line never stops or corrupts the rest: it is skipped, counted by reason, and nam
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+
+from tqdm.auto import tqdm
 
 from stepjepa.data.formats import (
     DEFAULT_SYSTEM_PROMPT,
@@ -25,27 +30,130 @@ from stepjepa.data.formats import (
     make_example,
     recognise_format,
 )
-from stepjepa.data.rows import SourceError, file_rows, hub_rows, locate, name_of
 from stepjepa.data.steps import Short, Splitter, Think, last_boxed
-from stepjepa.records import write_jsonl
+from stepjepa.records import UserError, write_jsonl
 
-__all__ = [
-    "DEFAULT_SYSTEM_PROMPT",
-    "Report",
-    "SourceError",
-    "format_report",
-    "make_example",
-    "prepare",
-    "read_examples",
-    "read_jsonl",
-]
+_UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}
+_DATA_SUFFIXES = {".json", ".jsonl", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz", ".zst"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # `gsm8k`, `openai/gsm8k`; not `a/b/c`, `my data`
+_HUB_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}  # the Hub names no default configuration for it
+_PLACES = 5  # of each reason, how many places a printed report names
 
 Source = str | os.PathLike[str]
 
 
+# -------- raw rows --------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A raw row: where it stands (``file:line``), and its value or the reason why it has none."""
+
+    place: str
+    value: object  # parsed, or the RowError that says why it could not be
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """The lines of a JSONL file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if lines[-1] == b"":
+        lines.pop()  # what follows the last line end is not a line
+    for number, line in enumerate(tqdm(lines, desc=path.name, unit="row", delay=2, leave=False), 1):
+        yield Row(f"{path}:{number}", _parse_line(line))
+
+
+def _parse_line(line: bytes) -> object:
+    if not line.strip():
+        return RowError("empty line")
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_reject_constant)
+        # A lone surrogate passes the JSON parser and breaks the first encoder that it meets, far from here.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RowError as error:
+        return error
+    except UnicodeDecodeError:
+        return RowError("not UTF-8")
+    except UnicodeEncodeError:
+        return RowError("lone surrogate")
+    except (ValueError, RecursionError):
+        return RowError("not JSON")
+    return value
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise RowError("NaN or infinity")
+
+
+def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
+    """The rows of a data set on the Hub.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = load_dataset(name, config or _HUB_CONFIGS.get(name), split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(
+            f"'{name}' is neither a file here nor a data set that could be loaded from the Hugging Face Hub. "
+            f"If it is gated or private, ask for access on its page and log in with `hf auth login`. "
+            f"The Hub said: {type(error).__name__}: {error}"
+        ) from error
+    for number, row in enumerate(tqdm(rows, desc=name, unit="row", delay=2, leave=False), 1):
+        yield Row(f"{name}[{split}]:{number}", row)
+
+
+def locate(source: Source) -> Path | str:
+    """The file that ``source`` names, or a Hub id; a mistyped path must not be looked up on the Hub.
+
+    Raises:
+        UserError: there is no such file, or it is a folder.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in _DATA_SUFFIXES)
+        raise UserError(f"'{source}' is a folder; name a file in it" + (f": {', '.join(inside)}" if inside else ""))
+    name = str(source)
+    looks_local = (
+        isinstance(source, os.PathLike)
+        or path.suffix.lower() in _DATA_SUFFIXES
+        or name.startswith((".", "/", "~"))
+        or (len(path.parts) > 1 and path.parent.is_dir())
+        or not _HUB_ID.fullmatch(name)
+    )
+    if not looks_local:
+        return name
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, n=3)
+    raise UserError(f"no file '{source}'" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+
+
+def name_of(located: Path | str) -> str:
+    """``gsm8k/train.jsonl`` → ``gsm8k``, ``mine.jsonl`` → ``mine``, ``openai/gsm8k`` → ``gsm8k``."""
+    if isinstance(located, str):
+        return located.rsplit("/", 1)[-1]
+    if located.stem.lower() in _UNTELLING_STEMS:
+        return located.resolve().parent.name or located.stem
+    return located.stem
+
+
+# -------- reading --------
+
+
 @dataclass
 class Report:
-    """What became of the rows of one or several sources.
+    """What became of the rows of one or several sources; printed, it is a few lines of text.
 
     ``skipped`` maps each reason to the places, as ``"file:line"`` (lines and rows count from 1);
     ``step_counts[n]`` is the number of kept examples with ``n`` steps. ``wrong`` and ``unboxed`` count the
@@ -61,40 +169,26 @@ class Report:
     wrong: int = 0
     unboxed: int = 0
 
-    def skip(self, reason: str, place: str) -> None:
-        self.skipped.setdefault(reason, []).append(place)
+    def keep(self, example: Example, kind: str) -> None:
+        self.kept += 1
+        self.formats[kind] += 1
+        self.step_counts[example["total_steps"]] += 1
 
     def __str__(self) -> str:
-        return format_report(self)
-
-
-def format_report(report: Report, places: int = 5) -> str:
-    """The report as lines of text; of each reason at most ``places`` places are named."""
-    left_out = sum(map(len, report.skipped.values()))
-    lines = [f"{', '.join(report.sources)}: {report.read:,} read, {report.kept:,} kept, {left_out:,} skipped"]
-    for reason, found in sorted(report.skipped.items(), key=lambda item: -len(item[1])):
-        more = f", … ({len(found) - places:,} more)" if len(found) > places else ""
-        lines.append(f"  skipped {len(found):,}: {reason}: {', '.join(found[:places])}{more}")
-    if report.formats:
-        lines.append("  formats: " + ", ".join(f"{n:,} {kind}" for kind, n in report.formats.most_common()))
-    if report.wrong or report.unboxed:
-        lines.append(f"  solutions with another answer: {report.wrong:,}; without a boxed one: {report.unboxed:,}")
-    if report.kept:
-        total = sum(n * count for n, count in report.step_counts.items())
-        counts = ", ".join(f"{n}: {count:,}" for n, count in sorted(report.step_counts.items()))
-        lines.append(f"  steps per example: mean {total / report.kept:.2f} ({counts})")
-    return "\n".join(lines)
-
-
-def _builtin_examples(count: int, seed: int, split: str, system_prompt: str | None) -> Iterator[Example]:
-    from stepjepa.data.problems import generate_problems
-
-    for problem in generate_problems(count, seed=seed, split=split):
-        extra = {key: value for key, value in problem.items() if key not in ("question", "steps", "answer")}
-        yield make_example(problem["question"], problem["steps"], problem["answer"], "builtin", system_prompt, **extra)
-
-
-# -------- reading --------
+        left_out = sum(map(len, self.skipped.values()))
+        lines = [f"{', '.join(self.sources)}: {self.read:,} read, {self.kept:,} kept, {left_out:,} skipped"]
+        for reason, places in sorted(self.skipped.items(), key=lambda item: -len(item[1])):
+            more = f", … ({len(places) - _PLACES:,} more)" if len(places) > _PLACES else ""
+            lines.append(f"  skipped {len(places):,}: {reason}: {', '.join(places[:_PLACES])}{more}")
+        if self.formats:
+            lines.append("  formats: " + ", ".join(f"{n:,} {kind}" for kind, n in self.formats.most_common()))
+        if self.wrong or self.unboxed:
+            lines.append(f"  solutions with another answer: {self.wrong:,}; without a boxed one: {self.unboxed:,}")
+        if self.kept:
+            total = sum(n * count for n, count in self.step_counts.items())
+            counts = ", ".join(f"{n}: {count:,}" for n, count in sorted(self.step_counts.items()))
+            lines.append(f"  steps per example: mean {total / self.kept:.2f} ({counts})")
+        return "\n".join(lines)
 
 
 def read_examples(
@@ -134,42 +228,42 @@ def read_examples(
         The examples and the report.
 
     Raises:
-        SourceError: if a source cannot be read, nothing could be kept, or a line is bad under ``strict``.
+        UserError: if a source cannot be read, nothing could be kept, or a line is bad under ``strict``.
     """
     report = Report()
     examples: list[Example] = []
-    for each in _listed(source):
-        report.sources.append(str(each))
-        if each == "builtin":
+    for origin in _listed(source):
+        report.sources.append(str(origin))
+        if origin == "builtin":
             prompt = None if system_prompt == "auto" else system_prompt
             for example in _builtin_examples(count, seed, split, prompt):
-                if source_name is not None:
-                    example["source"] = source_name
                 report.read += 1
-                _keep(example, "builtin", examples, report)
+                report.keep(example, "builtin")
+                examples.append(example)
             continue
         prompt = DEFAULT_SYSTEM_PROMPT if system_prompt == "auto" else system_prompt
         options = RowOptions(splitter, think, short, min_chars, prompt)
-        located = locate(each)
-        rows = file_rows(located) if isinstance(located, Path) else hub_rows(located, config, split)
-        for row in rows:
+        located = locate(origin)
+        for row in file_rows(located) if isinstance(located, Path) else hub_rows(located, config, split):
             report.read += 1
             try:
                 if isinstance(row.value, RowError):
                     raise row.value
-                example = convert_row(row.value, source_name or name_of(located), row_format, options)
+                example = convert_row(row.value, name_of(located), row_format, options)
                 kind = row_format or recognise_format(row.value)  # type: ignore[arg-type]
                 _check_answer(example, kind, only_correct, report)
             except RowError as error:
                 if strict:
-                    raise SourceError(f"{row.place}: {error}") from error
-                report.skip(str(error), row.place)
-                continue
-            if source_name is not None:
-                example["source"] = source_name
-            _keep(example, kind, examples, report)
+                    raise UserError(f"{row.place}: {error}") from error
+                report.skipped.setdefault(str(error), []).append(row.place)
+            else:
+                report.keep(example, kind)
+                examples.append(example)
     if not examples:
-        raise SourceError(f"nothing could be kept\n{format_report(report)}")
+        raise UserError(f"nothing could be kept\n{report}")
+    if source_name is not None:
+        for example in examples:
+            example["source"] = source_name
     return examples, report
 
 
@@ -177,11 +271,12 @@ def _listed(source: Source | Sequence[Source]) -> list[Source]:
     return [source] if isinstance(source, str | os.PathLike) else list(source)
 
 
-def _keep(example: Example, kind: str, examples: list[Example], report: Report) -> None:
-    examples.append(example)
-    report.kept += 1
-    report.formats[kind] += 1
-    report.step_counts[example["total_steps"]] += 1
+def _builtin_examples(count: int, seed: int, split: str, system_prompt: str | None) -> Iterator[Example]:
+    from stepjepa.data.problems import generate_problems  # here, as reading its stories takes a moment
+
+    for problem in generate_problems(count, seed=seed, split=split):
+        question, steps, answer = (problem.pop(name) for name in ("question", "steps", "answer"))
+        yield make_example(question, steps, answer, "builtin", system_prompt, **problem)
 
 
 def _check_answer(example: Example, kind: str, only_correct: bool, report: Report) -> None:
@@ -203,23 +298,11 @@ def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[st
     """Read ``source`` (see :func:`read_examples`, whose options it takes) and write ``output_file``.
 
     Raises:
-        SourceError: as :func:`read_examples`, or if the output is a source; nothing is written then.
+        UserError: as :func:`read_examples`, or if the output is a source; nothing is written then.
     """
-    for each in _listed(source):
-        if Path(each).exists() and Path(output_file).exists() and os.path.samefile(each, output_file):
-            raise SourceError(f"the output file '{output_file}' is a source; write to another file")
+    for origin in _listed(source):
+        if Path(origin).exists() and Path(output_file).exists() and os.path.samefile(origin, output_file):
+            raise UserError(f"the output file '{output_file}' is a source; write to another file")
     examples, report = read_examples(source, **options)
     write_jsonl(examples, output_file)
     return report
-
-
-# -------- prepared files --------
-
-
-def read_jsonl(path: str | os.PathLike[str]) -> list[Example]:
-    """Read a prepared file.
-
-    Raises:
-        SourceError: naming file and line, if a line is not a prepared example.
-    """
-    return read_examples(Path(path), row_format="prepared", strict=True)[0]

@@ -20,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
-from stepjepa.data.formats import RowError, check_steps, convert_row
+from stepjepa.data.formats import RowError, check_steps
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans
 
@@ -70,8 +70,7 @@ def tokenize_example(
 
     Args:
         example: ``messages`` ending with the assistant's answer, and ``steps`` with
-            ``"\n\n".join(steps)`` equal to it. A row without ``steps`` is converted first
-            (:func:`stepjepa.data.formats.convert_row`).
+            ``"\n\n".join(steps)`` equal to it, as :func:`stepjepa.data.sources.read_examples` gives them.
         tokenizer: a fast tokenizer; its chat template is used, or ``PLAIN_TEMPLATE`` if it has none.
         max_length: the most tokens to keep. A longer example keeps its whole steps that fit and loses the
             rest, the end of turn too: after a cut it would teach the model to stop early.
@@ -152,14 +151,11 @@ def _name(example: Mapping[str, Any]) -> str:
 def _prepare(example: Mapping[str, Any], renderer: ChatRenderer, name: str) -> tuple[list[str], Rendering]:
     """The steps and the training text of one example, or an error that names it."""
     try:
-        if example.get("steps") is None:
-            example = convert_row(example, source="")
-        steps, messages = example["steps"], example.get("messages")
-        check_steps(steps)
+        steps: Any = example.get("steps")
+        messages = example.get("messages")
         if not messages or messages[-1].get("role") != "assistant":
             raise RowError("messages do not end with the assistant's answer")
-        if "\n\n".join(steps) != messages[-1]["content"]:
-            raise RowError("the steps joined by blank lines are not the assistant's message")
+        check_steps(steps, messages[-1]["content"])
         return list(steps), renderer.render(messages)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

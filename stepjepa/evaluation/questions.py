@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.data.formats import RowError, RowOptions, convert_row
-from stepjepa.data.gold import marked_answer, named_answer
-from stepjepa.data.rows import Row, SourceError, file_rows, hub_rows, locate, name_of
-from stepjepa.data.sources import read_examples
+from stepjepa.data.formats import RowError, RowOptions, convert_row, marked_answer, named_answer
+from stepjepa.data.sources import Row, file_rows, hub_rows, locate, name_of, read_examples
+from stepjepa.records import UserError
 
 BUILTIN = "builtin"
 PLACES = 5  # named in a message
@@ -60,7 +59,7 @@ def read_questions(
         problems, problem_seed: how many built-in problems, and which.
 
     Raises:
-        SourceError: a source cannot be read or holds no question, or a question has no gold answer; the message
+        UserError: a source cannot be read or holds no question, or a question has no gold answer; the message
             names the lines.
     """
     data = QuestionSet()
@@ -80,11 +79,11 @@ def read_questions(
             name, digest = shown_path(source), _file_digest(located) if isinstance(located, Path) else None
         new = data.questions[before:]
         if not new and not goldless:
-            raise SourceError(f"{source}: no question in it{_listed(data.unreadable)}")
+            raise UserError(f"{source}: no question in it{_listed(data.unreadable)}")
         data.files.append({"name": name, "sha256": digest or _digest(new), "count": len(new)})
     if goldless:
         more = f", … ({len(goldless) - PLACES:,} more)" if len(goldless) > PLACES else ""
-        raise SourceError(
+        raise UserError(
             f"{len(goldless):,} questions have no gold answer: {', '.join(goldless[:PLACES])}{more}. Give each a field "
             "'answer' with the bare answer, or a solution with '#### answer' or \\boxed{answer}; leaving them out "
             "would change what the accuracy is a share of"

@@ -40,7 +40,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
     Raises:
         BenchError: if CUDA is asked for and absent, or too few examples have two steps.
-        SourceError, ModelLoadError, UnsupportedArchitectureError: if data or model cannot be used.
+        UserError, ModelLoadError, UnsupportedArchitectureError: if data or model cannot be used.
     """
     began, load = time.perf_counter(), _load_average()
     threads = torch.get_num_threads()

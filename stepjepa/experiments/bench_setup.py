@@ -132,7 +132,7 @@ def make_workload(options: BenchOptions) -> Workload:
 
     Raises:
         BenchError: if fewer than `batch_size` examples have two steps (after the cut to `max_length`).
-        SourceError, ModelLoadError: if data or model cannot be read.
+        UserError, ModelLoadError: if data or model cannot be read.
     """
     examples, _ = read_examples(options.train_file, seed=options.seed)
     limit = options.max_length

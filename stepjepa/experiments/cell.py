@@ -119,7 +119,7 @@ def cell_data(options: CellOptions) -> tuple[Split, Split, Split]:
     """Training examples, validation and test split.
 
     Raises:
-        SourceError: a source cannot be read.
+        UserError: a source cannot be read.
         ValueError: fewer training examples than asked for, or a split without answers.
     """
     train, _ = read_examples(

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.data.sources import format_report, read_examples
+from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
@@ -209,14 +209,14 @@ def _data(options: RunOptions, say: Say) -> tuple[list[dict], list[dict], list[d
     train, report = read_examples(
         options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
     )
-    say(format_report(report))
+    say(str(report))
     evaluation: list[dict] = []
     problems: list[dict] = []
     if options.eval_file:
         evaluation, report = read_examples(
             options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
         )
-        say(format_report(report))
+        say(str(report))
         problems = [example for example in evaluation if example.get("answer")]
     elif options.train_file == ["builtin"]:
         if options.eval_problems:

@@ -11,9 +11,9 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
-from stepjepa.data.sources import Report, SourceError, format_report, make_example, prepare, read_examples, read_jsonl
+from stepjepa.data.sources import Report, make_example, prepare, read_examples
 from stepjepa.data.steps import last_boxed
-from stepjepa.records import write_jsonl
+from stepjepa.records import UserError, write_jsonl
 
 GSM8K = {
     "question": "Natalia sold clips to 48 friends in April, and half as many in May. How many in all?",
@@ -150,7 +150,7 @@ def test_bad_lines_are_skipped_and_named(tmp_path: Path) -> None:
         expected.setdefault(reason, []).append(f"{tmp_path}/bad.jsonl:{2 * index + 2}")
     assert report.skipped == expected
     assert (report.read, report.kept, dict(report.step_counts)) == (35, 18, {3: 18})
-    text = format_report(report)
+    text = str(report)
     assert "35 read, 18 kept, 17 skipped" in text
     assert f"skipped 1: not UTF-8: {tmp_path}/bad.jsonl:8" in text
 
@@ -158,7 +158,7 @@ def test_bad_lines_are_skipped_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bad", "reason"), BAD)
 def test_strict_names_file_and_line(tmp_path: Path, bad: Any, reason: str) -> None:
     path = lines(tmp_path / "bad.jsonl", GSM8K, bad, GSM8K)
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(UserError) as error:
         read_examples(path, strict=True)
     assert str(error.value) == f"{path}:2: {reason}"
 
@@ -173,7 +173,7 @@ def test_byte_order_mark_carriage_returns_and_missing_last_line_end(tmp_path: Pa
 
 def test_nothing_kept_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
     for name, rows in (("empty.jsonl", []), ("bad.jsonl", [b"{", {"a": 1}])):
-        with pytest.raises(SourceError, match="nothing could be kept"):
+        with pytest.raises(UserError, match="nothing could be kept"):
             prepare(lines(tmp_path / name, *rows), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -198,13 +198,13 @@ def test_prepared_files_round_trip(tmp_path: Path) -> None:
     report = prepare(once, twice)
     assert once.read_bytes() == twice.read_bytes()
     assert report.formats == {"prepared": 4}
-    assert read_jsonl(once) == read_examples(raw)[0]
-    with pytest.raises(SourceError, match="is a source"):
+    assert read_examples(once, row_format="prepared", strict=True)[0] == read_examples(raw)[0]
+    with pytest.raises(UserError, match="is a source"):
         prepare(once, once)
     with once.open("a") as file:
         file.write('{"question": "q"}\n')
-    with pytest.raises(SourceError, match=r"once\.jsonl:5: messages is not"):
-        read_jsonl(once)
+    with pytest.raises(UserError, match=r"once\.jsonl:5: messages is not"):
+        read_examples(once, row_format="prepared", strict=True)
 
 
 def test_several_files_and_source_names(tmp_path: Path) -> None:
@@ -247,12 +247,12 @@ def test_mistyped_paths_are_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     lines(tmp_path / "train.jsonl", GSM8K)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SourceError, match=r"no file 'trian.jsonl'; did you mean train.jsonl\?"):
+    with pytest.raises(UserError, match=r"no file 'trian.jsonl'; did you mean train.jsonl\?"):
         read_examples("trian.jsonl")
     for name in ("missing.json", "./missing", "folder/missing", str(tmp_path / "missing"), "a b", "a/b/c"):
-        with pytest.raises(SourceError, match="no file"):
+        with pytest.raises(UserError, match="no file"):
             read_examples(name)
-    with pytest.raises(SourceError, match=r"is a folder; name a file in it: train\.jsonl"):
+    with pytest.raises(UserError, match=r"is a folder; name a file in it: train\.jsonl"):
         read_examples(str(tmp_path))
 
 
@@ -273,7 +273,7 @@ def test_hub_rows_and_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(SourceError, match=r"neither a file.*`hf auth login`.*no network"):
+    with pytest.raises(UserError, match=r"neither a file.*`hf auth login`.*no network"):
         read_examples("some/gated")
 
 

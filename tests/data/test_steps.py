@@ -9,7 +9,8 @@ import re
 import pytest
 from real_data import DATA
 
-from stepjepa.data.steps import final_answer_step, last_boxed, split_steps, split_think, strip_calculator_marks
+from stepjepa.data.formats import final_answer_step, strip_calculator_marks
+from stepjepa.data.steps import last_boxed, split_steps, split_think
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."
 SECOND = "Then double the sum, which gives 144."

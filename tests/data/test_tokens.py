@@ -225,9 +225,9 @@ def test_malformed_examples_are_named() -> None:
         tokenize_example(EXAMPLE | {"messages": EXAMPLE["messages"][:-1]}, llama3_style())
 
 
-def test_rows_without_steps_are_converted() -> None:
-    bare = {"messages": EXAMPLE["messages"]}
-    assert tokenize_example(bare, llama3_style()) == tokenize_example(EXAMPLE, llama3_style())
+def test_rows_without_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"How many clips.*steps is not a non-empty list"):
+        tokenize_example({"messages": EXAMPLE["messages"]}, llama3_style())
 
 
 def test_over_long_examples_are_cut_at_a_step() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from real_data import DATA
 
-from stepjepa.data.rows import RowError, SourceError
+from stepjepa.data.formats import RowError
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.questions import NoGoldError, read_question, read_questions, shown_path
 from stepjepa.evaluation.results import question_ids
-from stepjepa.records import write_jsonl
+from stepjepa.records import UserError, write_jsonl
 
 GSM8K = {"question": "How many?", "answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}
 USER = {"role": "user", "content": "How many?"}
@@ -102,18 +102,18 @@ def test_files_are_told_by_digest_and_unreadable_rows_by_place(tmp_path):
 def test_missing_gold_answers_are_named_by_line(tmp_path):
     bad = {"question": "How many?", "answer": None}
     path = lines(tmp_path / "mine.jsonl", GSM8K, bad, bad)
-    with pytest.raises(SourceError, match=r"2 questions have no gold answer: .*mine\.jsonl:2, .*mine\.jsonl:3\. Give"):
+    with pytest.raises(UserError, match=r"2 questions have no gold answer: .*mine\.jsonl:2, .*mine\.jsonl:3\. Give"):
         read_questions([path])
-    with pytest.raises(SourceError, match=r"7 questions .*mine\.jsonl:5, … \(2 more\)"):
+    with pytest.raises(UserError, match=r"7 questions .*mine\.jsonl:5, … \(2 more\)"):
         read_questions([lines(tmp_path / "mine.jsonl", *[bad] * 7)])
 
 
 def test_empty_files_are_named(tmp_path):
-    with pytest.raises(SourceError, match=r"empty\.jsonl: no question in it \(it is empty\)"):
+    with pytest.raises(UserError, match=r"empty\.jsonl: no question in it \(it is empty\)"):
         read_questions(["builtin", lines(tmp_path / "empty.jsonl")], problems=1)
-    with pytest.raises(SourceError, match=r"no question in it; .*odd\.jsonl:1: not JSON"):
+    with pytest.raises(UserError, match=r"no question in it; .*odd\.jsonl:1: not JSON"):
         read_questions([lines(tmp_path / "odd.jsonl", "[")])
-    with pytest.raises(SourceError, match="no file"):
+    with pytest.raises(UserError, match="no file"):
         read_questions([tmp_path / "none.jsonl"])
 
 

@@ -323,7 +323,7 @@ def test_failed_cells_are_recorded_reported_and_in_no_mean(finished, tiny, tmp_p
     words = [file, "--output_dir", "out"]
     assert main([*words, "--max_cells", "1"]) == 1
     said = capsys.readouterr().out
-    assert "broken, seed 0: FAILED: SourceError" in said
+    assert "broken, seed 0: FAILED: UserError" in said
     assert "gone.jsonl" in said
     grid = read_grid(file)
     broken = grid.cell("broken", 0)
