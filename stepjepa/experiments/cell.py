@@ -56,6 +56,7 @@ def run_cell(
     environment: Mapping[str, Any],
     keep_questions: Callable[[Sequence[str]], str],
     callbacks: Sequence[TrainerCallback] = (),
+    save_steps: int = SAVE_STEPS,
 ) -> dict[str, Any]:
     """Train and measure a cell, going on from the newest complete checkpoint in `folder`.
 
@@ -64,6 +65,7 @@ def run_cell(
         environment: of this process when it started.
         keep_questions: stores the names of a split's questions and returns their digest.
         callbacks: of the trainer.
+        save_steps: optimizer steps between checkpoints, a multiple of `LOGGING_STEPS`.
 
     Returns:
         The record. Everything but `attempt`, which has the times, is the same however often the cell was interrupted.
@@ -73,7 +75,7 @@ def run_cell(
         output_dir=str(folder),
         logging_steps=LOGGING_STEPS,
         save_strategy="steps",
-        save_steps=SAVE_STEPS,
+        save_steps=save_steps,
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,

@@ -33,6 +33,7 @@ def uninterrupted(tmp_path_factory):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("death", "last"), [("training", 6), ("saving", 3)])
 def test_a_killed_run_resumes_to_the_same_weights(uninterrupted, tmp_path, death, last):
     done = subprocess.run([sys.executable, str(WORKER), str(tmp_path), death], capture_output=True, check=False)

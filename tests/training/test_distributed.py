@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_worker import SETTINGS, run
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 
 
@@ -34,11 +36,9 @@ def torchrun(*words, cwd=None):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    alone = subprocess.run([sys.executable, str(WORKER), str(folder / "1.pt")], capture_output=True, check=False)
-    assert alone.returncode == 0, alone.stderr.decode()[-3000:]
     two = torchrun(str(WORKER), str(folder / "2.pt"))
     assert two.returncode == 0, two.stderr[-3000:]
-    return torch.load(folder / "1.pt"), torch.load(folder / "2.pt")
+    return {name: run(**setting) for name, setting in SETTINGS.items()}, torch.load(folder / "2.pt")
 
 
 @pytest.mark.parametrize("setting", ["full", "lora", "checkpointing", "no_pairs_on_one"])
