@@ -18,14 +18,13 @@ from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_record, write_json
-from stepjepa.visualization.attention import attention_maps
-from stepjepa.visualization.comparison import forest
+from stepjepa.visualization.attention import attention_maps, leakage_map
+from stepjepa.visualization.comparison import forest, price_bars
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
-from stepjepa.visualization.leakage import leakage_map
 from stepjepa.visualization.masks import mask_panels, mask_record
-from stepjepa.visualization.plots import loss_curves, price_bars
 from stepjepa.visualization.style import save_figure
+from stepjepa.visualization.training import loss_curves
 
 HERE = Path(__file__).parent
 

@@ -9,7 +9,7 @@ import pytest
 
 from stepjepa.records import UserError
 from stepjepa.visualization.masks import mask_record
-from stepjepa.visualization.plots import loss_curves
+from stepjepa.visualization.training import loss_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"

@@ -141,7 +141,7 @@ def _maps(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse
 
 
 def _audit(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse.Namespace) -> int:
-    from stepjepa.visualization.leakage import leakage_map
+    from stepjepa.visualization.attention import leakage_map
 
     figures = {"leakage": leakage_map(record, size=options.size)}
     _write("leakage", {**about, **record}, figures, options.output)

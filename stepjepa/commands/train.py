@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
 
     from stepjepa.training.run import run_training
     from stepjepa.training.run_summary import run_title, summary_table
-    from stepjepa.visualization.plots import loss_curves
+    from stepjepa.visualization.training import loss_curves
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
     if debug:

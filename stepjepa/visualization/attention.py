@@ -1,4 +1,7 @@
-"""Records of `attention.py` → figures. Forbidden cells are hatched, never a colour of the map."""
+"""Records of `stepjepa attention` → figures: attention maps, the flow between parts, the leakage audit.
+
+Forbidden cells are hatched, never a colour of the map.
+"""
 
 from __future__ import annotations
 
@@ -57,12 +60,8 @@ def attention_maps(record: Mapping[str, Any]) -> Figure:
     margin = 4.3 * small() + 14 if words != "legend" else 5 * small()
     height = rows * (side + 2.4 * small()) + margin + 2.5 * small()
     figure = new_figure(height / text_width())
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(panels.flat):
-        if number >= len(maps):
-            axes.set_visible(False)
-            continue
-        entry = maps[number]
+    panels = _panels(figure, rows, columns, len(maps))
+    for number, (axes, entry) in enumerate(zip(panels, maps, strict=False)):
         see = _booleans(record["masks"][entry["mask"]]["rows"])
         pixels = _pixels(edges, side)
         weights = np.ma.masked_array(entry["weights"], ~see)[np.ix_(pixels, pixels)]
@@ -107,17 +106,13 @@ def segment_flow(record: Mapping[str, Any]) -> Figure:
     columns = max(1, min(len(maps), int((text_width() - 5 * small()) / (2.1 * small() * count + 15))))
     rows = -(-len(maps) // columns)
     figure = new_figure((rows * (1.7 * count + 2.4) + 10) * small() / text_width())
-    panels = figure.subplots(rows, columns, squeeze=False)
+    panels = _panels(figure, rows, columns, len(maps))
     member = np.repeat(np.arange(count), [part["end"] - part["start"] for part in parts])
-    for number, axes in enumerate(panels.flat):
-        if number >= len(maps):
-            axes.set_visible(False)
-            continue
-        entry = maps[number]
+    for number, (axes, entry) in enumerate(zip(panels, maps, strict=False)):
         see = np.zeros((count, count), dtype=bool)
         query, key = np.nonzero(_booleans(record["masks"][entry["mask"]]["rows"]))
         see[member[query], member[key]] = True
-        number_map(axes, np.array(entry["flow"]), see, WEIGHTS, lambda share: f"{100 * share:.0f}")
+        _number_map(axes, np.array(entry["flow"]), see, WEIGHTS, lambda share: f"{100 * share:.0f}")
         _hatch(axes, (-0.5, -0.5), count, count)
         axes.set_title(_title(entry))
         axes.set_xticks(range(count), names if number + columns >= len(maps) else [], rotation=90)
@@ -128,7 +123,63 @@ def segment_flow(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@styled
+def leakage_map(record: Mapping[str, Any]) -> Figure:
+    """How far each view moves (relative L2, the most over the examples) when each part of the text is changed.
+
+    An exact 0 is grey. A red frame marks what should not be; a dashed one what leaks by design (isolation none).
+
+    Args:
+        record: from `leakage_audit`.
+    """
+    segments, views = record["segments"], record["views"]
+    figure = new_figure((len(segments) * 2.1 + 9) * small() / text_width())
+    axes = figure.subplots()
+    values = np.full((len(segments), len(views)), np.nan)
+    for cell in record["cells"]:
+        values[segments.index(cell["segment"]), views.index(cell["view"])] = cell["relative_max"]
+    image = _number_map(axes, values, values > 0, PowerNorm(0.5, 0, max(np.nanmax(values), 1e-30)), _relative)
+    for row, column in np.argwhere(values == 0):
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=FORBIDDEN, linewidth=0))
+        axes.text(column, row, "0", ha="center", va="center", fontsize=small(), color=GREY)
+    axes.hlines(np.arange(len(segments) - 1) + 0.5, -0.5, len(views) - 0.5, color="white", linewidth=1)
+    axes.vlines(np.arange(len(views) - 1) + 0.5, -0.5, len(segments) - 0.5, color="white", linewidth=1)
+    frames = {}
+    for cell in record["cells"]:
+        if not cell["ok"] or cell["expected"] == "leaks":
+            corner = views.index(cell["view"]) - 0.44, segments.index(cell["segment"]) - 0.44
+            what, line = ("leaks by design", "--") if cell["ok"] else ("must not be", "-")
+            frame = Rectangle(corner, 0.88, 0.88, fill=False, edgecolor=VERMILION, linewidth=1.5, linestyle=line)
+            frames[what] = axes.add_patch(frame)
+    contexts = sum(view.startswith("context") for view in views)
+    axes.axvline(contexts - 0.5, color="black", linewidth=1)
+    axes.set_xticks(range(len(views)), [view.partition(" ")[2] for view in views])
+    axes.set_yticks(range(len(segments)), segments)
+    below: dict[str, Any] = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
+    for text, middle in (("context view after", contexts / 2), ("target view of", (contexts + len(views)) / 2)):
+        axes.annotate(text, (middle - 0.5, 0), (0, -2.2 * small()), ha="center", annotation_clip=False, **below)
+    axes.set_ylabel("changed")
+    layout, many = record["layout"], record["examples"]
+    faults = "" if record["passed"] else f": {len(record['faults'])} FAULTS"
+    axes.set_title(
+        f"how far views move, isolation {layout['isolation']}, {many} example{'' if many == 1 else 's'}{faults}",
+        color="black" if record["passed"] else VERMILION,
+    )
+    figure.colorbar(image, ax=axes, label="relative change", pad=0.02)
+    if frames:
+        figure.legend(frames.values(), frames.keys(), loc="outside lower center", ncols=2)
+    return figure
+
+
 # ---- parts of the figures ------------------------------------------------------------------------------------
+
+
+def _panels(figure: Figure, rows: int, columns: int, count: int) -> np.ndarray:
+    """Axes row by row, of which the first `count` are seen."""
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return panels
 
 
 def _side(columns: int) -> float:
@@ -213,10 +264,8 @@ def _strips(axes: Axes, parts: Sequence[Mapping[str, Any]], edges: np.ndarray, s
     for part in parts:
         start, size = edges[part["start"]], edges[part["end"]] - edges[part["start"]]
         style: dict[str, Any] = {"color": _colour(part), "linewidth": 0, "clip_on": False}
-        across = Rectangle((-away - thick, start), thick, size, **style)
-        along = Rectangle((start, 1 + away), size, thick, **style)
-        axes.add_patch(across)
-        axes.add_patch(along)
+        axes.add_patch(Rectangle((-away - thick, start), thick, size, **style))
+        axes.add_patch(Rectangle((start, 1 + away), size, thick, **style))
     axes.set(xlim=(0, 1), ylim=(1, 0))
 
 
@@ -252,7 +301,7 @@ def _part_labels(
             axes.annotate(part["name"], (middle, 1 + near), (place, 1 + far), rotation=90, **along)
 
 
-def number_map(axes: Axes, values: np.ndarray, shown: np.ndarray, norm: PowerNorm, text: Any) -> Any:
+def _number_map(axes: Axes, values: np.ndarray, shown: np.ndarray, norm: PowerNorm, text: Any) -> Any:
     """A heat map with a number in every cell that is shown; the others stay as the background is."""
     image = axes.imshow(np.ma.masked_array(values, ~shown), norm=norm, cmap=CONTINUOUS, aspect="auto")
     axes.tick_params(length=0)
@@ -262,3 +311,7 @@ def number_map(axes: Axes, values: np.ndarray, shown: np.ndarray, norm: PowerNor
         colour = "black" if norm(value) > 0.55 else "white"
         axes.text(column, row, text(value), ha="center", va="center", fontsize=small(), color=colour)
     return image
+
+
+def _relative(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"

@@ -1,4 +1,4 @@
-"""The record of `stepjepa compare` → a forest plot: accuracies on the left, paired differences on the right."""
+"""Arms against a baseline: the record of `stepjepa compare` → a forest plot, those of `stepjepa bench` → bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stepjepa.evaluation.statistics import ALPHA
-from stepjepa.visualization.style import BLUE, GREY, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import BLUE, GREY, ORANGE, VERMILION, new_figure, small, styled
 
 ROW, MARGINS = 3.1, 7.8  # heights in lines of type: of an arm, and of axis and legend together
 UNSEEN, SHADE = "#E4E4E4", "#444444"
@@ -53,6 +53,41 @@ def forest(record: Mapping[str, Any]) -> Figure:
         axes.set_axisbelow(True)
     figure.set_layout_engine("constrained", wspace=0.06)
     figure.legend(handles=_legend(arms), loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.6)
+    return figure
+
+
+@styled
+def price_bars(*results: Mapping[str, Any]) -> Figure:
+    """Time and peak memory of each arm of `stepjepa bench`, as multiples of plain fine-tuning.
+
+    Args:
+        results: as `stepjepa bench --json` writes them; each gets a row with a panel for time and one for memory.
+    """
+    arms = list(results[0]["arms"])
+    colours = [GREY if arm.startswith("plain") else ORANGE if arm.startswith("single") else BLUE for arm in arms]
+    rows = range(len(arms))
+    figure = new_figure(height=len(results) * (0.032 * len(arms) + 0.09))
+    grid = figure.subplots(len(results), 2, sharey=True, squeeze=False)
+    for panels, result in zip(grid, results, strict=True):
+        size = f"{result['model']['vocabulary_rows']:,} rows of vocabulary"
+        ratios = [result["arms"][arm]["ratio_to_plain"] for arm in arms]
+        medians = [ratio["median"] for ratio in ratios]
+        spans = [[r["median"] - r["q1"] for r in ratios], [r["q3"] - r["median"] for r in ratios]]
+        growth = [result["arms"][arm]["memory"]["growth_bytes"] for arm in arms]
+        memory = [value / growth[arms.index("plain")] for value in growth]
+        for axes, values, title, errors in (
+            (panels[0], medians, f"time, {size}", spans),
+            (panels[1], memory, f"peak memory, {size}", None),
+        ):
+            axes.barh(rows, values, color=colours, xerr=errors, error_kw={"linewidth": 1})
+            for row, value in enumerate(values):
+                inside = {"va": "center", "color": "white", "fontweight": "bold", "fontsize": small()}
+                axes.annotate(f"{value:.2f}", (0, row), (3, 0), textcoords="offset points", **inside)
+            axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+            axes.set_title(title)
+            axes.set_xlabel("× plain fine-tuning")
+    grid[0, 0].set_yticks(rows, [arm.replace("_", " ") for arm in arms])
+    grid[0, 0].invert_yaxis()
     return figure
 
 

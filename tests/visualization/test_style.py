@@ -19,11 +19,11 @@ from stepjepa.data.sources import make_example, read_examples
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError
 from stepjepa.visualization import style
-from stepjepa.visualization.attention import attention_maps, segment_flow
-from stepjepa.visualization.leakage import leakage_map
+from stepjepa.visualization.attention import attention_maps, leakage_map, segment_flow
+from stepjepa.visualization.comparison import price_bars
 from stepjepa.visualization.masks import mask_panels
-from stepjepa.visualization.plots import loss_curves, price_bars
 from stepjepa.visualization.style import new_figure, save_figure, styled
+from stepjepa.visualization.training import loss_curves
 
 DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
 WIDTHS = {"notebook": 9.0, "paper": 5.5}

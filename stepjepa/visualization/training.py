@@ -1,7 +1,4 @@
-"""Records and arrays → matplotlib figures. Nothing here trains or reads global state.
-
-Every function takes `size="notebook"` or `"paper"` as well; colours, type and widths are those of `style.py`.
-"""
+"""Curves of a training run: drawn from the log, and growing in a notebook while a model trains."""
 
 from __future__ import annotations
 
@@ -10,43 +7,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, small, styled
-
-
-@styled
-def price_bars(*results: Mapping[str, Any]) -> Figure:
-    """Time and peak memory of each arm of `stepjepa bench`, as multiples of plain fine-tuning.
-
-    Args:
-        results: as `stepjepa bench --json` writes them; each gets a row with a panel for time and one for memory.
-    """
-    arms = list(results[0]["arms"])
-    colours = [GREY if arm.startswith("plain") else ORANGE if arm.startswith("single") else BLUE for arm in arms]
-    rows = range(len(arms))
-    figure = new_figure(height=len(results) * (0.032 * len(arms) + 0.09))
-    grid = figure.subplots(len(results), 2, sharey=True, squeeze=False)
-    for panels, result in zip(grid, results, strict=True):
-        size = f"{result['model']['vocabulary_rows']:,} rows of vocabulary"
-        ratios = [result["arms"][arm]["ratio_to_plain"] for arm in arms]
-        medians = [ratio["median"] for ratio in ratios]
-        spans = [[r["median"] - r["q1"] for r in ratios], [r["q3"] - r["median"] for r in ratios]]
-        growth = [result["arms"][arm]["memory"]["growth_bytes"] for arm in arms]
-        memory = [value / growth[arms.index("plain")] for value in growth]
-        for axes, values, title, errors in (
-            (panels[0], medians, f"time, {size}", spans),
-            (panels[1], memory, f"peak memory, {size}", None),
-        ):
-            axes.barh(rows, values, color=colours, xerr=errors, error_kw={"linewidth": 1})
-            for row, value in enumerate(values):
-                inside = {"va": "center", "color": "white", "fontweight": "bold", "fontsize": small()}
-                axes.annotate(f"{value:.2f}", (0, row), (3, 0), textcoords="offset points", **inside)
-            axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
-            axes.set_title(title)
-            axes.set_xlabel("× plain fine-tuning")
-    grid[0, 0].set_yticks(rows, [arm.replace("_", " ") for arm in arms])
-    grid[0, 0].invert_yaxis()
-    return figure
+from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled
 
 
 @styled
@@ -97,3 +61,34 @@ def _finish(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
+
+
+class LiveCurves(TrainerCallback):
+    """Draws `loss_curves` of the trainer's log again at every log and evaluation, in one place."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw what has been logged so far."""
+        from IPython.display import display  # here, since a run outside notebooks draws its curves without IPython
+
+        if not state.is_world_process_zero:
+            return
+        title = f"optimizer step {state.global_step} of {state.max_steps}"
+        figure = loss_curves(state.log_history, title=title)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+
+
+def watch(trainer: Any) -> LiveCurves:
+    """Show the trainer's losses as growing curves instead of a progress bar and printed logs."""
+    from transformers.utils.notebook import NotebookProgressCallback  # here, since it needs IPython
+
+    for callback in (ProgressCallback, NotebookProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    curves = LiveCurves()
+    trainer.add_callback(curves)
+    return curves
