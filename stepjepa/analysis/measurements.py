@@ -1,37 +1,26 @@
 """All figures about one set of embeddings, each with a 95% interval over problems and its chance level.
 
 Means over pairs or chains are resampled by problem; statistics of the set as a whole, which copies of a row would
-distort, leave blocks of problems out instead (`bootstrap.py`). What the figures mean stands with the functions that
-compute them: `metrics.py`, `retrieval.py`, `coherence.py`, `probes.py`.
+distort, leave blocks of problems out instead (`intervals.py`). What the figures mean stands with the functions that
+compute them: those of `METRICS` in `jepa/metrics.py`, and in `similarity.py` and `probes.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stepjepa.analysis.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife
-from stepjepa.analysis.coherence import coherence
 from stepjepa.analysis.embeddings import Embeddings
+from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_bootstrap, cluster_jackknife
 from stepjepa.analysis.probes import linear_probe, order_probe, value_probe
 from stepjepa.analysis.projections import VIEWS, ViewRows, view_rows
-from stepjepa.jepa.metrics import (
-    alignment,
-    centered_margin,
-    dimension_spread,
-    effective_rank,
-    mean_direction_energy,
-    spread,
-    uniformity,
-    unit_rows,
-)
-from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, retrieval_ranks
+from stepjepa.analysis.similarity import coherence
+from stepjepa.jepa.metrics import Metric, metrics_of, retrieval_ranks
 from stepjepa.records import UserError
 
 DRAWS, BLOCKS, FOLDS = 1000, 20, 5
@@ -39,36 +28,15 @@ LEAST = 2 * FOLDS
 """Problems that figures with intervals and cross-validated probes need at least."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """An estimate, its 95% interval over problems (None where there is none), and what chance or a control gives."""
+class Ranks(NamedTuple):
+    """Where the true target of each of R pairs stands among the targets; steps with the same text do not compete."""
 
-    estimate: float
-    low: float | None = None
-    high: float | None = None
-    chance: float | None = None
-    extra: dict[str, float] | None = None
-
-
-def _measured(interval: Interval, chance: float | None = None, **extra: float) -> Measure:
-    return Measure(interval.estimate, interval.low, interval.high, chance, extra or None)
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Scores of each of P pairs, whose means are figures and whose differences compare two models pair by pair."""
-
-    alignment: np.ndarray
-    margin: np.ndarray
-    all_ranks: Tensor
-    """`[P]`: rank of the true target among all targets; steps with the same text do not compete."""
-    all_sizes: Tensor
-    """`[P]`: how many competed."""
-    own_ranks: Tensor
-    """`[R]`: the same among the targets of the same problem, for the `own_rows` where there is another one."""
-    own_sizes: Tensor
-    own_rows: np.ndarray
+    ranks: Tensor
     """`[R]`"""
+    sizes: Tensor
+    """`[R]`: how many competed."""
+    rows: np.ndarray
+    """`[R]`: which pairs."""
 
 
 def target_texts(embeddings: Embeddings) -> list[str]:
@@ -79,26 +47,26 @@ def target_texts(embeddings: Embeddings) -> list[str]:
     ]
 
 
-def pair_scores(embeddings: Embeddings) -> PairScores:
-    """Scores of all pairs of a set."""
-    context, target = torch.from_numpy(embeddings.context), torch.from_numpy(embeddings.target)
+def pair_views(embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+    """Context and target views of the pairs, `[P, D]` each."""
+    return torch.from_numpy(embeddings.context), torch.from_numpy(embeddings.target)
+
+
+def true_ranks(embeddings: Embeddings) -> dict[str, Ranks]:
+    """Ranks of the true targets among "all" targets, and among those of their "own" problem, of pairs with rivals."""
+    context, target = pair_views(embeddings)
     example = torch.from_numpy(embeddings.pair_example)
     text = torch.from_numpy(np.unique(target_texts(embeddings), return_inverse=True)[1])
-    own = torch.arange(len(context))
+    true = torch.arange(len(context))
     allowed = text[:, None] != text[None]
-    allowed[own, own] = True
+    allowed[true, true] = True
     same = allowed & (example[:, None] == example[None])
     sizes = same.sum(dim=1)
     rows = (sizes > 1).nonzero().squeeze(1)
-    return PairScores(
-        alignment=alignment(context, target).numpy(),
-        margin=centered_margin(context, target).numpy(),
-        all_ranks=retrieval_ranks(context, target, own, allowed),
-        all_sizes=allowed.sum(dim=1),
-        own_ranks=retrieval_ranks(context[rows], target, rows, same[rows]),
-        own_sizes=sizes[rows],
-        own_rows=rows.numpy(),
-    )
+    return {
+        "all": Ranks(retrieval_ranks(context, target, true, allowed), allowed.sum(dim=1), true.numpy()),
+        "own": Ranks(retrieval_ranks(context[rows], target, rows, same[rows]), sizes[rows], rows.numpy()),
+    }
 
 
 def measure(
@@ -134,46 +102,38 @@ def measure(
 Named = Iterator[tuple[str, Measure]]
 
 
+def _figure(
+    metric: Metric, rows: Sequence[Tensor], groups: np.ndarray, seed: int, sizes: Tensor | None = None
+) -> Measure:
+    """A metric of rows, which belong to the problems `groups`, with its interval and chance."""
+    if metric.per_row:
+        interval = bootstrap_mean(metric.function(*rows).numpy(), groups, DRAWS, seed)
+    else:
+
+        def of_rows(at: np.ndarray) -> float:
+            return metric.value(*(part[torch.from_numpy(at)] for part in rows))
+
+        interval = cluster_jackknife(of_rows, groups, BLOCKS, seed)
+    extra = {} if metric.most is None else {"most": metric.most(*rows)}
+    return interval.beside(metric.by_chance(sizes), **extra)
+
+
 def _pairs(embeddings: Embeddings, seed: int) -> Named:
-    scores, groups = pair_scores(embeddings), embeddings.pair_example
-
-    def mean(values: Any, rows: Any = slice(None)) -> Interval:
-        return bootstrap_mean(values, groups[rows], DRAWS, seed)
-
-    yield "alignment", _measured(mean(scores.alignment))
-    yield "centered_margin", _measured(mean(scores.margin), chance=0.0)
-    for where, ranks, sizes, rows in (
-        ("all", scores.all_ranks, scores.all_sizes, slice(None)),
-        ("own", scores.own_ranks, scores.own_sizes, scores.own_rows),
-    ):
-        if len(np.unique(groups[rows])) < 2:
+    for name, metric in metrics_of("pairs", "inspect").items():
+        yield name, _figure(metric, pair_views(embeddings), embeddings.pair_example, seed)
+    for where, (ranks, sizes, rows) in true_ranks(embeddings).items():
+        groups = embeddings.pair_example[rows]
+        if len(np.unique(groups)) < 2:
             continue  # one pair a problem: nothing competes with it there
-        yield f"recall_{where}", _measured(mean((ranks == 1).numpy(), rows), float(chance_recall(sizes)))
-        yield (
-            f"reciprocal_rank_{where}",
-            _measured(mean(ranks.double().reciprocal().numpy(), rows), float(chance_reciprocal_rank(sizes))),
-        )
+        for name, metric in metrics_of("ranks", "inspect").items():
+            yield f"{name}_{where}", _figure(metric, [ranks], groups, seed, sizes)
 
 
 def _views(embeddings: Embeddings, seed: int) -> Named:
     for view in VIEWS:
         rows = view_rows(embeddings, view)
-
-        def whole(statistic: Callable[[Tensor], Tensor], rows: ViewRows = rows) -> Interval:
-            return cluster_jackknife(
-                lambda at: float(statistic(rows.vectors[torch.from_numpy(at)])), rows.example, BLOCKS, seed
-            )
-
-        yield f"effective_rank_{view}", _measured(whole(effective_rank), most=float(min(rows.vectors.shape)))
-        yield f"mean_energy_{view}", _measured(whole(mean_direction_energy))
-        yield f"spread_{view}", _measured(whole(spread))
-        yield f"uniformity_{view}", _measured(whole(uniformity))
-        yield f"dimension_spread_{view}", _measured(whole(_even_dimensions))
-
-
-def _even_dimensions(x: Tensor) -> Tensor:
-    """Mean standard deviation of the dimensions of the unit rows, times √D: 1 for directions spread evenly."""
-    return dimension_spread(unit_rows(x)).mean() * x.shape[1] ** 0.5
+        for name, metric in metrics_of("view", "inspect").items():
+            yield f"{name}_{view}", _figure(metric, [rows.vectors], rows.example, seed)
 
 
 def _coherence(embeddings: Embeddings, seed: int) -> Named:
@@ -187,7 +147,7 @@ def _coherence(embeddings: Embeddings, seed: int) -> Named:
         for name, values in (("consecutive", consecutive), ("distant", distant), ("across", across)):
             known = np.isfinite(values)
             if known.sum() > 1:
-                yield f"{name}_{view}", _measured(bootstrap_mean(values[known], example[known], DRAWS, seed))
+                yield f"{name}_{view}", bootstrap_mean(values[known], example[known], DRAWS, seed)
         excess, correct = consecutive - distant, embeddings.correct[example]
         lengths = np.array([len(embeddings.steps[i]) for i in example])
         for name, values in (("coherence", excess), ("consecutive", consecutive)):
@@ -248,11 +208,8 @@ def _order(embeddings: Embeddings, seed: int) -> Named:
         probe = order_probe(rows.vectors[at], rows.example[kept].tolist(), rows.step[kept].tolist(), FOLDS, seed=seed)
         yield (
             f"order_{name}",
-            _measured(
-                bootstrap_mean(probe.scores, probe.example, DRAWS, seed),
-                chance=0.5,
-                null_high=float(np.quantile(probe.null, 0.975)),
-                p_value=probe.p_value,
+            bootstrap_mean(probe.scores, probe.example, DRAWS, seed).beside(
+                chance=0.5, null_high=float(np.quantile(probe.null, 0.975)), p_value=probe.p_value
             ),
         )
 
@@ -283,12 +240,8 @@ def _operation(embeddings: Embeddings, seed: int) -> Named:
         )
         yield (
             f"operation_{view}",
-            _measured(
-                bootstrap_mean(probe.correct, groups, DRAWS, seed),
-                chance=probe.chance,
-                control=probe.control,
-                lookup=probe.lookup,
-                seen=probe.seen,
+            bootstrap_mean(probe.correct, groups, DRAWS, seed).beside(
+                chance=probe.chance, control=probe.control, lookup=probe.lookup, seen=probe.seen
             ),
         )
 
@@ -319,11 +272,7 @@ def _value(embeddings: Embeddings, seed: int) -> Named:
 
         yield (
             f"value_{view}",
-            _measured(
-                cluster_bootstrap(r2, groups, DRAWS, seed),
-                chance=0.0,
-                control=probe.control_r2,
-                spearman=probe.spearman,
-                control_spearman=probe.control_spearman,
+            cluster_bootstrap(r2, groups, DRAWS, seed).beside(
+                chance=0.0, control=probe.control_r2, spearman=probe.spearman, control_spearman=probe.control_spearman
             ),
         )

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from stepjepa.analysis.bootstrap import bootstrap_mean, cluster_jackknife
 from stepjepa.analysis.embeddings import Embeddings
-from stepjepa.analysis.measurements import BLOCKS, DRAWS, Measure, measure, pair_scores
+from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_jackknife
+from stepjepa.analysis.measurements import BLOCKS, DRAWS, measure, pair_views, true_ranks
 from stepjepa.analysis.projections import VIEWS, view_rows
-from stepjepa.jepa.metrics import linear_cka
+from stepjepa.analysis.similarity import linear_cka
+from stepjepa.jepa.metrics import NARROW, centered_margin, metrics_of, reciprocal_rank
 from stepjepa.records import UserError
 
-NARROW = 0.9
 RULE = (
     "Rule: FOUND when the interval of MRR among all steps lies above chance and that of the centred margin above 0. "
     f"NARROW when at least {NARROW:.0%} of the energy of context or target views lies in their mean direction. "
@@ -95,7 +96,7 @@ def is_control(embeddings: Embeddings) -> bool:
 
 
 def _same_architecture(one: Embeddings, other: Embeddings) -> bool:
-    models = [each.info.get("model", {}) for each in (one, other)]
+    models = [embeddings.info.get("model", {}) for embeddings in (one, other)]
     return all(models[0].get(name) == models[1].get(name) for name in ("architecture", "layers", "hidden_size"))
 
 
@@ -128,21 +129,24 @@ def check_same_steps(files: Mapping[str, Embeddings]) -> None:
 
 def against_control(embeddings: Embeddings, control: Embeddings, seed: int = 0) -> dict[str, Measure]:
     """Differences to the control over the same pairs: centred margin and reciprocal rank among all steps."""
-    own, other = pair_scores(embeddings), pair_scores(control)
-    differences = {
-        "centered_margin": own.margin - other.margin,
-        "reciprocal_rank_all": (1 / own.all_ranks.double() - 1 / other.all_ranks.double()).numpy(),
+    own, other = _found_by(embeddings), _found_by(control)
+    return {
+        name: bootstrap_mean((own[name] - other[name]).numpy(), embeddings.pair_example, DRAWS, seed).beside(chance=0.0)
+        for name in own
     }
-    found = {}
-    for name, values in differences.items():
-        interval = bootstrap_mean(values, embeddings.pair_example, DRAWS, seed)
-        found[name] = Measure(interval.estimate, interval.low, interval.high, chance=0.0)
-    return found
+
+
+def _found_by(embeddings: Embeddings) -> dict[str, torch.Tensor]:
+    """The figures of each pair, `[P]`, by which context views are finding to find their target views."""
+    return {
+        "centered_margin": centered_margin(*pair_views(embeddings)),
+        "reciprocal_rank_all": reciprocal_rank(true_ranks(embeddings)["all"].ranks),
+    }
 
 
 def similarity_of(one: Embeddings, other: Embeddings, seed: int = 0) -> dict[str, Measure]:
     """Linear CKA of each view of two models."""
-    found = {}
+    similar = {}
     for view in VIEWS:
         x, y = view_rows(one, view), view_rows(other, view)
 
@@ -150,9 +154,8 @@ def similarity_of(one: Embeddings, other: Embeddings, seed: int = 0) -> dict[str
             rows = torch.from_numpy(at)
             return float(linear_cka(x[rows], y[rows]))
 
-        interval = cluster_jackknife(cka, x.example, BLOCKS, seed)
-        found[view] = Measure(interval.estimate, interval.low, interval.high)
-    return found
+        similar[view] = cluster_jackknife(cka, x.example, BLOCKS, seed)
+    return similar
 
 
 def verdict(
@@ -162,21 +165,21 @@ def verdict(
     margin, rank = measures["centered_margin"], measures["reciprocal_rank_all"]
     energy = {view: measures[f"mean_energy_{view}"].estimate for view in ("context", "target")}
     beyond_chance = above(margin, 0) and above(rank, rank.chance or 0)
-    beyond_control = None if against is None else all(above(each, 0) for each in against.values())
+    beyond_control = None if against is None else all(above(figure, 0) for figure in against.values())
     narrow = max(energy.values()) >= NARROW
     if narrow:
         word = "narrow" if beyond_chance else "collapsed"
     else:
         word = "aligned" if beyond_chance and beyond_control is not False else "not aligned"
     if not beyond_chance:
-        said = "Context views do not find their target views beyond chance"
+        finding = "Context views do not find their target views beyond chance"
     elif beyond_control is None:
-        said = "Context views find their target views beyond chance (no random-weights control to compare with)"
+        finding = "Context views find their target views beyond chance (no random-weights control to compare with)"
     elif beyond_control:
-        said = "Context views find their target views beyond chance and beyond random weights"
+        finding = "Context views find their target views beyond chance and beyond random weights"
     else:
-        said = "Context views find their target views beyond chance, but not beyond random weights"
-    start = "the control, what random weights make of the text" if control else f"{word}. {said}"
+        finding = "Context views find their target views beyond chance, but not beyond random weights"
+    start = "the control, what random weights make of the text" if control else f"{word}. {finding}"
     shares = ", ".join(f"{view} {share:.0%}" for view, share in energy.items())
     text = (
         f"{start}: MRR {rank.estimate:.3f} (chance {rank.chance or 0:.3f}), centred margin {margin.estimate:.3f}. "
@@ -208,3 +211,126 @@ def as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_json(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---- as text: one column a file, sections of figures, verdicts with their rule -------------------------------
+
+LABEL, COLUMN, WIDTH = 24, 24, 120
+PER_TABLE = (WIDTH - LABEL) // COLUMN
+
+Rows = dict[str, str]
+"""Label → name of a figure."""
+VIEW_TITLES = {"context": "context views", "target": "target views", "state": "step ends in context"}
+COHERENCE: Rows = {
+    "consecutive steps": "consecutive",
+    "non-consecutive steps": "distant",
+    "other problems' steps": "across",
+    "correct − wrong": "consecutive_correct_minus_wrong",
+    "… less non-consecutive": "coherence_correct_minus_wrong",
+}
+PROBED: Rows = {"context → next step": "context", "target view": "target", "step end in context": "state"}
+
+
+def sections() -> dict[str, Rows]:
+    """Title of each section of the report and its rows."""
+    pairs = {metric.label: name for name, metric in metrics_of("pairs", "inspect").items()}
+    for where, words in (("all", "all steps"), ("own", "same problem")):
+        pairs |= {f"{m.label}, {words}": f"{name}_{where}" for name, m in metrics_of("ranks", "inspect").items()}
+    views = {metric.label: name for name, metric in metrics_of("view", "inspect").items()}
+    coherence = "centred cosine with (correct − wrong: among solutions of equal length)"
+    return {
+        "view pairs: does the context view find its target view?": pairs,
+        **{title: _of_view(views, view) for view, title in VIEW_TITLES.items()},
+        f"coherence of {VIEW_TITLES['state']}: {coherence}": _of_view(COHERENCE, "state"),
+        f"coherence of {VIEW_TITLES['target']}: {coherence}": _of_view(COHERENCE, "target"),
+        "order of the steps: share of step pairs in the right order": {
+            "step ends in context": "order_state",
+            "… without last step": "order_state_without_last",
+            "target views": "order_target",
+        },
+        "operation of the step: accuracy of a linear probe": {k: f"operation_{view}" for k, view in PROBED.items()},
+        "running value after the step: R² of a linear probe": {k: f"value_{view}" for k, view in PROBED.items()},
+    }
+
+
+def _of_view(rows: Rows, view: str) -> Rows:
+    return {label: f"{name}_{view}" for label, name in rows.items()}
+
+
+_BELOW = {
+    "chance": "by chance",
+    "control": "control task",
+    "lookup": "by the wording alone",
+    "null_high": "shuffled, 97.5%",
+}
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The whole report, at most 120 characters wide; more than four files take several tables."""
+    files = report["files"]
+    lines: list[str] = [f"{report['data']}; 95% intervals over problems in brackets"]
+    for start in range(0, len(files), PER_TABLE):
+        lines += ["", *_table(files[start : start + PER_TABLE])]
+    if report["cka"]:
+        lines += ["", *_cka(report["cka"])]
+    lines.append("")
+    for file in files:
+        lines += textwrap.wrap(f"{file['label']}: {file['verdict']['text']}", WIDTH, subsequent_indent="  ")
+    return "\n".join([*lines, "", *textwrap.wrap(report["rule"], WIDTH)])
+
+
+def _table(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield " " * LABEL + "".join(f"{file['label'][: COLUMN - 1]:>{COLUMN}}" for file in files)
+    if any(file["control"] for file in files):
+        yield " " * LABEL + "".join(f"{'random weights' if file['control'] else '':>{COLUMN}}" for file in files)
+    measures = [file["measures"] for file in files]
+    for title, rows in sections().items():
+        known = [(label, name) for label, name in rows.items() if any(name in file for file in measures)]
+        if not known:
+            continue
+        yield title
+        for i, (label, name) in enumerate(known):
+            entries = [file.get(name) for file in measures]
+            yield _line(f"  {label}", [_interval(entry) for entry in entries])
+            following = _column(measures, known[i + 1][1], "chance") if i + 1 < len(known) else []
+            for key, text in _BELOW.items():
+                values = _column(measures, name, key)
+                same_below = key == "chance" and values == following  # one line of chance serves both figures
+                if set(values) - {0.0, None} and not same_below:
+                    yield _line(f"    {text}", [_number(value) for value in values])
+
+
+def _column(measures: Sequence[Mapping[str, Any]], name: str, key: str) -> list[float | None]:
+    """The chance level, or another figure beside the estimate, of every file."""
+    entries = [file.get(name, {}) for file in measures]
+    return [entry.get("chance") if key == "chance" else (entry.get("extra") or {}).get(key) for entry in entries]
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    return f"{label:{LABEL}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
+
+
+def _interval(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["estimate"] is None:
+        return "–"
+    places = _places(entry["estimate"])
+    if entry["low"] is None:
+        return f"{entry['estimate']:.{places}f}"
+    return f"{entry['estimate']:.{places}f} [{entry['low']:.{places}f}, {entry['high']:.{places}f}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.{_places(value)}f}"
+
+
+def _places(value: float) -> int:
+    return 3 if abs(value) < 1 else max(0, 2 - math.floor(math.log10(abs(value))))
+
+
+def _cka(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"{'linear CKA (1: same up to rotation)':48}" + "".join(
+        f"{name:>{COLUMN}}" for name in ("context views", "target views", "step ends in context")
+    )
+    for entry in entries:
+        pair = " – ".join(label[:22] for label in entry["files"])
+        yield f"  {pair:46}" + "".join(f"{_interval(entry[view]):>{COLUMN}}" for view in ("context", "target", "state"))

@@ -13,8 +13,7 @@ import numpy as np
 from stepjepa.analysis.embeddings import Embeddings, evenly_spaced, load
 from stepjepa.analysis.measurements import DRAWS
 from stepjepa.analysis.projections import map_record, similarity_record, spectrum_record
-from stepjepa.analysis.report import as_json, check_same_steps, inspect
-from stepjepa.analysis.report_table import report_text
+from stepjepa.analysis.report import as_json, check_same_steps, inspect, report_text
 from stepjepa.records import UserError, environment, write_json
 
 

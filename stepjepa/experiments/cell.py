@@ -20,14 +20,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.encode import encode_examples
-from stepjepa.analysis.measurements import PairScores, pair_scores
+from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
 from stepjepa.experiments.grid import SET_BY_RUNNER, Cell, CellOptions
 from stepjepa.experiments.store import FINISHED, KIND
-from stepjepa.jepa.metrics import centered_margin, effective_rank, mean_direction_energy, spread
-from stepjepa.jepa.retrieval import chance_recall, chance_reciprocal_rank, mean_reciprocal_rank, recall_at
+from stepjepa.jepa.metrics import metrics_of
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.run import TEST_SEED, load_run_model, plain_arguments
@@ -191,41 +190,35 @@ def measure_split(
 def representations(embeddings: Embeddings) -> dict[str, dict[str, float | None]]:
     """Are views aligned, or all alike? Of all `consecutive` pairs of a set, and of the `first` of each problem.
 
-    Each figure is as its function has it. `recall` and `reciprocal_rank` are retrieval of the true next step, among the
-    targets of all steps (`_all`) and among those of the same problem (`_own`), with the levels of chance; steps with
-    the same text do not compete, and the candidates of a first pair are all targets too. A diverged model, whose views
-    are not finite, has none of these figures.
+    The figures are those of `METRICS`. `_all` is retrieval of the true next step among the targets of all steps, `_own`
+    among those of the same problem, with the levels of chance; steps with the same text do not compete, and the
+    candidates of a first pair are all targets too. A diverged model, whose views are not finite, has none of these
+    figures.
     """
     first = embeddings.context_step == 0
     if not (np.isfinite(embeddings.context).all() and np.isfinite(embeddings.target).all()):
         return {"consecutive": {"pairs": len(first)}, "first": {"pairs": int(first.sum())}}
-    scores = pair_scores(embeddings)
+    ranks = true_ranks(embeddings)
     return {
-        "consecutive": _representations(embeddings, scores, np.ones_like(first)),
-        "first": _representations(embeddings, scores, first),
+        "consecutive": _representations(embeddings, ranks, np.ones_like(first)),
+        "first": _representations(embeddings, ranks, first),
     }
 
 
-def _representations(embeddings: Embeddings, scores: PairScores, chosen: np.ndarray) -> dict[str, float | None]:
+def _representations(embeddings: Embeddings, ranks: Mapping[str, Ranks], chosen: np.ndarray) -> dict[str, float | None]:
     """The figures of the chosen pairs, `chosen` `[P]` booleans."""
     figures: dict[str, Any] = {"pairs": chosen.sum()}
-    rows, own = torch.from_numpy(chosen), torch.from_numpy(chosen[scores.own_rows])
-    for where, ranks, sizes in (
-        ("all", scores.all_ranks[rows], scores.all_sizes[rows]),
-        ("own", scores.own_ranks[own], scores.own_sizes[own]),
-    ):
-        figures[f"recall_{where}"] = recall_at(ranks)
-        figures[f"recall_{where}_chance"] = chance_recall(sizes)
-        figures[f"reciprocal_rank_{where}"] = mean_reciprocal_rank(ranks)
-        figures[f"reciprocal_rank_{where}_chance"] = chance_reciprocal_rank(sizes)
-    views = {view: torch.from_numpy(getattr(embeddings, view)[chosen]) for view in ("context", "target")}
-    figures["cosine"] = np.mean(1 - scores.alignment[chosen] / 2)
-    figures["centered_margin"] = centered_margin(views["context"], views["target"]).mean()
-    for view, vectors in views.items():
-        figures[f"effective_rank_{view}"] = effective_rank(vectors)
-        figures[f"centered_rank_{view}"] = effective_rank(vectors, center=True)
-        figures[f"mean_energy_{view}"] = mean_direction_energy(vectors)
-        figures[f"spread_{view}"] = spread(vectors)
+    for where, among in ranks.items():
+        rows = torch.from_numpy(chosen[among.rows])
+        for name, metric in metrics_of("ranks", "ablate").items():
+            figures[f"{name}_{where}"] = metric.value(among.ranks[rows])
+            figures[f"{name}_{where}_chance"] = metric.by_chance(among.sizes[rows])
+    context, target = (view[torch.from_numpy(chosen)] for view in pair_views(embeddings))
+    for name, metric in metrics_of("pairs", "ablate").items():
+        figures[name] = metric.value(context, target)
+    for view, vectors in (("context", context), ("target", target)):
+        for name, metric in metrics_of("view", "ablate").items():
+            figures[f"{name}_{view}"] = metric.value(vectors)
     return {name: _number(value) for name, value in figures.items()}
 
 

@@ -21,6 +21,7 @@ from stepjepa.evaluation.compare import accuracy_interval, paired_difference
 from stepjepa.evaluation.compare_report import WIDTH
 from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
+from stepjepa.jepa.metrics import METRICS
 from stepjepa.records import UserError, environment, points, text_table
 
 DRAWS, SEED = 10_000, 0
@@ -189,20 +190,12 @@ def _warnings(
 
 # -------- as text --------
 
-COLUMNS = (
-    ("LM loss", "lm_loss", "{:.3f}"),
-    ("R@1 all", "first_recall_all", "{:.0%}"),
-    ("own", "first_recall_own", "{:.0%}"),
-    ("chance", "first_recall_own_chance", "{:.0%}"),
-    ("MRR all", "first_reciprocal_rank_all", "{:.2f}"),
-    ("margin", "first_centered_margin", "{:.2f}"),
-    ("rank tgt", "first_effective_rank_target", "{:.1f}"),
-    ("ctx", "first_effective_rank_context", "{:.1f}"),
-    ("energy tgt", "first_mean_energy_target", "{:.3f}"),
-    ("spread tgt", "first_spread_target", "{:.3f}"),
-    ("R@1 all'", "consecutive_recall_all", "{:.0%}"),
-    ("own'", "consecutive_recall_own", "{:.0%}"),
-)
+
+def report_columns() -> list[tuple[str, str, str]]:
+    """Heading, figure and format of the columns beside the accuracies: those of `METRICS`, of first pairs first."""
+    columns = [("LM loss", "lm_loss", ".3f")]
+    columns += [(head, name, metric.form) for metric in METRICS.values() for head, name in metric.columns.items()]
+    return sorted(columns, key=lambda column: column[1].startswith("consecutive"))
 
 
 def format_report(record: Mapping[str, Any]) -> str:
@@ -213,7 +206,7 @@ def format_report(record: Mapping[str, Any]) -> str:
         "",
         *text_table(
             [
-                ["arm", "seeds", "validation", "test (95%)", *(name for name, _, _ in COLUMNS)],
+                ["arm", "seeds", "validation", "test (95%)", *(head for head, _, _ in report_columns())],
                 *(_arm_row(name, arm) for name, arm in record["arms"].items()),
             ]
         ),
@@ -247,8 +240,8 @@ def format_report(record: Mapping[str, Any]) -> str:
 def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
     test, validation = arm["test"], arm["validation"]
     figures = [
-        "–" if validation.get(key, {}).get("mean") is None else form.format(validation[key]["mean"])
-        for _, key, form in COLUMNS
+        "–" if validation.get(key, {}).get("mean") is None else format(validation[key]["mean"], form)
+        for _, key, form in report_columns()
     ]
     accuracy = f"{100 * test['accuracy']:.1f} ({100 * test['low']:.1f}–{100 * test['high']:.1f})"
     return [name, str(len(arm["seeds"])), f"{100 * validation['accuracy']:.1f}", accuracy, *figures]

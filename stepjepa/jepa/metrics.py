@@ -1,17 +1,31 @@
-"""What a set of embeddings looks like: alignment of pairs, collapse, spectrum, similarity of two sets.
+"""What a set of embeddings looks like: retrieval, alignment of pairs, collapse, spectrum.
 
 A falling cosine loss says nothing by itself: it is lowest when every embedding is the same vector. Rank alone is
 no better as an alarm, so margin, spread and the energy of the mean direction stand beside it. Each function is as
 small as its formula. Those that are a mean over independent rows return the rows (`[P]`), which a bootstrap can
-resample; those that belong to the set as a whole return a scalar. `retrieval.py` ranks, `coherence.py` looks along
-a solution, `probes.py` asks what a linear reader finds.
+resample; those that belong to the set as a whole return a scalar. `METRICS`, at the end, is the one table of what is
+measured and shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+TIE = 1e-12
+"""Cosines closer than this are equal: identical candidates differ by rounding in a matrix product."""
+BLOCK = 1024
+"""Rows ranked at a time, which bounds the memory at `BLOCK` × C cosines."""
+NARROW = 0.9
+"""Energy in the mean direction from which views are called narrow."""
+
+# ---- training monitors, in float32 ---------------------------------------------------------------------------
 
 
 def retrieval_hits(context: Tensor, target: Tensor) -> Tensor:
@@ -36,6 +50,9 @@ def spread(embeddings: Tensor) -> Tensor:
     return (1 - unit.mean(dim=0).square().sum()) * count / (count - 1) if count > 1 else unit.new_tensor(torch.nan)
 
 
+# ---- geometry, in float64 -------------------------------------------------------------------------------------
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of `[P, D]` scaled to length 1, in float64; a zero row stays zero."""
     return F.normalize(x.double(), dim=-1)
@@ -54,6 +71,77 @@ def centered_unit_rows(x: Tensor) -> Tensor:
     return torch.where(norm > 4 * torch.finfo(x.dtype).eps * longest, centered / norm, 0.0)
 
 
+# ---- retrieval: where does the true next step stand when candidates are ranked by cosine? ---------------------
+
+
+def retrieval_ranks(context: Tensor, candidates: Tensor, true_index: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Rank of each context's true candidate by cosine similarity, `[P]`, 1 is best.
+
+    Asked among all steps of a set (which problem is this?) and, with `allowed`, among the steps of the same problem
+    (which step of it comes next?). Surface content alone, such as names and numbers, finds the problem without
+    knowing the step.
+
+    Ties count against the model: a candidate just as similar as the true one stands before it, so nothing is
+    retrieved from a collapsed set. Steps with the same text have the same target view up to rounding (`The answer is
+    …`): leave such twins out with `allowed`, or no model can reach rank 1 on them. A direction that all contexts
+    share draws them to the same few candidates; subtract each set's mean first to see the ranking without it.
+
+    Args:
+        context: `[P, D]`.
+        candidates: `[C, D]`; with `true_index = arange(P)` simply the P targets.
+        true_index: `[P]`, the row of `candidates` that is right.
+        allowed: `[P, C]` booleans, the candidates that compete; all of them if None.
+
+    Raises:
+        ValueError: a true candidate is not among the allowed ones, or shapes do not fit.
+    """
+    rows = torch.arange(len(context), device=context.device)
+    if true_index.shape != (len(context),):
+        raise ValueError(f"true_index has shape {tuple(true_index.shape)} for {len(context)} contexts.")
+    if allowed is not None:
+        if allowed.shape != (len(context), len(candidates)):
+            raise ValueError(f"allowed has shape {tuple(allowed.shape)}, not ({len(context)}, {len(candidates)}).")
+        if not bool(allowed[rows, true_index].all()):
+            raise ValueError("A true candidate is not among the allowed ones.")
+    a, b = unit_rows(context), unit_rows(candidates)
+    ranks = []
+    for block in rows.split(BLOCK):
+        similarity = a[block] @ b.T  # [BLOCK, C]
+        true = similarity.gather(1, true_index[block, None])
+        ahead = similarity >= true - TIE  # the true candidate itself included, which makes the best rank 1
+        if allowed is not None:
+            ahead &= allowed[block]
+        ranks.append(ahead.sum(dim=1))
+    return torch.cat(ranks) if ranks else rows
+
+
+def recall_at(ranks: Tensor, k: int = 1) -> Tensor:
+    """1 where a rank is k or better, else 0, `[P] → [P]`; the mean is R@k."""
+    return (ranks <= k).double()
+
+
+def reciprocal_rank(ranks: Tensor) -> Tensor:
+    """1/rank, `[P] → [P]` in (0, 1]; the mean is MRR."""
+    return ranks.double().reciprocal()
+
+
+def chance_recall(sizes: Tensor, k: int = 1) -> Tensor:
+    """Expected R@k of a random order, for `sizes` `[P]` competing candidates each: mean of min(k, n) / n."""
+    return (sizes.clamp(max=k) / sizes.double()).mean()
+
+
+def chance_reciprocal_rank(sizes: Tensor) -> Tensor:
+    """Expected MRR of a random order, for `sizes` `[P]` competing candidates each: mean of H(n) / n.
+
+    H(n) = 1 + 1/2 + … + 1/n, the harmonic number.
+    """
+    harmonic = torch.special.digamma(sizes.double() + 1) - torch.special.digamma(torch.ones((), dtype=torch.float64))
+    return (harmonic / sizes).mean()
+
+
+# ---- pairs and sets -------------------------------------------------------------------------------------------
+
+
 def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
     """‖x − y‖^alpha between the unit vectors of each pair, `[P, D], [P, D] → [P]`; its mean is the metric.
 
@@ -61,6 +149,12 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
     (arXiv 2005.10242), ℓ_align.
     """
     return (unit_rows(x) - unit_rows(y)).norm(dim=-1) ** alpha
+
+
+def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Mean cosine of the pairs, `[P, D], [P, D] → ` scalar."""
+    # numpy's mean, whose order of summation is that of the committed records
+    return torch.tensor(np.mean(1 - alignment(x, y).cpu().numpy() / 2))
 
 
 def uniformity(x: Tensor, t: float = 2) -> Tensor:
@@ -72,15 +166,9 @@ def uniformity(x: Tensor, t: float = 2) -> Tensor:
     unit = unit_rows(x)
     if len(unit) < 2:
         return unit.new_tensor(torch.nan)
-    return _off_diagonal(2 * t * (unit @ unit.T - 1)).logsumexp(dim=0) - _log_pairs(len(unit))
-
-
-def _off_diagonal(square: Tensor) -> Tensor:
-    return square[~torch.eye(len(square), dtype=torch.bool, device=square.device)]
-
-
-def _log_pairs(count: int) -> float:
-    return float(torch.tensor(count * (count - 1), dtype=torch.float64).log())
+    different = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    potential = (2 * t * (unit @ unit.T - 1))[different]  # −t ‖u − v‖² of unit rows
+    return potential.logsumexp(dim=0) - unit.new_tensor(len(potential)).log()
 
 
 def singular_values(x: Tensor, center: bool = False) -> Tensor:
@@ -112,6 +200,11 @@ def dimension_spread(x: Tensor) -> Tensor:
     return x.double().std(dim=0)
 
 
+def relative_dimension_spread(x: Tensor) -> Tensor:
+    """Mean `dimension_spread` of the unit rows times √D, a scalar: 1 for directions spread evenly."""
+    return dimension_spread(unit_rows(x)).mean() * x.shape[1] ** 0.5
+
+
 def mean_direction_energy(x: Tensor) -> Tensor:
     """‖mean of the unit rows‖² of `[P, D]`: the share of their energy that lies in the mean vector, a scalar.
 
@@ -137,33 +230,109 @@ def centered_margin(context: Tensor, target: Tensor) -> Tensor:
     return true - others
 
 
-def linear_cka(x: Tensor, y: Tensor, debiased: bool = True) -> Tensor:
-    """Linear centred kernel alignment of two embeddings of the same rows, `[P, D1], [P, D2] → ` scalar.
-
-    1 for sets equal up to rotation and scale. Kornblith et al. 2019 (arXiv 1905.00414). The plain estimate
-    (`debiased=False`) is far from 0 for unrelated sets unless P ≫ D: with independent Gaussian rows about
-    √(D1 D2 / ((P + D1) (P + D2))), so 0.67 for P = 1,000 and D = 2,048. The default replaces HSIC by its
-    unbiased estimate (Song et al. 2012, eq. 5; feature form in Kornblith's published code), which is 0 on
-    average there and may be slightly negative. Both take rows for independent; steps of one problem are not.
-    NaN for fewer than four rows or a set without variance.
-    """
-    if len(x) < 4:
-        return x.new_tensor(torch.nan, dtype=torch.float64)
-    x, y = x.double() - x.double().mean(dim=0), y.double() - y.double().mean(dim=0)
-    hsic = _unbiased_hsic if debiased else _dot
-    own = hsic(x, x) * hsic(y, y)
-    return hsic(x, y) / own.sqrt()
+# ---- the table -----------------------------------------------------------------------------------------------
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """‖xᵀy‖² = sum of the products of the two Gram matrices, by whichever of the two is smaller."""
-    if max(x.shape[1], y.shape[1]) <= len(x):
-        return (x.T @ y).square().sum()
-    return ((x @ x.T) * (y @ y.T)).sum()
+@dataclass(frozen=True)
+class Metric:
+    """A figure about embeddings: how it is computed and called, what chance gives, where it is shown."""
+
+    label: str
+    """In the tables of `stepjepa inspect`."""
+    of: Literal["ranks", "pairs", "view"]
+    """What `function` takes, and the figure's names in records: the ranks `[P]` of the true steps (`<name>_all` among
+    all steps, `<name>_own` in the same problem), both views of the pairs `[P, D]` (`<name>`), or the rows `[N, D]` of
+    one view (`<name>_context`, `<name>_target`, `<name>_state`)."""
+    function: Callable[..., Tensor]
+    per_row: bool = False
+    """Whether it gives a value for each row, `[P]`, whose mean is the figure; else one for the set, a scalar."""
+    chance: float | Callable[[Tensor], Tensor] | None = None
+    """What unrelated views reach; of ranks, a function of how many candidates compete, `[P]`."""
+    most: Callable[[Tensor], float] | None = None
+    """The largest value that the rows of a view could have."""
+    panel: str = ""
+    """Title of its panel in the figures of a grid; "" for none."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns in the report of a grid: heading → figure, whose name starts with the pairs it is of: `first_…`, of the
+    first pair of each problem, or `consecutive_…`, of all consecutive pairs."""
+    form: str = ".2f"
+    """How these columns write a number."""
+    commands: tuple[str, ...] = ("inspect", "ablate")
+    """Whose records hold it."""
+
+    def value(self, *rows: Tensor) -> float:
+        """The figure of a set, of the arguments that `of` names."""
+        return float(self.function(*rows).mean())
+
+    def by_chance(self, sizes: Tensor | None = None) -> float | None:
+        """The level of chance; of ranks, where so many candidates compete, `[P]`."""
+        level = self.chance(sizes) if callable(self.chance) else self.chance  # type: ignore[arg-type]
+        return None if level is None else float(level)
 
 
-def _unbiased_hsic(x: Tensor, y: Tensor) -> Tensor:
-    """Proportional to the unbiased HSIC of centred rows: the diagonals of the Gram matrices taken out."""
-    count = len(x)
-    a, b = x.square().sum(dim=1), y.square().sum(dim=1)
-    return _dot(x, y) - count / (count - 2) * (a @ b) + a.sum() * b.sum() / ((count - 1) * (count - 2))
+METRICS = {
+    "recall": Metric(
+        "R@1",
+        "ranks",
+        recall_at,
+        per_row=True,
+        chance=chance_recall,
+        columns={
+            "R@1 all": "first_recall_all",
+            "own": "first_recall_own",
+            "chance": "first_recall_own_chance",
+            "R@1 all'": "consecutive_recall_all",
+            "own'": "consecutive_recall_own",
+        },
+        form=".0%",
+    ),
+    "reciprocal_rank": Metric(
+        "MRR",
+        "ranks",
+        reciprocal_rank,
+        per_row=True,
+        chance=chance_reciprocal_rank,
+        panel="MRR",
+        columns={"MRR all": "first_reciprocal_rank_all"},
+    ),
+    "alignment": Metric("alignment (0: perfect)", "pairs", alignment, per_row=True, commands=("inspect",)),
+    "cosine": Metric("cosine", "pairs", mean_cosine, commands=("ablate",)),
+    "centered_margin": Metric(
+        "centred cosine margin",
+        "pairs",
+        centered_margin,
+        per_row=True,
+        chance=0.0,
+        panel="centred margin",
+        columns={"margin": "first_centered_margin"},
+    ),
+    "effective_rank": Metric(
+        "effective rank",
+        "view",
+        effective_rank,
+        most=lambda x: float(min(x.shape)),
+        panel="effective rank",
+        columns={"rank tgt": "first_effective_rank_target", "ctx": "first_effective_rank_context"},
+        form=".1f",
+    ),
+    "centered_rank": Metric(
+        "centred effective rank", "view", lambda x: effective_rank(x, center=True), commands=("ablate",)
+    ),
+    "mean_energy": Metric(
+        "mean-direction energy",
+        "view",
+        mean_direction_energy,
+        panel="energy in mean direction",
+        columns={"energy tgt": "first_mean_energy_target"},
+        form=".3f",
+    ),
+    "spread": Metric("spread", "view", spread, columns={"spread tgt": "first_spread_target"}, form=".3f"),
+    "dimension_spread": Metric("per-dimension spread", "view", relative_dimension_spread, commands=("inspect",)),
+    "uniformity": Metric("uniformity", "view", uniformity, commands=("inspect",)),
+}
+"""Name → metric, in the order of the tables. An entry here is all that it takes to measure and show a figure."""
+
+
+def metrics_of(of: str, command: str) -> dict[str, Metric]:
+    """The metrics of ranks, pairs or views that the records of a command hold."""
+    return {name: metric for name, metric in METRICS.items() if metric.of == of and command in metric.commands}

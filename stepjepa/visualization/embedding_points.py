@@ -2,7 +2,7 @@
 
 Neighbours and ranks are computed in all D dimensions, never in a map: a map puts points beside each other that are
 not alike. A view's *partner* is the other view of its pair (context view after step k, target view of step k + 1),
-and its rank is that of `retrieval.py`: 1 means that the step is retrieved.
+and its rank is that of `metrics.py`: 1 means that the step is retrieved.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import torch
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.measurements import target_texts
 from stepjepa.analysis.projections import VIEWS, view_rows
-from stepjepa.jepa.metrics import unit_rows
-from stepjepa.jepa.retrieval import retrieval_ranks
+from stepjepa.jepa.metrics import retrieval_ranks, unit_rows
 
 PARTNERS, OWN = "partner's view", "own view"
 NEAREST = (PARTNERS, OWN)

@@ -6,6 +6,7 @@ figure says above it which cells have no finished record, so that a gap is never
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from stepjepa.visualization.marks import (
     MARKERS,
-    PANELS,
     SHADE,
     Curve,
     Report,
@@ -33,6 +33,7 @@ from stepjepa.visualization.marks import (
     lambda_axis,
     mark,
     measured,
+    metric_panels,
     on_axis,
     reading_lines,
     representations_legend,
@@ -92,8 +93,13 @@ def lambda_representations(report: Report) -> Figure:
     places = on_axis(report, "lbd")
     recorded = sorted((arm for arm in places if arm in report["arms"]), key=places.__getitem__)
     own = [(places[arm], report["arms"][arm]["validation"]) for arm in recorded]
-    figure = new_figure(height=0.72)
-    for axes, (title, curves) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+    drawn = metric_panels()
+    rows = math.ceil(len(drawn) / 3)
+    figure = new_figure(height=0.36 * rows)
+    every = figure.subplots(rows, 3, squeeze=False).flat
+    for axes in every[len(drawn) :]:
+        axes.remove()
+    for axes, (title, curves) in zip(every, drawn.items(), strict=False):
         for name, colour in curves:
             known = [(place, found) for place, each in own if (found := measured(each, name))]
             axes.plot(*columns([(place, found["mean"]) for place, found in known]), color=colour, linewidth=1)
@@ -173,7 +179,7 @@ def arms_forest(report: Report) -> Figure:
         row = rows[arm]
         interval(panels[0], (row, row + 0.26), own["test"], "accuracy", BLUE, "o", across=True)
         for axes, title in zip(panels[2:], shown, strict=True):
-            _in_row(axes, row, own["validation"], PANELS[title])
+            _in_row(axes, row, own["validation"], metric_panels()[title])
     for each in report["comparisons"]:
         place = bases.index(each["baseline"])
         at = rows[each["arm"]] + 0.3 * (place - (len(bases) - 1) / 2)

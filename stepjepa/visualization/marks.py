@@ -14,24 +14,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from stepjepa.evaluation.statistics import ALPHA
+from stepjepa.jepa.metrics import METRICS, NARROW
 from stepjepa.visualization.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, small
 
 Report = Mapping[str, Any]
 Curve = tuple[str, str]
 """Name of a figure in the report, and its colour."""
 UNSEEN, SHADE, GRID = "#E4E4E4", "#444444", "#E6E6E6"
-NARROW = 0.9
-"""Energy in the mean direction from which `stepjepa inspect` calls views narrow."""
 PAIRS = {"first": (BLUE, "first pair of a problem"), "consecutive": (PURPLE, "all consecutive pairs")}
 VIEWS = {"context": (ORANGE, "context view"), "target": (GREEN, "target view")}
-PANELS: dict[str, list[Curve]] = {
-    "LM loss (nats)": [("lm_loss", SHADE)],
-    "MRR among all steps": [(f"{pairs}_reciprocal_rank_all", look[0]) for pairs, look in PAIRS.items()],
-    "MRR within the problem": [(f"{pairs}_reciprocal_rank_own", look[0]) for pairs, look in PAIRS.items()],
-    "centred margin": [(f"{pairs}_centered_margin", look[0]) for pairs, look in PAIRS.items()],
-    "effective rank": [(f"first_effective_rank_{view}", look[0]) for view, look in VIEWS.items()],
-    "energy in mean direction": [(f"first_mean_energy_{view}", look[0]) for view, look in VIEWS.items()],
-}
 SEED, MEAN = 0.6, 0.8
 """Sizes of dots, of the house's own."""
 MARKERS = "sD^"
@@ -39,6 +30,25 @@ MARKERS = "sD^"
 
 
 # ---- what is there -------------------------------------------------------------------------------------------
+
+
+def metric_panels() -> dict[str, list[Curve]]:
+    """Title of each panel about a model and the figures in it: the LM loss, and the metrics that have a panel.
+
+    Retrieval and pairs are shown of first and of all consecutive pairs, both views of first pairs only.
+    """
+    drawn: dict[str, list[Curve]] = {"LM loss (nats)": [("lm_loss", SHADE)]}
+    for name, metric in METRICS.items():
+        if not metric.panel:
+            continue
+        if metric.of == "view":
+            drawn[metric.panel] = [(f"first_{name}_{view}", colour) for view, (colour, _) in VIEWS.items()]
+            continue
+        places = {"_all": " among all steps", "_own": " within the problem"} if metric.of == "ranks" else {"": ""}
+        for where, words in places.items():
+            curves = [(f"{pairs}_{name}{where}", colour) for pairs, (colour, _) in PAIRS.items()]
+            drawn[metric.panel + words] = curves
+    return drawn
 
 
 def axis_values(arm: str) -> dict[str, str]:
@@ -115,9 +125,12 @@ def difference_axis(axes: Axes, direction: str, base: str) -> None:
 
 def reading_lines(line: Any, title: str) -> None:
     """What a figure is to be read against."""
-    if "margin" in title:
-        line(0, color="black", linewidth=0.8, zorder=1)
-    if "energy" in title:
+    levels = [
+        metric.chance for metric in METRICS.values() if metric.panel == title and isinstance(metric.chance, float)
+    ]
+    for level in levels:
+        line(level, color="black", linewidth=0.8, zorder=1)
+    if title == METRICS["mean_energy"].panel:
         line(NARROW, color=GREY, linestyle=":", linewidth=1, zorder=1)
 
 

@@ -9,8 +9,16 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stepjepa.analysis.crossfit import INNER_FOLDS, PENALTIES, cross_ridge, group_folds
-from stepjepa.analysis.probes import _order_share, linear_probe, order_probe, value_probe
+from stepjepa.analysis.probes import (
+    INNER_FOLDS,
+    PENALTIES,
+    _order_share,
+    cross_ridge,
+    group_folds,
+    linear_probe,
+    order_probe,
+    value_probe,
+)
 
 STEPS = 4
 GROUPS = np.repeat(np.arange(100), STEPS)

@@ -10,7 +10,8 @@ import torch
 from small_embeddings import make_embeddings
 
 from stepjepa.analysis.embeddings import save
-from stepjepa.analysis.measurements import Measure, correct_minus_wrong, measure, pair_scores, target_texts
+from stepjepa.analysis.intervals import Measure
+from stepjepa.analysis.measurements import correct_minus_wrong, measure, target_texts, true_ranks
 from stepjepa.analysis.report import (
     above,
     against_control,
@@ -18,10 +19,10 @@ from stepjepa.analysis.report import (
     check_same_steps,
     inspect,
     is_control,
+    report_text,
     similarity_of,
     verdict,
 )
-from stepjepa.analysis.report_table import report_text
 from stepjepa.commands.inspect import labels_of, main
 from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
 from stepjepa.records import UserError
@@ -91,9 +92,9 @@ def test_steps_of_the_same_text_do_not_compete():
     closing = twins.target_step == np.array([len(steps[e]) - 1 for e in twins.pair_example])
     target = np.where(closing[:, None], np.float32(1), twins.target)
     twins = dataclasses.replace(twins, target=target, context=target.copy())
-    scores = pair_scores(twins)
-    assert (scores.all_ranks == 1).all()
-    assert set(scores.all_sizes[torch.from_numpy(closing)].tolist()) == {len(target) - int(closing.sum()) + 1}
+    true = true_ranks(twins)["all"]
+    assert (true.ranks == 1).all()
+    assert set(true.sizes[torch.from_numpy(closing)].tolist()) == {len(target) - int(closing.sum()) + 1}
     assert target_texts(twins)[0] == steps[0][1]
 
 

@@ -11,27 +11,24 @@ import pytest
 import torch
 from scipy.special import ive
 
-from stepjepa.analysis.coherence import coherence
+from stepjepa.analysis.similarity import coherence, linear_cka
 from stepjepa.jepa.metrics import (
     alignment,
     centered_margin,
     centered_unit_rows,
+    chance_recall,
+    chance_reciprocal_rank,
     dimension_spread,
     effective_rank,
-    linear_cka,
     mean_direction_energy,
+    recall_at,
+    reciprocal_rank,
     retrieval_hits,
+    retrieval_ranks,
     singular_values,
     spread,
     uniformity,
     unit_rows,
-)
-from stepjepa.jepa.retrieval import (
-    chance_recall,
-    chance_reciprocal_rank,
-    mean_reciprocal_rank,
-    recall_at,
-    retrieval_ranks,
 )
 
 
@@ -165,7 +162,7 @@ def test_total_collapse_reads_as_collapse_everywhere(collapsed):
 def test_nothing_is_retrieved_from_a_collapsed_set():
     ranks = retrieval_ranks(CONSTANT, CONSTANT, torch.arange(300))
     assert ranks.tolist() == [300] * 300  # every tie counts against the model
-    assert recall_at(ranks, 10) == 0
+    assert recall_at(ranks, 10).mean() == 0
 
 
 def test_one_collapsed_set_is_enough_for_no_margin():
@@ -258,7 +255,7 @@ def naive_ranks(context, candidates, true_index, allowed):
 
 
 def test_ranks_against_a_double_loop(monkeypatch):
-    monkeypatch.setattr("stepjepa.jepa.retrieval.BLOCK", 4)  # several blocks
+    monkeypatch.setattr("stepjepa.jepa.metrics.BLOCK", 4)  # several blocks
     candidates = normal(14, 5, seed=2)
     true_index = torch.tensor([3, 0, 13, 5, 5, 7, 1, 2, 9])
     allowed = normal(9, 14, seed=3) > 0
@@ -275,7 +272,7 @@ def test_rank_one_is_a_hit_and_perfect_alignment_retrieves_all():
     y = x + 0.5 * y
     ranks = retrieval_ranks(x, y, torch.arange(60))
     assert ((ranks == 1) == retrieval_hits(x, y)).all()
-    assert 0 < recall_at(ranks).item() < 1
+    assert 0 < recall_at(ranks).mean().item() < 1
     assert retrieval_ranks(x, 2 * x, torch.arange(60)).tolist() == [1] * 60
 
 
@@ -289,11 +286,11 @@ def test_ties_count_against_the_model_unless_left_out():
 
 def test_recall_and_reciprocal_rank():
     ranks = torch.tensor([1, 2, 4, 10])
-    assert recall_at(ranks).item() == 0.25
-    assert recall_at(ranks, 4).item() == 0.75
-    assert mean_reciprocal_rank(ranks).item() == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
-    assert math.isnan(recall_at(ranks[:0]))
-    assert math.isnan(mean_reciprocal_rank(ranks[:0]))
+    assert recall_at(ranks).mean().item() == 0.25
+    assert recall_at(ranks, 4).mean().item() == 0.75
+    assert reciprocal_rank(ranks).mean().item() == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
+    assert math.isnan(recall_at(ranks[:0]).mean())
+    assert math.isnan(reciprocal_rank(ranks[:0]).mean())
 
 
 def test_chance_levels_are_the_mean_over_all_orders():
@@ -311,11 +308,11 @@ def test_random_views_are_at_chance_in_both_settings():
     owner = index // 4
     same = owner[:, None] == owner[None, :]
     within = retrieval_ranks(context, target, index, same)
-    assert recall_at(within).item() == pytest.approx(chance_recall(same.sum(1)).item(), abs=0.04)  # 0.25, 3 SE
-    assert mean_reciprocal_rank(within).item() == pytest.approx(chance_reciprocal_rank(same.sum(1)).item(), abs=0.03)
+    assert recall_at(within).mean().item() == pytest.approx(chance_recall(same.sum(1)).item(), abs=0.04)  # 0.25, 3 SE
+    assert reciprocal_rank(within).mean().item() == pytest.approx(chance_reciprocal_rank(same.sum(1)).item(), abs=0.03)
     ranks = retrieval_ranks(context, target, index)
     everyone = torch.full((1200,), 1200)
-    assert recall_at(ranks, 120).item() == pytest.approx(chance_recall(everyone, 120).item(), abs=0.03)
+    assert recall_at(ranks, 120).mean().item() == pytest.approx(chance_recall(everyone, 120).item(), abs=0.03)
 
 
 def test_ranks_refuse_what_does_not_fit():

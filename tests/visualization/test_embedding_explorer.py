@@ -14,7 +14,7 @@ from small_embeddings import make_embeddings
 from stepjepa import load_model
 from stepjepa.analysis.embeddings import PAIR_ARRAYS
 from stepjepa.analysis.encode import encode_examples, random_weights
-from stepjepa.analysis.measurements import pair_scores
+from stepjepa.analysis.measurements import true_ranks
 from stepjepa.analysis.projections import project
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
@@ -189,11 +189,11 @@ def test_neighbours_are_sought_in_the_full_space():
 def test_ranks_are_those_of_the_measurements(builtin):
     for embeddings in builtin.values():
         ranks, sizes = Points(embeddings, range(40)).ranks
-        scores, pairs = pair_scores(embeddings), len(embeddings.context)
-        assert (ranks[:pairs] == scores.all_ranks.numpy()).all()
-        assert (sizes[:pairs] == scores.all_sizes.numpy()).all()
-        turned = pair_scores(replace(embeddings, context=embeddings.target, target=embeddings.context))
-        assert (ranks[pairs : 2 * pairs] == turned.all_ranks.numpy()).all()
+        true, pairs = true_ranks(embeddings)["all"], len(embeddings.context)
+        assert (ranks[:pairs] == true.ranks.numpy()).all()
+        assert (sizes[:pairs] == true.sizes.numpy()).all()
+        turned = true_ranks(replace(embeddings, context=embeddings.target, target=embeddings.context))["all"]
+        assert (ranks[pairs : 2 * pairs] == turned.ranks.numpy()).all()
         assert (ranks[2 * pairs :] == 0).all()
 
 

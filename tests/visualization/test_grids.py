@@ -10,11 +10,13 @@ from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
-from stepjepa.visualization.marks import PANELS, axis_values, missing_cells
+from stepjepa.visualization.marks import axis_values, metric_panels, missing_cells
 from stepjepa.visualization.style import BLUE, VERMILION
 
 QUESTIONS = 120
-FIGURES = {name.removeprefix("first_").removeprefix("consecutive_") for own in PANELS.values() for name, _ in own}
+FIGURES = {
+    name.removeprefix("first_").removeprefix("consecutive_") for own in metric_panels().values() for name, _ in own
+}
 
 
 def invent(grid, folder, chances):
@@ -143,8 +145,8 @@ def test_only_corrected_p_values_give_colour(by_lambda):
 
 def test_representations_join_the_means(by_lambda):
     figure = lambda_representations(by_lambda)
-    assert [axes.get_title() for axes in figure.axes] == list(PANELS)
-    for axes, curves in zip(figure.axes, PANELS.values(), strict=True):
+    assert [axes.get_title() for axes in figure.axes] == list(metric_panels())
+    for axes, curves in zip(figure.axes, metric_panels().values(), strict=True):
         drawn = [
             list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 7 and line.get_alpha() is None
         ]

@@ -5,9 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from stepjepa.analysis.bootstrap import Interval, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
-from stepjepa.jepa.metrics import effective_rank
-from stepjepa.jepa.retrieval import recall_at, retrieval_ranks
+from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
+from stepjepa.jepa.metrics import effective_rank, recall_at, retrieval_ranks
 
 RNG = np.random.default_rng(0)
 GROUPS = np.repeat(RNG.permutation(30), RNG.integers(1, 6, size=30))
@@ -120,7 +119,7 @@ def test_copies_spoil_the_bootstrap_of_set_statistics_but_not_the_jackknife(name
     def statistic(context, target, rows):
         if name == "rank":
             return effective_rank(context[rows]).item()
-        return recall_at(retrieval_ranks(context[rows], target[rows], torch.arange(len(rows)))).item()
+        return recall_at(retrieval_ranks(context[rows], target[rows], torch.arange(len(rows)))).mean().item()
 
     truth = np.mean([statistic(c, t, range(len(g))) for g, c, t in (simulated(1000 + s) for s in range(200))])
     doubled, left_out = [], []
@@ -142,4 +141,4 @@ def test_bad_input():
         bootstrap_mean([1.0, np.nan, 2.0], [0, 1, 2])
     with pytest.raises(ValueError, match="2 values for 3 rows"):
         bootstrap_mean([1.0, 2.0], [0, 1, 2])
-    assert bootstrap_mean([2.0, 2.0], [0, 1]) == Interval(2.0, 2.0, 2.0)
+    assert bootstrap_mean([2.0, 2.0], [0, 1]) == Measure(2.0, 2.0, 2.0)

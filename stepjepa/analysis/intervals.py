@@ -11,7 +11,7 @@ among all steps 0% and 99%.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,25 @@ Statistic = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate and a two-sided confidence interval around it."""
+class Measure:
+    """An estimate, its two-sided confidence interval over problems (None where there is none), and what to compare."""
 
     estimate: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    """What chance gives."""
+    extra: dict[str, float] | None = None
+    """Controls and other figures beside it, by name."""
+
+    def beside(self, chance: float | None = None, **extra: float) -> Measure:
+        """The same with what it is to be compared with."""
+        return replace(self, chance=chance, extra=extra or None)
 
 
 def cluster_bootstrap(
     statistic: Statistic, groups: Any, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> Interval:
+) -> Measure:
     """Percentile interval of a statistic when whole problems are drawn with replacement.
 
     For means, differences and ratios of means, correlations. Not for statistics that copies of a row distort, see
@@ -47,15 +55,16 @@ def cluster_bootstrap(
         ValueError: fewer than two problems.
     """
     members = _problems(groups)
-    generator = np.random.default_rng(seed)
-    values = [
-        statistic(np.concatenate([members[i] for i in generator.integers(len(members), size=len(members))]))
-        for _ in range(draws)
-    ]
-    return _percentile(statistic(np.concatenate(members)), np.asarray(values, dtype=float), level)
+
+    def of_problems(drawn: np.ndarray) -> float:
+        return statistic(np.concatenate([members[i] for i in drawn]))
+
+    problems = np.arange(len(members))
+    values = _drawn((problems,), of_problems, draws, seed, vectorized=False)
+    return _percentile(of_problems(problems), values, level)
 
 
-def bootstrap_mean(values: Any, groups: Any, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+def bootstrap_mean(values: Any, groups: Any, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Measure:
     """`cluster_bootstrap` of the mean of per-row values `[P]`, with the same draws, without visiting rows.
 
     A mean needs only each problem's sum and count.
@@ -72,19 +81,22 @@ def bootstrap_mean(values: Any, groups: Any, draws: int = 1000, seed: int = 0, l
     members = _problems(groups)
     sums = np.array([values[rows].sum() for rows in members])
     counts = np.array([len(rows) for rows in members])
-    drawn = np.random.default_rng(seed).integers(len(members), size=(draws, len(members)))
-    return _percentile(values.mean(), sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), level)
+
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(sums.sum(axis) / counts.sum(axis))
+
+    return _percentile(values.mean(), _drawn((sums, counts), mean, draws, seed, vectorized=True), level)
 
 
 def cluster_jackknife(
     statistic: Statistic, groups: Any, blocks: int = 25, seed: int = 0, level: float = 0.95
-) -> Interval:
+) -> Measure:
     """Interval of a statistic from leaving blocks of problems out in turn, for statistics that copies distort.
 
     Problems are dealt at random into `blocks` blocks (fewer if there are fewer problems). Every evaluation lacks
     one block and holds each remaining row once, so the set size, on which effective rank and retrieval depend,
     hardly changes. estimate ± t · standard error, the error being √((B − 1)/B · Σ(θ₋ᵢ − mean)²) with B − 1
-    degrees of freedom. Kott 2001; Shao & Tu 1995, §2.3.
+    degrees of freedom. Kott 2001; Shao & Tu 1995, §2.3. scipy has no jackknife, of rows or of groups.
 
     Args:
         statistic: row indices (`[n]` integers, ascending, no repetitions) → number.
@@ -106,7 +118,7 @@ def cluster_jackknife(
     error = np.sqrt((count - 1) * np.var(values))
     reach = float(stats.t.ppf((1 + level) / 2, count - 1) * error)
     estimate = float(statistic(np.arange(len(keep))))
-    return Interval(estimate, estimate - reach, estimate + reach)
+    return Measure(estimate, estimate - reach, estimate + reach)
 
 
 def clusters(groups: Any) -> list[np.ndarray]:
@@ -122,6 +134,16 @@ def _problems(groups: Any) -> list[np.ndarray]:
     return members
 
 
-def _percentile(estimate: float, values: np.ndarray, level: float) -> Interval:
+def _drawn(
+    data: tuple[np.ndarray, ...], statistic: Callable[..., Any], draws: int, seed: int, vectorized: bool
+) -> np.ndarray:
+    """The statistic of each bootstrap sample of problems, `[draws]`."""
+    options: dict[str, Any] = {"paired": True, "vectorized": vectorized, "method": "percentile"}
+    result = stats.bootstrap(data, statistic, n_resamples=draws, rng=np.random.default_rng(seed), **options)
+    return np.asarray(result.bootstrap_distribution, dtype=float)
+
+
+def _percentile(estimate: float, values: np.ndarray, level: float) -> Measure:
+    # scipy's own interval differs from these quantiles, which the committed records hold, in the last digit
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high))
+    return Measure(float(estimate), float(low), float(high))
