@@ -9,9 +9,8 @@ from pathlib import Path
 
 from stepjepa.experiments.grid_file import read_grid, shipped_grids
 from stepjepa.experiments.report import format_report, report
-from stepjepa.experiments.runner import Plan, list_cells
+from stepjepa.experiments.runner import Plan, list_cells, run_here, run_processes
 from stepjepa.experiments.store import GridFolder
-from stepjepa.experiments.workers import run_here, run_processes
 from stepjepa.records import UserError, write_json
 
 RUNS = Path("runs") / "ablations"

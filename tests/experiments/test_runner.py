@@ -20,9 +20,8 @@ from stepjepa.experiments.cell import cell_data
 from stepjepa.experiments.grid import CellOptions
 from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import format_report, report
-from stepjepa.experiments.runner import Plan, list_cells, run_plan
+from stepjepa.experiments.runner import Plan, list_cells, run_here, run_plan
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder
-from stepjepa.experiments.workers import run_here
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import newest_complete
@@ -251,13 +250,13 @@ def test_a_cell_that_another_runner_drops_is_taken_up(finished, tmp_path):
     assert done == ["step", "shuffled", "plain"]
 
 
-def test_a_worker_that_dies_is_told_with_its_last_words(tiny, tmp_path, monkeypatch):
+def test_a_worker_that_dies_is_named_with_its_last_words(tiny, tmp_path, monkeypatch):
     words = [sys.executable, "-c", "import sys; sys.exit('out of luck')"]
     monkeypatch.setattr(
-        "stepjepa.experiments.workers._start",
-        lambda plan, grid, number, count, threads, output: subprocess.Popen(words, stderr=output),
+        "stepjepa.experiments.runner._start",
+        lambda plan, grid, max_cells, threads, output: subprocess.Popen(words, stderr=output),
     )
-    with pytest.raises(match=r"(?s)2 of 2 processes ended with status 1.*out of luck"):
+    with pytest.raises(UserError, match=r"(?s)2 of 2 processes ended with status 1.*out of luck"):
         main([write(tmp_path, tiny), "--output_dir", str(tmp_path / "out"), "--processes", "2"])
 
 
@@ -363,7 +362,7 @@ def test_shards_are_a_partition(finished):
     assert max(len(plan.cells) for plan in plans) - min(len(plan.cells) for plan in plans) == 1
     assert parse_shard("2/3") == (2, 3)
     for wrong in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2"):
-        with pytest.raises(match="--shard"):
+        with pytest.raises(UserError, match="--shard"):
             parse_shard(wrong)
     assert "(another shard)" in list_cells(plans[0], only_wanted=False)
 
@@ -379,7 +378,7 @@ def test_options_are_checked(tiny, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             main([file, *words])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(match="torchrun"):
+    with pytest.raises(UserError, match="torchrun"):
         main([file, "--output_dir", str(tmp_path / "none")])
 
 
