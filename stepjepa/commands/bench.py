@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS
-from stepjepa.experiments.bench import arm_memory, bench, use_device
-from stepjepa.experiments.bench_arms import ARMS
-from stepjepa.experiments.bench_generation import bench_generation, table
-from stepjepa.experiments.bench_report import format_table
-from stepjepa.experiments.bench_setup import ATTENTION, DTYPES, BenchOptions, make_workload, restore_workload
+from stepjepa.experiments.benchmark import arm_memory, bench, format_table, use_device
+from stepjepa.experiments.benchmark_arms import ARMS
+from stepjepa.experiments.benchmark_generation import bench_generation, table
+from stepjepa.experiments.benchmark_workload import ATTENTION, DTYPES, BenchOptions, make_workload, restore_workload
 from stepjepa.models.loading import BUILTIN
 from stepjepa.records import write_json
 
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--generation" in words:
         return generation([word for word in words if word != "--generation"])
     arguments = _parser().parse_args(words)
-    values = {each.name: getattr(arguments, each.name) for each in fields(BenchOptions)}
+    values = {option.name: getattr(arguments, option.name) for option in fields(BenchOptions)}
     if arguments.arm:
         return _arm_only(arguments, values)
     if arguments.no_memory:

@@ -29,7 +29,7 @@ from stepjepa.evaluation.generation import (
     left_pad,
 )
 from stepjepa.evaluation.kv_cache import GrowingLayer, growing_cache
-from stepjepa.experiments.bench_generation import alone
+from stepjepa.experiments.benchmark_generation import alone
 from stepjepa.models.loading import BUILTIN_PATH, load_model
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer

@@ -10,20 +10,17 @@ from small_models import PREDICTORS, Tokens, small_model, small_rows
 from stepjepa.commands import main as cli
 from stepjepa.commands.bench import main
 from stepjepa.data.sources import make_example
-from stepjepa.experiments import bench as bench_module
-from stepjepa.experiments.bench import arm_memory, bench
-from stepjepa.experiments.bench_arms import ARMS, collate, counting
-from stepjepa.experiments.bench_memory import peak_memory, peak_resident_bytes
-from stepjepa.experiments.bench_report import format_table, spread
-from stepjepa.experiments.bench_setup import (
-    BenchError,
+from stepjepa.experiments import benchmark
+from stepjepa.experiments.benchmark import arm_memory, bench, format_table, spread
+from stepjepa.experiments.benchmark_arms import ARMS, collate, counting, peak_memory, peak_resident_bytes
+from stepjepa.experiments.benchmark_workload import (
     BenchOptions,
     make_workload,
     restore_workload,
     save_workload,
     train_tokenizer,
 )
-from stepjepa.records import write_jsonl
+from stepjepa.records import UserError, write_jsonl
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")
 ALL = ("single_pass_all", "two_pass_all")
@@ -200,7 +197,7 @@ def test_ratios_are_taken_within_rounds(data_file, monkeypatch):
         pace["now"], pace["steps"] = pace["steps"] // len(ARMS), pace["steps"] + 1
         return 10.0 ** pace["now"] * speed.get(arm.name, 2.0)
 
-    monkeypatch.setattr(bench_module, "_time_step", pretended)
+    monkeypatch.setattr(benchmark, "_time_step", pretended)
     record = bench(BenchOptions(**{**TINY, "rounds": 3, "warmup": 0}, train_file=[str(data_file)]))
     arm = record["arms"]["single_pass_first"]
     assert arm["ratio_to_plain"] == dict.fromkeys(("median", "q1", "q3"), 1.25)
@@ -227,7 +224,7 @@ def test_memory_of_an_arm_in_a_process_of_its_own(data_file, tmp_path):
     weights = zip(again.model.parameters(), workload.model.parameters(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in weights)
 
-    measured = bench_module._memory_in_own_process("two_pass_first", str(tmp_path))
+    measured = benchmark._memory_in_own_process("two_pass_first", str(tmp_path))
     assert measured["arm"] == "two_pass_first"
     assert measured["growth_bytes"] == measured["peak_bytes"] - measured["before_bytes"] > 0
     assert measured["method"]
@@ -236,14 +233,14 @@ def test_memory_of_an_arm_in_a_process_of_its_own(data_file, tmp_path):
 def test_a_failing_memory_process_is_reported(monkeypatch):
     killed = subprocess.CompletedProcess([], returncode=-9, stdout="", stderr="out of memory")
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_options: killed)
-    with pytest.raises(BenchError, match=r"memory of plain failed \(exit -9\):\nout of memory"):
-        bench_module._memory_in_own_process("plain", "folder")
+    with pytest.raises(UserError, match=r"memory of plain failed \(exit -9\):\nout of memory"):
+        benchmark._memory_in_own_process("plain", "folder")
 
 
 def test_memory_enters_record_and_table(data_file, monkeypatch):
     sizes = {name: 2**20 * (i + 1) for i, name in enumerate(ARMS)}
     monkeypatch.setattr(
-        bench_module, "_memory_in_own_process", lambda arm, _folder: {"arm": arm, "growth_bytes": sizes[arm]}
+        benchmark, "_memory_in_own_process", lambda arm, _folder: {"arm": arm, "growth_bytes": sizes[arm]}
     )
     record = bench(BenchOptions(**{**TINY, "memory_batches": 1, "rounds": 1}, train_file=[str(data_file)]))
     assert record["arms"]["plain"]["memory"] == {"growth_bytes": 2**20}
@@ -314,7 +311,7 @@ def test_no_cuda(capsys, monkeypatch):
 
 
 def test_too_few_usable_examples(data_file):
-    with pytest.raises(BenchError, match=r"Only 12 of 13 examples have at least two steps, but a microbatch needs 20"):
+    with pytest.raises(UserError, match=r"Only 12 of 13 examples have at least two steps, but a microbatch needs 20"):
         bench(BenchOptions(**{**TINY, "batch_size": 20}, train_file=[str(data_file)]))
-    with pytest.raises(BenchError, match=r"at least two steps within max_length=60.*smaller batch_size"):
+    with pytest.raises(UserError, match=r"at least two steps within max_length=60.*smaller batch_size"):
         bench(BenchOptions(**TINY, max_length=60, train_file=[str(data_file)]))

@@ -29,10 +29,6 @@ ATTENTION = ("sdpa", "eager", "flex_attention")
 BYTES = 256
 
 
-class BenchError(UserError):
-    """The benchmark cannot run as asked; the message says why and what to do."""
-
-
 @dataclass
 class BenchOptions:
     """Configuration of a benchmark.
@@ -44,7 +40,7 @@ class BenchOptions:
     each round as long as the data last. `memory_batches` microbatches are run for peak memory; 0 measures none.
 
     Raises:
-        BenchError: for values out of range.
+        UserError: for values out of range.
     """
 
     model_name: str | None = None
@@ -80,28 +76,28 @@ class BenchOptions:
         }
         for name, least in smallest.items():
             if getattr(self, name) < least:
-                raise BenchError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         for name, choices in (("dtype", DTYPES), ("attn_implementation", ATTENTION), ("device", ("cpu", "cuda"))):
             if getattr(self, name) not in choices:
-                raise BenchError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
         if self.threads is not None and self.threads < 1:
-            raise BenchError(f"threads must be at least 1, not {self.threads}.")
+            raise UserError(f"threads must be at least 1, not {self.threads}.")
         if self.attn_implementation == "flex_attention" and self.device != "cuda":
-            raise BenchError("flex_attention needs --device cuda: on the CPU it has no backward.")
+            raise UserError("flex_attention needs --device cuda: on the CPU it has no backward.")
         if self.model_name is None:
             self._check_random_model()
 
     def _check_random_model(self) -> None:
         if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
-            raise BenchError(
+            raise UserError(
                 f"hidden_size {self.hidden_size} must be divisible by heads {self.heads} into an even head size "
                 "(rotary positions turn pairs of values)."
             )
         least = BYTES + 2 + self.predictors
         if self.vocab_size < least:
-            raise BenchError(f"vocab_size must be at least {least}: 256 bytes, pad, end and predictor tokens.")
+            raise UserError(f"vocab_size must be at least {least}: 256 bytes, pad, end and predictor tokens.")
         if self.vocab_rows is not None and self.vocab_rows < self.vocab_size:
-            raise BenchError(f"vocab_rows ({self.vocab_rows}) must be at least vocab_size ({self.vocab_size}).")
+            raise UserError(f"vocab_rows ({self.vocab_rows}) must be at least vocab_size ({self.vocab_size}).")
 
     def public(self) -> dict[str, Any]:
         """The options as JSON values, without the folders that files lie in."""
@@ -131,8 +127,8 @@ def make_workload(options: BenchOptions) -> Workload:
     """Read the data, load or make tokenizer and model, cut the usable rows into microbatches.
 
     Raises:
-        BenchError: if fewer than `batch_size` examples have two steps (after the cut to `max_length`).
-        UserError, ModelLoadError: if data or model cannot be read.
+        UserError: fewer than `batch_size` examples have two steps (after the cut to `max_length`), or data or model
+            cannot be read.
     """
     examples, _ = read_examples(options.train_file, seed=options.seed)
     limit = options.max_length
@@ -170,7 +166,7 @@ def _microbatches(rows: Sequence[dict[str, Any]], report: TokenReport, options: 
     usable = [row for row in rows if len(step_spans(row["step_ids"])) >= 2]
     size = options.batch_size
     if len(usable) < size:
-        raise BenchError(
+        raise UserError(
             f"Only {len(usable)} of {report.examples} examples have at least two steps"
             + (f" within max_length={options.max_length}" if options.max_length else "")
             + f", but a microbatch needs {size}. Give more data, a larger max_length or a smaller batch_size."

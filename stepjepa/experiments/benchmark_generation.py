@@ -26,7 +26,7 @@ from stepjepa.evaluation.generation import (
 )
 from stepjepa.evaluation.questions import read_questions
 from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
-from stepjepa.experiments.bench_report import spread
+from stepjepa.experiments.benchmark import spread
 from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
 from stepjepa.models.loading import BUILTIN
 from stepjepa.records import UserError, environment

@@ -1,0 +1,320 @@
+"""What a step of Step-JEPA costs, beside plain fine-tuning and the usual alternatives.
+
+All arms run once in every round on the same microbatch, so that a busy machine slows them alike; ratios are taken
+within rounds and their median is quoted. Peak memory is measured with each arm in a fresh process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from stepjepa.experiments.benchmark_arms import (
+    ARMS,
+    BASELINES,
+    SINGLE_PASS,
+    Arm,
+    ArmLosses,
+    Batch,
+    Counts,
+    collate,
+    counting,
+    peak_memory,
+)
+from stepjepa.experiments.benchmark_workload import BenchOptions, Workload, make_workload, save_workload
+from stepjepa.jepa.architectures import check_architecture
+from stepjepa.jepa.masks import attention_masks
+from stepjepa.records import UserError, environment, text_table
+
+COMPARED = (
+    ("two_pass_first", "single_pass_first"),
+    ("two_pass_all", "single_pass_all"),
+    ("doubled_batch", "single_pass_first"),
+)
+
+
+def bench(options: BenchOptions) -> dict[str, Any]:
+    """Run a benchmark.
+
+    Returns:
+        A record of JSON values: `configuration`, `environment`, `data`, `model`, `agreement` (the arms' losses on
+        the first microbatch), `arms` (per arm: seconds, ratios, tokens per second, counts, peak memory), `layout`
+        (the price of layout and masks), `comparisons` (other pairs of arms), `seconds` (every single time),
+        `load_average`, `wall_seconds`. Times are in seconds, memory in bytes; spreads are median and quartiles.
+
+    Raises:
+        UserError: CUDA is asked for and absent, too few examples have two steps, or data or model cannot be used.
+        UnsupportedArchitectureError: the model has layers that the single pass cannot mask.
+    """
+    began, load = time.perf_counter(), _load_average()
+    threads = torch.get_num_threads()
+    use_device(options)
+    try:
+        workload = make_workload(options)
+        check_architecture(workload.model)
+        arms = [arm for arm in ARMS.values() if not (arm.dense and options.attn_implementation == "flex_attention")]
+        memory = _memory_of_all(arms, workload, options) if options.memory_batches else {}
+        model = workload.model.to(options.device)
+        agreement = _agreement(arms, workload, options)
+        model.train()
+        measured = _race(arms, workload, options)
+        record = {
+            "kind": "bench",
+            "configuration": options.public(),
+            "environment": environment(),
+            "data": workload.data,
+            "model": {
+                "architecture": type(model).__name__,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary_rows": model.get_input_embeddings().weight.shape[0],
+                "tokenizer_tokens": len(workload.tokenizer),
+            },
+            "agreement": agreement,
+            **summarise(arms, measured, memory),
+            "load_average": {"before": load, "after": _load_average()},
+        }
+    finally:
+        torch.set_num_threads(threads)
+    return {**record, "wall_seconds": round(time.perf_counter() - began, 1)}
+
+
+def use_device(options: BenchOptions) -> None:
+    """Set the threads asked for; raise `UserError` if CUDA is asked for and absent."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("CUDA is not available: this machine or this build of PyTorch has none. Use --device cpu.")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def _load_average() -> list[float] | None:
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+# -------- the race --------
+
+
+class Measurement(NamedTuple):
+    """One arm in one round."""
+
+    seconds: float
+    """Of forward and backward."""
+    layout_seconds: float
+    mask_seconds: float
+    """Of a single pass; 0 for other arms."""
+    counts: Counts
+    trunk_tokens: int
+
+
+def _race(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> dict[str, list[Measurement]]:
+    """Every arm once a round; the order rotates, and is reversed every other round."""
+    model, device = workload.model, options.device
+    measured: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
+    for number in tqdm(range(-options.warmup, options.rounds), desc="rounds", leave=False):
+        rows = workload.microbatches[number % len(workload.microbatches)]
+        first = number % len(arms)
+        order = [*arms[first:], *arms[:first]][:: -1 if number % 2 else 1]
+        gc.collect()
+        for arm in order:
+            start = time.perf_counter()
+            batch = collate(arm.collation, workload.tokenizer, rows, options.predictors)
+            layout = time.perf_counter() - start
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            with counting(model) as counts:
+                seconds = _time_step(arm, model, batch, options)
+            if number >= 0:  # rounds before are the warm-up
+                masks = _time_masks(model, batch, device) if arm.name in SINGLE_PASS else 0.0
+                tokens = sum(len(row["input_ids"]) for row in rows)
+                measured[arm.name].append(Measurement(seconds, layout, masks, counts, tokens))
+    return measured
+
+
+def _time_step(arm: Arm, model: Any, batch: Batch, options: BenchOptions) -> float:
+    """Seconds of one forward and backward, masks included; collation and optimizer are not."""
+    model.zero_grad(set_to_none=True)
+    _synchronise(options.device)
+    start = time.perf_counter()
+    arm.step(model, batch).total(options.lbd).backward()
+    _synchronise(options.device)
+    return time.perf_counter() - start
+
+
+def _time_masks(model: Any, batch: Batch, device: str) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    attention_masks(model.config, batch, model.dtype)
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def _agreement(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> dict[str, Any]:
+    """Each arm's losses on the first microbatch, without dropout: the race is between equal results."""
+    model = workload.model.eval()
+    losses: dict[str, ArmLosses] = {}
+    for arm in arms:
+        batch = collate(arm.collation, workload.tokenizer, workload.microbatches[0], options.predictors)
+        losses[arm.name] = arm.step(model, {name: tensor.to(options.device) for name, tensor in batch.items()})
+    lm = {name: float(own.lm) for name, own in losses.items()}
+    jepa = {name: float(own.jepa) for name, own in losses.items() if own.jepa is not None}
+    first_pair = [value for name, value in jepa.items() if not name.endswith("_all")]
+    all_pairs = [value for name, value in jepa.items() if name.endswith("_all")]
+    return {
+        "lm_loss": lm,
+        "jepa_loss": jepa,
+        "lm_relative_difference": max(abs(value / lm["plain"] - 1) for value in lm.values()),
+        "jepa_difference": max(max(values) - min(values) for values in (first_pair, all_pairs)),
+    }
+
+
+# -------- peak memory --------
+
+
+def _memory_of_all(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -> dict[str, dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="stepjepa-bench-") as folder:
+        save_workload(workload, options, Path(folder))
+        progress = tqdm(arms, desc="memory, arm by arm", leave=False)
+        return {arm.name: _memory_in_own_process(arm.name, folder) for arm in progress}
+
+
+def _memory_in_own_process(arm: str, folder: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "stepjepa", "bench", "--arm", arm, "--prepared", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"Measuring the memory of {arm} failed (exit {done.returncode}):\n{done.stderr[-2000:]}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def arm_memory(name: str, workload: Workload, options: BenchOptions) -> dict[str, Any]:
+    """Peak memory of one arm in this process, see `peak_memory`; run it in a fresh one."""
+    model, arm = workload.model.to(options.device).train(), ARMS[name]
+
+    def work() -> None:
+        for rows in workload.microbatches[: options.memory_batches]:
+            model.zero_grad(set_to_none=True)
+            batch = collate(arm.collation, workload.tokenizer, rows, options.predictors)
+            batch = {key: tensor.to(options.device) for key, tensor in batch.items()}
+            arm.step(model, batch).total(options.lbd).backward()
+
+    return {"arm": name, **peak_memory(work, options.device)}
+
+
+# -------- medians, quartiles, ratios within rounds --------
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) == 1:
+        return dict.fromkeys(("median", "q1", "q3"), values[0])
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def summarise(
+    arms: Sequence[Arm], measured: Mapping[str, Sequence[Measurement]], memory: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """`arms`, `layout`, `comparisons` and `seconds` of the record; ratios are taken within rounds."""
+    seconds = {name: [one.seconds for one in rounds] for name, rounds in measured.items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for arm in arms:
+        name, rounds = arm.name, measured[arm.name]
+        figures[name] = {
+            "says": arm.label,
+            "seconds": spread(seconds[name]),
+            **{f"ratio_to_{base}": _ratio(seconds[name], seconds[base]) for base in BASELINES},
+            "tokens_per_second": spread([one.trunk_tokens / one.seconds for one in rounds]),
+            "decoder_tokens": statistics.fmean(one.counts.decoder_tokens for one in rounds),
+            "head_rows": statistics.fmean(one.counts.head_rows for one in rounds),
+        }
+        if memory:
+            figures[name]["memory"] = {key: value for key, value in memory[name].items() if key != "arm"}
+    layout = {}
+    for name in SINGLE_PASS:
+        made = [(one.layout_seconds + one.mask_seconds, one.layout_seconds + one.seconds) for one in measured[name]]
+        layout[name] = {
+            "layout_seconds": spread([one.layout_seconds for one in measured[name]]),
+            "mask_seconds": spread([one.mask_seconds for one in measured[name]]),
+            "share": spread([part / whole for part, whole in made]),
+        }
+    comparisons: dict[str, Any] = {}
+    for above, below in COMPARED:
+        if above not in seconds:
+            continue
+        compared: dict[str, Any] = {"seconds": _ratio(seconds[above], seconds[below])}
+        if memory:
+            compared["memory_growth"] = memory[above]["growth_bytes"] / memory[below]["growth_bytes"]
+        comparisons[f"{above} / {below}"] = compared
+    return {"arms": figures, "layout": layout, "comparisons": comparisons, "seconds": seconds}
+
+
+# -------- as text --------
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The record of `bench` as lines of text."""
+    options, model, data = result["configuration"], result["model"], result["data"]
+    hardware = result["environment"]["hardware"]
+    where = ", ".join(hardware["gpus"]) if options["device"] == "cuda" else hardware["processor"]
+    lines = [
+        f"{options['model_name'] or 'random weights'}: {model['architecture']}, {model['parameters']:,} parameters, "
+        f"{model['vocabulary_rows']:,} vocabulary rows, {options['dtype']}, {options['attn_implementation']}",
+        f"{', '.join(options['train_file'])}: {data['microbatches']} microbatches of {options['batch_size']} rows, "
+        f"{data['tokens_per_row']:.0f} tokens a row ({data['labelled_per_row']:.0f} labelled), "
+        f"{data['steps_per_row']:.1f} steps",
+        f"{where}, {hardware['threads']} threads; {options['rounds']} rounds of forward and backward; "
+        "medians [quartiles]",
+        "",
+    ]
+    heads = ["arm", "ms", "[quartiles]", "/ plain", "/ plain_labels", "tokens/s", "decoder tokens", "head rows"]
+    with_memory = any("memory" in arm for arm in result["arms"].values())
+    rows = [heads + ["peak growth"] * with_memory]
+    for name, arm in result["arms"].items():
+        seconds = arm["seconds"]
+        row = [
+            name,
+            f"{seconds['median'] * 1e3:.1f}",
+            f"[{seconds['q1'] * 1e3:.1f}–{seconds['q3'] * 1e3:.1f}]",
+            f"{arm['ratio_to_plain']['median']:.2f}",
+            f"{arm['ratio_to_plain_labels']['median']:.2f}",
+            f"{arm['tokens_per_second']['median']:,.0f}",
+            f"{arm['decoder_tokens']:,.0f}",
+            f"{arm['head_rows']:,.0f}",
+        ]
+        rows.append(row + ([f"{arm['memory']['growth_bytes'] / 2**20:,.0f} MiB"] if with_memory else []))
+    lines += text_table(rows)
+    lines.append("")
+    for name, compared in result["comparisons"].items():
+        memory = f", peak memory growth {compared['memory_growth']:.2f}" if "memory_growth" in compared else ""
+        lines.append(f"{name}: time {compared['seconds']['median']:.2f}{memory}")
+    for name, layout in result["layout"].items():
+        lines.append(
+            f"{name}: layout {layout['layout_seconds']['median'] * 1e3:.2f} ms, masks "
+            f"{layout['mask_seconds']['median'] * 1e3:.2f} ms, {layout['share']['median']:.2%} of a step"
+        )
+    agreement = result["agreement"]
+    lines.append(
+        f"equal results: LM loss within {agreement['lm_relative_difference']:.1e} (relative), JEPA loss within "
+        f"{agreement['jepa_difference']:.1e}"
+    )
+    return "\n".join(lines)
