@@ -16,7 +16,8 @@ from stepjepa.data.steps import Splitter
 from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
-from stepjepa.models.loading import BUILTIN, load_model
+from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
 
 SHOWN_PAIRS = tuple(name for name in PAIR_SETS if name != "none")

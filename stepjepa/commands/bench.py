@@ -15,7 +15,7 @@ from stepjepa.experiments.benchmark import arm_memory, bench, format_table, use_
 from stepjepa.experiments.benchmark_arms import ARMS
 from stepjepa.experiments.benchmark_generation import bench_generation, table
 from stepjepa.experiments.benchmark_workload import ATTENTION, DTYPES, BenchOptions, make_workload, restore_workload
-from stepjepa.models.loading import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import write_json
 
 

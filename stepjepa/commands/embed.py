@@ -23,8 +23,8 @@ from stepjepa.evaluation.run import SYSTEM_PROMPTS, system_prompt
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS
 from stepjepa.jepa.pairs import PAIR_SETS
-from stepjepa.models.checkpoint import EvaluatedModel, choose_device, locate_model
-from stepjepa.models.loading import BUILTIN, BUILTIN_PATH, DTYPES, ModelLoadError, load_model
+from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES, Checkpoint, locate_model
+from stepjepa.models.loading import choose_device, load_model
 from stepjepa.records import UserError, environment
 
 EMBED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
@@ -152,7 +152,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, PreTrainedTokenizerBase, bo
     remote = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     try:
         model, tokenizer = load_model(options.model_path, predictors=options.predictors, dtype=options.dtype, **remote)
-    except ModelLoadError:
+    except UserError:
         raise
     except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
         raise UserError(f"--model_path {options.model_path}: {error}") from error
@@ -173,7 +173,7 @@ def _layers(words: Sequence[str], model: Any) -> list[int]:
 
 
 def _model_info(
-    model: Any, located: EvaluatedModel, options: argparse.Namespace, trained_predictor: bool
+    model: Any, located: Checkpoint, options: argparse.Namespace, trained_predictor: bool
 ) -> dict[str, Any]:
     config = base_model(model).config.get_text_config()
     return located.description() | {

@@ -13,7 +13,7 @@ from stepjepa.evaluation.generation import MAX_NEW_TOKENS
 from stepjepa.evaluation.results import summary_path
 from stepjepa.evaluation.results_summary import table
 from stepjepa.evaluation.run import PROBLEM_SEED, PROBLEMS, SYSTEM_PROMPTS, EvaluateOptions, evaluate
-from stepjepa.models.loading import BUILTIN, DTYPES
+from stepjepa.models.checkpoint import BUILTIN, DTYPES
 
 SAMPLING_TEMPERATURE = 0.7  # Wang et al. 2022, for majority votes
 

@@ -29,7 +29,6 @@ COMMANDS = {
         "run a grid of configurations and seeds: resumable, sharded; --report compares the arms",
     ),
     "bench": ("commands.bench", "what the JEPA term costs against plain fine-tuning; how fast answers are generated"),
-    "pretrain": ("models.pretrain", "make the built-in checkpoint again"),
 }
 """Name of the command → its module, and what it does."""
 

@@ -26,8 +26,8 @@ from stepjepa.evaluation.results import partial_path, question_ids, write_result
 from stepjepa.evaluation.results_summary import figures
 from stepjepa.evaluation.scoring import token_ids, verdict, vote
 from stepjepa.jepa.architectures import base_model
-from stepjepa.models.checkpoint import EvaluatedModel, choose_device, load_tokenizer, load_weights, locate_model
-from stepjepa.models.loading import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN, Checkpoint, locate_model
+from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
 from stepjepa.records import environment
 
 SYSTEM_PROMPTS = ("train", "file", "none")
@@ -153,7 +153,7 @@ def evaluate(
     return written
 
 
-def system_prompt(mode: str, model: EvaluatedModel) -> tuple[str | None, str]:
+def system_prompt(mode: str, model: Checkpoint) -> tuple[str | None, str]:
     """The system message for every question, None for none or for the rows' own, and where it comes from."""
     if mode == "none":
         return None, "none"
@@ -197,7 +197,7 @@ def _check_options(options: EvaluateOptions) -> None:
 
 
 def _identity(
-    options: EvaluateOptions, model: EvaluatedModel, data: QuestionSet, prompts: Sequence[str], device: torch.device
+    options: EvaluateOptions, model: Checkpoint, data: QuestionSet, prompts: Sequence[str], device: torch.device
 ) -> dict[str, Any]:
     """What the answers follow from. In single precision a greedy answer does not depend on how it was computed."""
     greedy = options.temperature == 0

@@ -27,8 +27,8 @@ from stepjepa.evaluation.generation import (
 from stepjepa.evaluation.questions import read_questions
 from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.experiments.benchmark import spread
-from stepjepa.models.checkpoint import choose_device, load_tokenizer, load_weights, locate_model
-from stepjepa.models.loading import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN, locate_model
+from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
 from stepjepa.records import UserError, environment
 
 

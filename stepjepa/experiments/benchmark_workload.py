@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.pairs import step_spans
-from stepjepa.models.loading import BUILTIN, add_predictor_tokens, load_model, set_pad_token
+from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.loading import add_predictor_tokens, load_model, set_pad_token
 from stepjepa.records import UserError
 
 PAD, END = "<|pad|>", "<|end|>"

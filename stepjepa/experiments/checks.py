@@ -20,7 +20,7 @@ from torch import Tensor
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
 from stepjepa.jepa.pairs import PAIR_SETS, view_pairs
-from stepjepa.models.loading import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN
 
 DEVICES = ("auto", "cpu", "cuda")
 VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
-from stepjepa.models.loading import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.configurations import ALIASES, read_configuration

@@ -1,12 +1,16 @@
-"""Model and tokenizer, ready for Step-JEPA: pad token, predictor tokens, LoRA, the built-in checkpoint.
+"""Model and tokenizer: ready for Step-JEPA (pad token, predictor tokens, LoRA), or just as the checkpoint has them.
 
-A predictor token is a new vocabulary entry whose embedding is learned, also under LoRA. Where the embedding
-has spare rows it takes one of them; otherwise the embedding grows by just the missing rows.
+`load_model` is for training and embedding. A predictor token is a new vocabulary entry whose embedding is learned,
+also under LoRA; where the embedding has spare rows it takes one of them, otherwise the embedding grows by just the
+missing rows. `load_tokenizer` and `load_weights` are for evaluation and add nothing: what is measured is what the
+checkpoint holds.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,19 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from stepjepa.data.chat import end_of_turn_id
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
+from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES, Checkpoint
 from stepjepa.records import UserError
 
-BUILTIN = "builtin"
-BUILTIN_PATH = Path(__file__).parent / "builtin"
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
 
 
-class ModelLoadError(UserError, OSError):
-    """A model or tokenizer could not be loaded; the message says what was tried and what to do."""
+@contextmanager
+def _explained(what: str, advice: str = "") -> Iterator[None]:
+    """Whatever a library raises while loading becomes a `UserError` that says what could not be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"Could not load {what}: {error}{advice}") from error
 
 
 def load_model(
@@ -66,7 +73,7 @@ def load_model(
         model, tokenizer. Pad and eos token differ; `tokenizer.pad_token_id` is set in the model's configuration.
 
     Raises:
-        ModelLoadError: if nothing can be loaded from `name`.
+        UserError: if nothing can be loaded from `name`.
         ValueError: if `lora` is asked for on top of an existing adapter, for an unknown dtype, or if the tokenizer
             has neither an eos token nor a template that ends a turn.
     """
@@ -74,21 +81,14 @@ def load_model(
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     path = str(BUILTIN_PATH) if name == BUILTIN else name
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    advice = "\nIt has to be a folder with config.json, safetensors weights and a tokenizer, or a Hub id."
+    if not Path(path).exists():
+        advice += " For a gated or private model run `hf auth login` first and accept its licence on its page."
+    with _explained(repr(name), advice):
         adapter = find_adapter_config_file(path, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
         options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **remote}
         model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        hub = (
-            ""
-            if Path(path).exists()
-            else (" For a gated or private model run `hf auth login` first and accept its licence on its page.")
-        )
-        raise ModelLoadError(
-            f"Could not load {name!r}: {error}\nIt has to be a folder with config.json, safetensors weights and a "
-            f"tokenizer, or a Hub id.{hub}"
-        ) from error
     if adapter and lora:
         raise ValueError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")
 
@@ -217,3 +217,84 @@ def _slim_saving(model: Any) -> Any:
     """
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
     return model
+
+
+# -------- as the checkpoint has them --------
+
+
+def load_tokenizer(
+    model: Checkpoint, trust_remote_code: bool = False, pad_token: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, which has a pad token.
+
+    Args:
+        pad_token: the token that pads, if the tokenizer names none; it has to be in the vocabulary.
+
+    Raises:
+        UserError: it cannot be loaded, or has no pad token.
+    """
+    with _explained(f"the tokenizer of {model.given!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=trust_remote_code
+        )
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise UserError(f"--pad_token {pad_token}: the tokenizer of {model.given!r} has no such token")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        end = tokenizer.eos_token
+        raise UserError(
+            f"the tokenizer of {model.given!r} has no pad token, which batched generation needs. Name one of its own "
+            "tokens with --pad_token: padding is masked, so it changes no answer"
+            + (f"; its end token will do: --pad_token '{end}'" if end else "")
+        )
+    return tokenizer
+
+
+def load_weights(
+    model: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model on `device`, in evaluation mode, with the end of the turn among the tokens it stops at.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+        "revision": model.revision,
+    }
+    with _explained(repr(model.given)):
+        if model.base is None:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
+        else:
+            from peft import AutoPeftModelForCausalLM
+
+            loaded = AutoPeftModelForCausalLM.from_pretrained(model.path, **options)
+        loaded.to(device)
+    set_end_of_turn(base_model(loaded), tokenizer)
+    return loaded.eval()
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is CUDA if there is one.
+
+    Raises:
+        UserError: no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {wanted} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from stepjepa.models.checkpoint import NAME
 from stepjepa.records import UserError
 
 STAGING = ".staging-checkpoint"
 REPLACED = "replaced-"
-NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class NoCheckpointError(UserError):

@@ -19,7 +19,8 @@ from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
-from stepjepa.models.loading import BUILTIN, load_model
+from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
 from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.config import StepJEPAConfig

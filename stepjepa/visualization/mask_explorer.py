@@ -29,7 +29,8 @@ from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
 from stepjepa.jepa.views import encode_views
-from stepjepa.models.loading import BUILTIN_PATH, add_pad_token, add_predictor_tokens
+from stepjepa.models.checkpoint import BUILTIN_PATH
+from stepjepa.models.loading import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
 from stepjepa.visualization.mask_drawing import paint, parts, still
 from stepjepa.visualization.mask_story import VIEWS, MaskStory

@@ -17,7 +17,8 @@ from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.results import Results, ResultsError, question_ids
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.views import encode_views
-from stepjepa.models.loading import BUILTIN_PATH, load_model
+from stepjepa.models.checkpoint import BUILTIN_PATH
+from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, write_jsonl
 
 

@@ -18,8 +18,8 @@ from stepjepa.commands.evaluate import main
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids, read_results
-from stepjepa.models.checkpoint import load_tokenizer, load_weights, locate_model
-from stepjepa.models.loading import BUILTIN_PATH, load_model
+from stepjepa.models.checkpoint import BUILTIN_PATH, locate_model
+from stepjepa.models.loading import load_model, load_tokenizer, load_weights
 from stepjepa.records import UserError
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")

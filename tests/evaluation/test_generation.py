@@ -30,7 +30,8 @@ from stepjepa.evaluation.generation import (
 )
 from stepjepa.evaluation.kv_cache import GrowingLayer, growing_cache
 from stepjepa.experiments.benchmark_generation import alone
-from stepjepa.models.loading import BUILTIN_PATH, load_model
+from stepjepa.models.checkpoint import BUILTIN_PATH
+from stepjepa.models.loading import load_model
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
 

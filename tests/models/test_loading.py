@@ -16,7 +16,7 @@ from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
-from stepjepa.models.loading import ModelLoadError
+from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
 
@@ -233,7 +233,7 @@ def test_the_jepa_loss_alone_trains_the_predictor_row(tmp_path):
 
 @pytest.mark.parametrize(("name", "hub"), [("no/such/folder/here", True), ("{empty}", False)])
 def test_what_cannot_be_loaded_is_explained(tmp_path, name, hub):
-    with pytest.raises(ModelLoadError, match="Could not load") as caught:
+    with pytest.raises(UserError, match="Could not load") as caught:
         load_model(name.format(empty=tmp_path))
     assert "config.json" in str(caught.value)
     assert ("hf auth login" in str(caught.value)) == hub
@@ -244,7 +244,7 @@ def test_pickled_weights_are_refused(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelLoadError, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         load_model(path)
 
 
@@ -252,7 +252,7 @@ def test_truncated_weights_and_unknown_dtypes_are_explained(tmp_path):
     path = checkpoint(tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ModelLoadError, match="Could not load"):
+    with pytest.raises(UserError, match="Could not load"):
         load_model(path)
     with pytest.raises(ValueError, match="float17"):
         load_model(path, dtype="float17")
