@@ -11,11 +11,10 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from stepjepa.analysis.projections import VIEWS
-from stepjepa.visualization.embedding_maps import REACH, Map
-from stepjepa.visualization.embedding_points import Points
+from stepjepa.visualization.embedding_points import REACH, Map, Points
 from stepjepa.visualization.embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
-from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import BLUE, CONTINUOUS, CYCLE, VERMILION
+from stepjepa.visualization.widgets import Area, still_picture
 
 COLOURINGS = {"step": "step", "view": "view", "operation": "operation", "correctness": "correct"}
 """What colour can tell, and the array of `Points` that holds it."""
@@ -74,8 +73,6 @@ def still(
     at = np.zeros((len(points), 2), dtype=int)
     at[rows] = np.rint((drawn.xy[rows] * [1, -1] + REACH) / (2 * REACH) * _SIDE + [0, _TOP]).astype(int)
     out = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_SIDE}' height='{_TOP + _SIDE + _BOTTOM}' "
-        "font-family='sans-serif' font-size='11'><rect width='100%' height='100%' fill='white'/>",
         f"<rect x='.5' y='{_TOP}' width='{_SIDE - 1}' height='{_SIDE}' fill='none' stroke='#ccc'/>",
         f"<text x='0' y='15'>{escape(drawn.caption)}</text>",
     ]
@@ -108,7 +105,7 @@ def still(
         Area("circle", (int(at[i][0]), int(at[i][1]), 10 if i in own else 5), f"point {i + 1}", points.short(int(i)))
         for i in [*own, *others]
     ]
-    return still_picture("map", "".join(out) + "</svg>", areas, summary, _HOW)
+    return still_picture("map", (_SIDE, _TOP + _SIDE + _BOTTOM), out, areas, summary, _HOW)
 
 
 def step_mark(step: int) -> str:

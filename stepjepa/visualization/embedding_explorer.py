@@ -1,9 +1,9 @@
 """The embedding explorer: a live map of step embeddings, before and after training, with every point in words.
 
-A thin binding: `embedding_points.py` says what the points are and which are nearest in the full space,
-`embedding_maps.py` where they are drawn, `embedding_drawing.py` in which colours; a canvas in `embedding_explorer.js`
-draws them, loaded from the package itself (anywidget; no network, no lab extension). Where no widget runs, as in an
-exported page, the same map appears as a still.
+A thin binding: `embedding_points.py` says what the points are, which are nearest in the full space and where they are
+drawn, `embedding_drawing.py` in which colours; a canvas in `embedding_explorer.js` draws them, loaded from the package
+itself (anywidget; no network, no lab extension). Where no widget runs, as in an exported page, the same map appears as
+a still.
 
 >>> explorer = embedding_explorer({"before": before, "after": after})  # doctest: +SKIP
 >>> explorer.projection.value = "PCA"  # doctest: +SKIP
@@ -25,8 +25,7 @@ from stepjepa.analysis.embeddings import Embeddings, evenly_spaced
 from stepjepa.analysis.projections import VIEWS
 from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
-from stepjepa.visualization.embedding_maps import REACH, Map, make_map
-from stepjepa.visualization.embedding_points import NEAREST, PLURALS, Points, as_message
+from stepjepa.visualization.embedding_points import NEAREST, PLURALS, REACH, Map, Points, as_message, make_map
 from stepjepa.visualization.embeddings import VIEW_NAMES
 from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 

@@ -1,8 +1,10 @@
-"""The points of the embedding explorer: every view of some problems, and in words what each one is.
+"""The points of the embedding explorer: every view of some problems, in words what each one is, and where it is drawn.
 
 Neighbours and ranks are computed in all D dimensions, never in a map: a map puts points beside each other that are
 not alike. A view's *partner* is the other view of its pair (context view after step k, target view of step k + 1),
-and its rank is that of `metrics.py`: 1 means that the step is retrieved.
+and its rank is that of `metrics.py`: 1 means that the step is retrieved. The PCA of the unit vectors is always drawn in
+the whole unit circle, one scale for all sets, so that a collapsed set stays a dot; a t-SNE map has neither place nor
+scale of its own and is shrunk into −1 … 1 (see `projections.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.measurements import target_texts
-from stepjepa.analysis.projections import VIEWS, view_rows
+from stepjepa.analysis.projections import VIEWS, project, view_rows
 from stepjepa.jepa.metrics import retrieval_ranks, unit_rows
 
 PARTNERS, OWN = "partner's view", "own view"
@@ -25,6 +27,8 @@ NEAREST = (PARTNERS, OWN)
 """Among which views the nearest are sought. Step ends have no partner: theirs are always step ends."""
 _PARTNER_VIEW = {"context": "target", "target": "context", "state": "state"}
 PLURALS = {"context": "context views", "target": "target views", "state": "step ends"}
+REACH = 1.06
+"""Half the side of the square that is drawn."""
 _DECIMALS = 9
 """Cosines are put in order after rounding, or equal texts would stand in the order of their rounding errors."""
 
@@ -211,3 +215,35 @@ def _read_to(step: int) -> str:
 def _cut(text: str, most: int = 80) -> str:
     text = text.replace("\n", " ")
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@dataclass(frozen=True)
+class Map:
+    """Where the rows of `Points` are drawn."""
+
+    caption: str
+    """A line about the map: what its axes hold, or its perplexity and seed."""
+    xy: np.ndarray
+    """`[N, 2]`, from −1 to 1; NaN for rows of views that are not shown."""
+    circle: bool
+    """Whether the unit circle belongs to it."""
+
+
+def make_map(points: Points, views: Sequence[str], seed: int | None, perplexity: float) -> Map:
+    """The PCA (no seed) or the t-SNE map of some views, mapped together.
+
+    Raises:
+        UserError: fewer than four points.
+    """
+    projected = project(points.embeddings, views, seeds=() if seed is None else (seed,), perplexity=perplexity)
+    xy = np.full((len(points), 2), np.nan)
+    if seed is None:
+        xy[points.rows(views)] = projected["pca"]
+        first, second = projected["explained"]
+        shares = f"the axes hold {first:.0%} and {second:.0%} of the squared length"
+        return Map(f"PCA, uncentred: {shares}.", xy, True)
+    places = projected["tsne"][0]
+    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
+    xy[points.rows(views)] = places / np.abs(places).max()
+    caption = f"t-SNE, perplexity {projected['perplexity']:.3g}, seed {seed}: it shows who is near, not how far."
+    return Map(caption, xy, False)

@@ -1,8 +1,8 @@
 """The mask explorer: choose an example, view pairs, isolation and form, and see who may attend to whom.
 
-A thin binding: `mask_story.py` makes the labelled masks and their words, `mask_drawing.py` colours them, and a
-canvas in `explorer.js` draws them, loaded from the package itself (anywidget; no network, no lab extension). Where
-no widget runs, as in an exported page, the same picture appears as a still.
+A thin binding: `mask_pictures.py` makes the labelled masks and their words, `masks.py` colours them, and a canvas in
+`mask_explorer.js` draws them, loaded from the package itself (anywidget; no network, no lab extension). Where no widget
+runs, as in an exported page, the same picture appears as a still.
 
 >>> explorer = mask_explorer()  # doctest: +SKIP
 >>> explorer.view.value = "two-pass"  # doctest: +SKIP
@@ -32,9 +32,8 @@ from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
-from stepjepa.visualization.mask_drawing import paint, parts, still
-from stepjepa.visualization.mask_story import VIEWS, MaskStory
-from stepjepa.visualization.mask_words import MaskPicture
+from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory
+from stepjepa.visualization.masks import paint, parts, still
 from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
 PAIR_CHOICES: dict[str, dict[str, Any]] = {
@@ -77,17 +76,12 @@ class MaskExplorer(VBox):
         self._weights_of: tuple[Any, ...] = ()
 
         short, wide = sized("225px"), sized("450px")
+        text: dict[str, Any] = {"continuous_update": False, "rows": 4, **wide}
         named = [(f"{len(e['steps'])} steps: {e['question'][:70]}", i) for i, e in enumerate(self._examples)]
         self.example = Dropdown(options=[*named, ("write your own", OWN)], description="Example", **wide)
-        self.question = Textarea(OWN_QUESTION, description="Question", continuous_update=False, rows=4, **wide)
-        self.steps = Textarea(
-            OWN_STEPS,
-            description="Steps",
-            continuous_update=False,
-            rows=4,
-            placeholder="steps, with a blank line between them",
-            **wide,
-        )
+        self.question = Textarea(OWN_QUESTION, description="Question", **text)
+        hint = "steps, with a blank line between them"
+        self.steps = Textarea(OWN_STEPS, description="Steps", placeholder=hint, **text)
         self.view = ToggleButtons(options=VIEWS, value="single-pass", style={"button_width": "105px"})
         self.pairs = Dropdown(options=list(PAIR_CHOICES), description="View pairs", **short)
         self.isolation = Dropdown(options=ISOLATIONS, description="Isolation", **short)
@@ -102,34 +96,15 @@ class MaskExplorer(VBox):
         self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head", **short)
         self.message = HTML()
         self.canvas = MaskCanvas()
+        rows_from_0 = (lambda value: value - 1, lambda row: row + 1)
+        traitlets.link((self.token, "value"), (self.canvas, "selected"), transform=rows_from_0)
         self._own = side_by_side(self.question, self.steps)
-        traitlets.link(
-            (self.token, "value"), (self.canvas, "selected"), transform=(lambda v: v - 1, lambda row: row + 1)
-        )
-        super().__init__(
-            [
-                side_by_side(self.example, self.view),
-                self._own,
-                side_by_side(self.pairs, self.isolation, self.predictors, self.pair),
-                *([side_by_side(self.shown, self.layer, self.head)] if model is not None else []),
-                self.token,
-                self.message,
-                self.canvas,
-            ]
-        )
-        for control in (
-            self.example,
-            self.question,
-            self.steps,
-            self.view,
-            self.pairs,
-            self.isolation,
-            self.predictors,
-            self.pair,
-            self.shown,
-            self.layer,
-            self.head,
-        ):
+        choice = side_by_side(self.example, self.view)
+        layout = side_by_side(self.pairs, self.isolation, self.predictors, self.pair)
+        weights = side_by_side(self.shown, self.layer, self.head)
+        with_model = [weights] if model is not None else []
+        super().__init__([choice, self._own, layout, *with_model, self.token, self.message, self.canvas])
+        for control in (*choice.children, *self._own.children, *layout.children, *weights.children):
             control.observe(lambda _change: self._refresh(), "value")
         self._draw()
 
@@ -221,14 +196,14 @@ class MaskExplorer(VBox):
         if weights is not None:
             sentences = [f"{words} {_most(picture, weights[t], t)}" for t, words in enumerate(sentences)]
         chosen = self._same_token(picture)
-        painting = paint(picture, strong=weights is not None)
+        cells, legend = paint(picture, strong=weights is not None)
         opacity = np.empty(0, dtype=np.uint8) if weights is None else np.rint(255 * np.sqrt(weights)).astype(np.uint8)
         self._picture = picture
         self.canvas.picture = {
             "summary": picture.summary + (_STRENGTH if weights is not None else ""),
-            "cells": painting.cells.tobytes(),
+            "cells": cells.tobytes(),
             "opacity": opacity.tobytes(),
-            "legend": painting.legend,
+            "legend": legend,
             "tokens": [{"text": token.text, "name": token.name} for token in picture.tokens],
             "sentences": sentences,
             "parts": [dict(zip(("name", "colour", "start", "end"), part, strict=True)) for part in parts(picture)],
@@ -304,9 +279,9 @@ def mask_explorer(
 
 def _builtin_examples() -> list[Mapping[str, Any]]:
     """Of 200 test problems the one with the fewest characters, for each number of steps."""
-    found, _ = read_examples("builtin", split="test", count=200, seed=1)
-    shortest = sorted(found, key=lambda e: len(e["question"]) + sum(map(len, e["steps"])), reverse=True)
-    return [example for _, example in sorted({len(e["steps"]): e for e in shortest}.items())]
+    examples, _ = read_examples("builtin", split="test", count=200, seed=1)
+    longest_first = sorted(examples, key=lambda e: len(e["question"]) + sum(map(len, e["steps"])), reverse=True)
+    return [example for _, example in sorted({len(e["steps"]): e for e in longest_first}.items())]
 
 
 def _most(picture: MaskPicture, weights: np.ndarray, row: int, count: int = 3) -> str:

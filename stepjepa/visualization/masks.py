@@ -1,10 +1,17 @@
-"""The masks of the two-pass and of the single-pass form side by side: their record, and its figure."""
+"""Masks as pictures: the figure of both forms, and a `MaskPicture` in colours and as a still for the explorer.
+
+In the explorer a cell takes the colour of the key that is seen, so that a row shows at a glance where its information
+comes from; in a difference it takes the colour of what one pass makes of its row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from html import escape
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
@@ -12,7 +19,21 @@ from torch import Tensor
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.visualization.style import FORBIDDEN, ROLES, new_figure, styled
+from stepjepa.visualization.mask_pictures import AGAIN, BRANCH, LEFT_OUT, MaskPicture
+from stepjepa.visualization.style import (
+    BLUE,
+    FORBIDDEN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    ROLES,
+    SKY,
+    VERMILION,
+    new_figure,
+    styled,
+)
+from stepjepa.visualization.widgets import Area, still_picture
 
 TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2]
@@ -89,3 +110,114 @@ def mask_panels(record: Mapping[str, Any]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+# -------- colours of the explorer --------
+
+STEP_COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY, "#00476F", "#006348", "#853A00", "#7E4568", "#2A6F97")
+"""Of steps 1 to 10, then again from the first: five colours, then the same ones darkened. Orange is the predictor's."""
+GROUP_COLOURS = {"prompt": ROLES["trunk"], "predictor": ORANGE, "end of turn": GREY, "padding": "#D9D9D9"}
+ONE_PASS_COLOURS = {
+    AGAIN: (ROLES["trunk"], "repeats the first pass"),
+    BRANCH: (ORANGE, "computed in the branch"),
+    LEFT_OUT: (GREY, "left out by one pass"),
+}
+UNSEEN = "#F1F1F1"
+_STRONG_PROMPT = "#5B87A8"
+
+
+def group_colour(group: str) -> str:
+    """Colour of a stretch of text: prompt, S1 …, predictor, end of turn, padding."""
+    if group in GROUP_COLOURS:
+        return GROUP_COLOURS[group]
+    return STEP_COLOURS[(int(group.removeprefix("S")) - 1) % len(STEP_COLOURS)]
+
+
+def paint(picture: MaskPicture, strong: bool = False) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+    """Colours of the cells: `[L, L]` uint8, 0 for what must not be seen, else 1 + an index into the legend.
+
+    Args:
+        picture: of L tokens.
+        strong: deepens the prompt's colour, which is too pale to be diluted.
+
+    Returns:
+        The cells, and the legend: (colour, label) each.
+    """
+    if picture.one_pass:
+        kinds, of_token = list(ONE_PASS_COLOURS), picture.one_pass
+        legend = tuple(ONE_PASS_COLOURS.values())
+    else:
+        of_token = tuple(token.group for token in picture.tokens)
+        kinds = list(dict.fromkeys(of_token))
+        legend = tuple((_STRONG_PROMPT if strong and kind == "prompt" else group_colour(kind), kind) for kind in kinds)
+    codes = np.array([1 + kinds.index(kind) for kind in of_token], dtype=np.uint8)
+    by = codes[:, None] if picture.one_pass else codes[None, :]  # what one pass makes of the row, or the key's group
+    return np.where(picture.mask, by, np.uint8(0)), legend
+
+
+def parts(picture: MaskPicture) -> list[tuple[str, str, int, int]]:
+    """The runs of tokens of one part: name, colour, start, end (exclusive)."""
+    runs = []
+    for (name, start_group), run in groupby(enumerate(picture.tokens), key=lambda item: (item[1].part, item[1].group)):
+        columns = [column for column, _ in run]
+        runs.append((name, group_colour(start_group), columns[0], columns[-1] + 1))
+    return runs
+
+
+# -------- the still of the explorer --------
+
+_HOW = "Run the cell to explore; in an exported page, point at a row for its words."
+_LABELS, _BAND, _TOP = 104, 6, 26
+_LEFT = _LABELS + _BAND
+
+
+def still(picture: MaskPicture) -> str:
+    """The picture as HTML: an image, and for each row a hover text with its sentence. The same picture gives the
+    same text, to the character."""
+    count = len(picture.tokens)
+    cell = int(np.clip(680 // count, 2, 16))
+    right = _LEFT + cell * count
+    areas = [
+        Area("rect", (0, _TOP + cell * t, right, _TOP + cell * (t + 1)), token.name, picture.sentence(t))
+        for t, token in enumerate(picture.tokens)
+    ]
+    size = max(right + 4, 560), _TOP + cell * count + 34
+    return still_picture("mask", size, _marks(picture, cell, size[1]), areas, picture.summary, _HOW)
+
+
+def _marks(picture: MaskPicture, cell: int, height: int) -> Iterator[str]:
+    """SVG of cells, names of the parts, and legend."""
+    (cells, legend), side = paint(picture), cell * len(picture.tokens)
+    yield f"<rect x='{_LEFT}' y='{_TOP}' width='{side}' height='{side}' fill='{UNSEEN}'/>"
+    for code, (colour, _) in enumerate(legend, start=1):
+        runs = "".join(
+            f"M{_LEFT + cell * start} {_TOP + cell * row}h{cell * length}v{cell}h-{cell * length}z"
+            for row, start, length in _runs(cells == code)
+        )
+        yield f"<path fill='{colour}' d='{runs}'/>"
+    free = 0.0  # where the next label on the left may begin
+    for name, colour, start, end in parts(picture):
+        at, size = cell * start, cell * (end - start)
+        label = escape(name.replace("predictor question→answer", "predictor Q→A"))
+        yield f"<rect x='{_LABELS}' y='{_TOP + at}' width='{_BAND - 1}' height='{size}' fill='{colour}'/>"
+        yield f"<rect x='{_LEFT + at}' y='{_TOP - _BAND}' width='{size}' height='{_BAND - 1}' fill='{colour}'/>"
+        middle = max(_TOP + at + size / 2, free + 6)
+        yield f"<text x='{_LABELS - 5}' y='{middle + 4:g}' text-anchor='end'>{label}</text>"
+        free = middle + 6
+        if size > 6.5 * len(label):
+            yield f"<text x='{_LEFT + at + size / 2:g}' y='{_TOP - 10}' text-anchor='middle'>{label}</text>"
+        lines = f"M{_LEFT} {_TOP + at}h{side}M{_LEFT + at} {_TOP}v{side}"
+        yield f"<path stroke='white' stroke-width='1' d='{lines}'/>"
+    x = _LEFT
+    for colour, label in (*legend, (UNSEEN, "must not be seen")):
+        yield f"<rect x='{x}' y='{height - 18}' width='10' height='10' fill='{colour}'/>"
+        yield f"<text x='{x + 14}' y='{height - 9}'>{label}</text>"
+        x += 26 + 6 * len(label)
+
+
+def _runs(cells: np.ndarray) -> list[tuple[int, int, int]]:
+    """Row, start and length of every horizontal run of true cells."""
+    edges = np.diff(np.pad(cells.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    return list(zip(rows.tolist(), starts.tolist(), (ends - starts).tolist(), strict=True))

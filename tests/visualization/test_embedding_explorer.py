@@ -20,8 +20,7 @@ from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import Palette, ink_on
 from stepjepa.visualization.embedding_explorer import SHOWN, EmbeddingCanvas, embedding_explorer
-from stepjepa.visualization.embedding_maps import REACH
-from stepjepa.visualization.embedding_points import OWN, PARTNERS, Points
+from stepjepa.visualization.embedding_points import OWN, PARTNERS, REACH, Points
 from stepjepa.visualization.style import BLUE, VERMILION
 
 

@@ -18,9 +18,9 @@ from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
-from stepjepa.visualization.mask_drawing import STEP_COLOURS, group_colour, paint
 from stepjepa.visualization.mask_explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
-from stepjepa.visualization.mask_story import VIEWS
+from stepjepa.visualization.mask_pictures import VIEWS
+from stepjepa.visualization.masks import STEP_COLOURS, group_colour, paint
 from stepjepa.visualization.style import BLUE, ORANGE
 
 EXAMPLE = make_example("What is 2 + 3 - 1?", ["2 + 3 = 5.", "5 - 1 = 4.", "The answer is 4."], "4", "t", None)
@@ -114,7 +114,7 @@ def test_colours_are_those_of_the_text_seen(explorer):
         "predictor S1→S2",
         "S2 copy",
     ]
-    cells = paint(explorer.picture).cells
+    cells = paint(explorer.picture)[0]
     copy = picture["parts"][-1]
     assert picture["legend"][cells[-1, copy["start"]] - 1][1] == "S2"
     assert len({*STEP_COLOURS, group_colour("predictor"), group_colour("prompt")}) == len(STEP_COLOURS) + 2

@@ -1,13 +1,16 @@
-"""A batch in branch layout → labelled pictures of its masks: plain causal, two-pass, single-pass, difference.
+"""A batch in branch layout → labelled masks (plain causal, two-pass, single-pass, difference), every row in words.
 
 The masks are those that are trained with (`layout.py`, `masks.py`) and those of the executable specification
-(`reference.py`); nothing here decides who may attend to whom.
+(`reference.py`); nothing here decides who may attend to whom. The words name exactly the columns of the token's row in
+the mask: they are read off it, never made from rules.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,15 @@ from torch import Tensor
 from stepjepa.jepa.layout import without_branches
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import SecondPass
-from stepjepa.visualization.mask_words import AGAIN, BRANCH, FATES, LEFT_OUT, MaskPicture, Token
 
 VIEWS = ("plain causal", "two-pass", "single-pass", "difference")
+AGAIN, BRANCH, LEFT_OUT = "again", "branch", "left out"
+ONE_PASS = {
+    AGAIN: "It repeats a row of the first pass; one pass computes that once, in the trunk.",
+    BRANCH: "One pass computes this row in the branch.",
+    LEFT_OUT: "No view depends on it; one pass leaves it out.",
+}
+"""What one pass makes of a row of the second pass."""
 
 _CAUSAL = "attention is causal: a token sees itself and everything before it"
 _TRUNK = "the trunk is plain causal and never sees a branch"
@@ -26,6 +35,69 @@ _BEFORE = "the second pass is plain causal before its predictor"
 _AFTER = "it stands after the predictor and is not isolated, so it stays causal"
 _HIDDEN = "isolation is none: the predictor is hidden from later rows, which are those of the first pass"
 _PADDING = "padding sees only itself, so that no row of the softmax is empty"
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a picture: `number` counts from 1 within its `part`, which has `size` tokens.
+
+    `group` is the stretch of text it stands for, whichever copy of it this is: "prompt", "S1" …, "end of turn",
+    "predictor" or "padding".
+    """
+
+    text: str
+    part: str
+    group: str
+    number: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its part and number; the number is left out where the part has no other token."""
+        return self.part if self.size == 1 else f"{self.part} token {self.number}"
+
+
+@dataclass(frozen=True)
+class MaskPicture:
+    """One mask with its labels, for L tokens.
+
+    `mask` is `[L, L]` (rows are queries), `why[t]` the reason for row t; `reads` names the view that is read at a
+    row; `summary` is a line on the whole; `one_pass` is a key of `ONE_PASS` for each row, or empty.
+    """
+
+    tokens: tuple[Token, ...]
+    mask: np.ndarray
+    why: tuple[str, ...]
+    reads: dict[int, str]
+    summary: str
+    one_pass: tuple[str, ...] = ()
+
+    def sentence(self, t: int) -> str:
+        """What token t sees and why: «S2 token 3 sees: S2 tokens 1–3, because its step is read in isolation.»"""
+        words = f"{self.tokens[t].name} sees: {listing(self.tokens, self.mask[t])}, because {self.why[t]}."
+        if t in self.reads:
+            words += f" The {self.reads[t]} is read here."
+        return words + (f" {ONE_PASS[self.one_pass[t]]}" if self.one_pass else "")
+
+
+def listing(tokens: tuple[Token, ...], seen: np.ndarray) -> str:
+    """The seen tokens by part: `prompt tokens 1–9, S1 tokens 1–4, predictor S1→S2`.
+
+    Args:
+        tokens: of length L.
+        seen: `[L]` booleans.
+    """
+    phrases = []
+    for part, group in groupby(np.flatnonzero(seen).tolist(), key=lambda k: tokens[k].part):
+        keys = list(group)
+        if tokens[keys[0]].size == 1:
+            phrases.append(part)
+            continue
+        numbers = np.array([tokens[k].number for k in keys])
+        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+        spans = " and ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+        phrases.append(f"{part} {'token' if len(numbers) == 1 else 'tokens'} {spans}")
+    return ", ".join(phrases)
 
 
 class MaskStory:
@@ -41,8 +113,9 @@ class MaskStory:
     """
 
     def __init__(self, batch: dict[str, Tensor], decode: Callable[[int], str], row: int = 0) -> None:
-        self._trunks = without_branches(batch)
         self._batch, self._decode, self._row = batch, decode, row
+        self._trunks = without_branches(batch)
+        self._masks = {name: _mask(own, row) for name, own in (("one pass", batch), ("first pass", self._trunks))}
         self._vector = {name: tensor[row].numpy() for name, tensor in batch.items() if tensor.ndim == 2}
         self._trunk = np.flatnonzero(self._vector["example_ids"] >= 0)
         self._groups = _groups(self._vector["step_ids"][self._trunk])
@@ -70,16 +143,15 @@ class MaskStory:
     # -------- the pictures --------
 
     def _plain(self, title: str) -> MaskPicture:
-        ids = self._trunks["input_ids"][self._row].numpy()
-        padding = len(ids) - len(self._trunk)
-        mask = _mask(self._trunks, self._row)
-        tokens = self._tokens(ids, [*self._groups, *["padding"] * padding])
-        why = (_CAUSAL,) * len(self._trunk) + (_PADDING,) * padding
-        return MaskPicture(tokens, mask, why, {}, f"{title}: {_size(mask[: len(self._trunk)])}.")
+        mask, length = self._masks["first pass"], len(self._trunk)
+        padding = len(mask) - length
+        tokens = self._tokens(self._trunks["input_ids"][self._row], [*self._groups, *["padding"] * padding])
+        why = (_CAUSAL,) * length + (_PADDING,) * padding
+        return MaskPicture(tokens, mask, why, {}, f"{title}: {_size(mask[:length])}.")
 
     def _single_pass(self) -> MaskPicture:
-        length = len(self._vector["segment_ids"])
-        groups, why = ["padding"] * length, [_PADDING] * length
+        mask, real = self._masks["one pass"], self._vector["segment_ids"] >= 0
+        groups, why = ["padding"] * len(mask), [_PADDING] * len(mask)
         for column, group in zip(self._trunk, self._groups, strict=True):
             groups[column], why[column] = group, _TRUNK
         parts = list(groups)
@@ -93,34 +165,24 @@ class MaskStory:
                 groups[column], parts[column], why[column] = group, f"{_target(name)} copy", self._isolated(pair)
             for view in ("context", "target"):
                 reads[int(self._vector[f"{view}_index"][pair])] = f"{view} view of {name}"
-        mask, real = _mask(self._batch, self._row), self._vector["segment_ids"] >= 0
-        return MaskPicture(
-            tokens=self._tokens(self._vector["input_ids"], groups, parts),
-            mask=mask,
-            why=tuple(why),
-            reads=reads,
-            summary=f"One pass, {len(self._trunk):,} tokens of trunk and {real.sum() - len(self._trunk):,} of "
-            f"branches: {_size(mask[real])}.",
-        )
+        trunk = len(self._trunk)
+        summary = f"One pass, {trunk:,} tokens of trunk and {real.sum() - trunk:,} of branches: {_size(mask[real])}."
+        return MaskPicture(self._tokens(self._vector["input_ids"], groups, parts), mask, tuple(why), reads, summary)
 
     def _second_pass(self, pair: int) -> MaskPicture:
         second, name = self._second(pair), self.pairs[pair]
         inserted, isolated = self._inserted(pair)
+        predictor = "predictor"
+        groups = [*self._groups[: inserted.start], *[predictor] * len(inserted), *self._groups[inserted.start :]]
+        parts = [f"predictor {name}" if group == predictor else group for group in groups]
         after = _AFTER if isolated else _HIDDEN
-        groups = [*self._groups[: inserted.start], *["predictor"] * len(inserted), *self._groups[inserted.start :]]
         why = [_BEFORE if q < inserted.start else after for q in range(len(groups))]
         why[inserted.start : inserted.stop] = [_predicting(name)] * len(inserted)
         why[isolated.start : isolated.stop] = [self._isolated(pair)] * len(isolated)
         mask = second.mask.numpy()
-        return MaskPicture(
-            tokens=self._tokens(
-                second.tokens, groups, [f"predictor {name}" if g == "predictor" else g for g in groups]
-            ),
-            mask=mask,
-            why=tuple(why),
-            reads={second.context_index: f"context view of {name}", second.target_index: f"target view of {name}"},
-            summary=f"Second pass for {name}: {_size(mask)}.",
-        )
+        reads = {second.context_index: f"context view of {name}", second.target_index: f"target view of {name}"}
+        summary = f"Second pass for {name}: {_size(mask)}."
+        return MaskPicture(self._tokens(second.tokens, groups, parts), mask, tuple(why), reads, summary)
 
     def _difference(self, pair: int) -> MaskPicture:
         """The second pass again, with what one pass makes of each row.
@@ -128,32 +190,28 @@ class MaskStory:
         A row is "again" or "branch" if the trunk or a branch of the single pass holds the very same row: the same
         token at the same position that sees the same tokens. Otherwise it is "left out".
         """
-        second, shown = self._second(pair), self._second_pass(pair)
+        second, picture, single = self._second(pair), self._second_pass(pair), self._masks["one pass"]
         inserted, isolated = self._inserted(pair)
         predictor, copy = self._branch(pair)
         place = np.insert(self._trunk, inserted.start, predictor)  # column of the second pass → of the single pass
         place[isolated.start : isolated.stop] = copy
-        single = _mask(self._batch, self._row)
         same = (
             (self._vector["input_ids"][place] == second.tokens)
             & (self._vector["position_ids"][place] == second.positions.numpy())
-            & (single[np.ix_(place, place)] == shown.mask).all(axis=1)
-            & (single[place].sum(axis=1) == shown.mask.sum(axis=1))
+            & (single[np.ix_(place, place)] == picture.mask).all(axis=1)
+            & (single[place].sum(axis=1) == picture.mask.sum(axis=1))
         )
-        trunk = np.isin(place, self._trunk)
-        fate = np.where(~same, LEFT_OUT, np.where(trunk, AGAIN, BRANCH))
-        return MaskPicture(
-            shown.tokens, shown.mask, shown.why, shown.reads, self._counts(shown, fate, pair), tuple(fate.tolist())
-        )
+        one_pass = np.where(~same, LEFT_OUT, np.where(np.isin(place, self._trunk), AGAIN, BRANCH))
+        counts = self._counts(picture.mask, one_pass, pair)
+        return replace(picture, summary=counts, one_pass=tuple(one_pass.tolist()))
 
-    def _counts(self, shown: MaskPicture, fate: np.ndarray, pair: int) -> str:
-        cells = {kind: int(shown.mask[fate == kind].sum()) for kind in FATES}
-        real = self._vector["segment_ids"] >= 0
-        single = _mask(self._batch, self._row)[real]
-        passes = [_mask(self._trunks, self._row)[: len(self._trunk)]]
-        passes += [self._second(each).mask.numpy() for each in range(len(self.pairs))]
+    def _counts(self, mask: np.ndarray, one_pass: np.ndarray, pair: int) -> str:
+        cells = {kind: int(mask[one_pass == kind].sum()) for kind in ONE_PASS}
+        single = self._masks["one pass"][self._vector["segment_ids"] >= 0]
+        passes = [self._masks["first pass"][: len(self._trunk)]]
+        passes += [self._second(number).mask.numpy() for number in range(len(self.pairs))]
         return (
-            f"Of the {int(shown.mask.sum()):,} cells of the second pass for {self.pairs[pair]}, {cells[AGAIN]:,} "
+            f"Of the {int(mask.sum()):,} cells of the second pass for {self.pairs[pair]}, {cells[AGAIN]:,} "
             f"repeat the first pass, {cells[BRANCH]:,} are the branch, and no view depends on the other "
             f"{cells[LEFT_OUT]:,}. With {len(self.pairs)} view pair{'s' * (len(self.pairs) > 1)}, the two-pass form "
             f"computes {sum(map(len, passes)):,} rows and {sum(int(mask.sum()) for mask in passes):,} cells; "

@@ -9,8 +9,7 @@ from small_models import collator, small_rows
 
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.visualization.mask_story import VIEWS, MaskStory
-from stepjepa.visualization.mask_words import AGAIN, BRANCH, LEFT_OUT, MaskPicture, Token, listing
+from stepjepa.visualization.mask_pictures import AGAIN, BRANCH, LEFT_OUT, VIEWS, MaskPicture, MaskStory, Token, listing
 
 PAIR_OPTIONS = (
     {"pairs": "first"},
@@ -50,9 +49,9 @@ def named(sentence: str, picture: MaskPicture) -> set[int]:
 
 @pytest.mark.parametrize("options", LAYOUTS, ids=lambda o: "-".join(str(value) for value in o.values()))
 def test_every_sentence_names_the_row_of_the_mask(options):
-    batch, each = stories(**options)
+    batch, own = stories(**options)
     sees = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"]).numpy()
-    for row, story in enumerate(each):
+    for row, story in enumerate(own):
         for view, pair in itertools.product(VIEWS, range(max(1, len(story.pairs)))):
             picture = story.picture(view, pair)
             if view == "single-pass":
@@ -72,11 +71,11 @@ def test_what_a_view_depends_on_is_never_left_out(options):
             needed[list(picture.reads)] = True
             for _ in picture.tokens:
                 needed |= picture.mask[needed].any(axis=0)
-            fate = np.array(picture.fate)
-            assert LEFT_OUT not in fate[needed]
+            one_pass = np.array(picture.one_pass)
+            assert LEFT_OUT not in one_pass[needed]
             if options["isolation"] == "none":
-                assert LEFT_OUT not in fate
-            assert (fate == BRANCH).sum() == sum(
+                assert LEFT_OUT not in one_pass
+            assert (one_pass == BRANCH).sum() == sum(
                 token.group == "predictor" or "in isolation" in why
                 for token, why in zip(picture.tokens, picture.why, strict=True)
             )
@@ -167,7 +166,7 @@ def test_difference_counts_what_each_form_computes():
     One pass: 28 + 5 + 3 cells in 7 + 1 + 2 rows.
     """
     picture = story_of(2, [2, 2]).picture("difference")
-    assert picture.fate == (AGAIN,) * 4 + (BRANCH,) * 3 + (LEFT_OUT,)
+    assert picture.one_pass == (AGAIN,) * 4 + (BRANCH,) * 3 + (LEFT_OUT,)
     assert picture.summary == (
         "Of the 26 cells of the second pass for S1→S2, 10 repeat the first pass, 8 are the branch, and no view depends "
         "on the other 8. With 1 view pair, the two-pass form computes 15 rows and 54 cells; one pass computes "
@@ -177,12 +176,12 @@ def test_difference_counts_what_each_form_computes():
 
 def test_difference_notices_a_branch_that_is_not_the_second_pass():
     batch = collator()([row_of(2, [2, 2])])
-    assert MaskStory(batch, str).picture("difference").fate.count(BRANCH) == 3
+    assert MaskStory(batch, str).picture("difference").one_pass.count(BRANCH) == 3
     for name, column, value in (("prefix_end", 7, 2), ("position_ids", 8, 0), ("input_ids", 9, 5)):
         wrong = {key: tensor.clone() for key, tensor in batch.items()}
         wrong[name][0, column] = value
         picture = MaskStory(wrong, str).picture("difference")
-        assert picture.fate.count(BRANCH) < 3, name
+        assert picture.one_pass.count(BRANCH) < 3, name
 
 
 def test_an_example_without_a_pair_says_so():
