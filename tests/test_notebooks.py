@@ -54,20 +54,19 @@ def test_nothing_of_the_machine_is_stored(path):
     assert not re.search(r"(/root/|/home/|/Users/|/tmp/)\w", text)
 
 
-@pytest.mark.slow
 def test_an_altered_output_fails(tmp_path):
-    """nbval is told a step count that is not the one the code gives."""
-    notebook = nbformat.read(FOLDER / "01_data_preparation.ipynb", as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    (number,) = [n for n, cell in enumerate(code) if cell.source.startswith("print(count_boundaries")]
-    cell = code[number]
-    (output,) = cell.outputs
-    right = output.text
-    output.text = re.sub(r"[1-9](?=,\d{3} step boundaries)", lambda digit: str(int(digit[0]) % 9 + 1), right)
-    assert output.text != right
-    nbformat.write(notebook, tmp_path / "altered.ipynb")
+    """Of two cells with stored outputs, nbval passes the one whose code gives its output, and not the other."""
+    steps = "from stepjepa import split_steps\n\nprint(len(split_steps('She sold half of 48 in May, 24.\\n\\nTogether that is 48 + 24 = 72.')), 'steps')"
+    cells = [
+        nbformat.v4.new_code_cell(
+            steps, execution_count=n, outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)]
+        )
+        for n, text in ((1, "2 steps\n"), (2, "3 steps\n"))
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=cells), tmp_path / "altered.ipynb")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
     done = subprocess.run([*command, "altered.ipynb"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
-    assert f"FAILED altered.ipynb::Cell {number}" in done.stdout
-    assert f"1 failed, {len(code) - 1} passed" in done.stdout
+    assert "FAILED altered.ipynb::Cell 1" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
