@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,14 @@ class Embeddings:
         number = np.full(len(self.questions), -1)
         number[examples] = np.arange(len(examples))
         pairs, states = number[self.pair_example] >= 0, number[self.state_example] >= 0
-        own = {name: getattr(self, name)[pairs] for name in PAIR_ARRAYS}
+        own: dict[str, Any] = {name: getattr(self, name)[pairs] for name in PAIR_ARRAYS}
         own |= {name: getattr(self, name)[states] for name in STATE_ARRAYS}
         own |= {name: [getattr(self, name)[i] for i in examples] for name in ("questions", "steps", "ids")}
         own |= {"pair_example": number[own["pair_example"]], "state_example": number[own["state_example"]]}
-        return Embeddings(
+        return replace(
+            self,
             **own,
             correct=self.correct[examples],
-            operation_names=self.operation_names,
-            info=self.info,
             context_layers={layer: array[pairs] for layer, array in self.context_layers.items()},
             target_layers={layer: array[pairs] for layer, array in self.target_layers.items()},
             state_layers={layer: array[states] for layer, array in self.state_layers.items()},
@@ -114,14 +113,14 @@ class Embeddings:
                 f"layer {layer} is not in these embeddings (stored: {stored}); `stepjepa embed --layers {layer}` "
                 "stores it"
             )
-        own = {name: getattr(self, name) for name in (*ARRAYS, *TEXTS)}
-        return Embeddings(
-            **own
-            | {
-                "context": self.context_layers[layer],
-                "target": self.target_layers[layer],
-                "states": self.state_layers[layer],
-            }
+        return replace(
+            self,
+            context=self.context_layers[layer],
+            target=self.target_layers[layer],
+            states=self.state_layers[layer],
+            context_layers={},
+            target_layers={},
+            state_layers={},
         )
 
 

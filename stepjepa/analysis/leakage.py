@@ -20,7 +20,7 @@ from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import ViewPair, step_spans, view_pairs
 from stepjepa.jepa.views import Views, encode_views
-from stepjepa.records import UserError
+from stepjepa.records import UserError, text_table
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 EXPERT_TOLERANCE = 1e-4
@@ -262,19 +262,14 @@ def _fault(cell: Mapping[str, Any]) -> str:
 
 def format_audit(record: Mapping[str, Any]) -> str:
     """The audit as a table, changed parts down and views across: the largest relative change, with the verdict."""
-    found = {(cell["segment"], cell["view"]): cell for cell in record["cells"]}
-    widths = [max(len(view), 8) + 2 for view in record["views"]]
-    lines = [
-        f"{'changed':12}" + "".join(f"{view:>{width}}" for view, width in zip(record["views"], widths, strict=True))
-    ]
-    for segment in record["segments"]:
-        line = f"{segment:12}"
-        for view, width in zip(record["views"], widths, strict=True):
-            cell = found.get((segment, view))
-            mark = "" if cell is None or cell["ok"] else "!"
-            text = "" if cell is None else f"{mark}{cell['relative_max']:.2g}"
-            line += f"{text:>{width}}"
-        lines.append(line.rstrip())
+    cells = {(cell["segment"], cell["view"]): cell for cell in record["cells"]}
+
+    def shown(segment: str, view: str) -> str:
+        cell = cells.get((segment, view))
+        return "" if cell is None else f"{'' if cell['ok'] else '!'}{cell['relative_max']:.2g}"
+
+    rows = [[segment, *(shown(segment, view) for view in record["views"])] for segment in record["segments"]]
+    lines = text_table([["changed", *record["views"]], *rows])
     return "\n".join([*lines, "", *(f"! {fault}" for fault in record["faults"]), verdict(record)])
 
 

@@ -141,16 +141,14 @@ def _coherence(embeddings: Embeddings, seed: int) -> Named:
         rows = view_rows(embeddings, view)
         if (rows.step < 0).any():
             continue  # a whole answer has no neighbours
-        found = coherence(rows.vectors, torch.from_numpy(rows.example), torch.from_numpy(rows.step))
-        consecutive, distant, across = (values.numpy() for values in (found.consecutive, found.distant, found.across))
-        example = found.example.numpy()
-        for name, values in (("consecutive", consecutive), ("distant", distant), ("across", across)):
+        example, *similar = coherence(rows.vectors, torch.from_numpy(rows.example), torch.from_numpy(rows.step)).numpy()
+        for name, values in zip(("consecutive", "distant", "across"), similar, strict=True):
             known = np.isfinite(values)
             if known.sum() > 1:
                 yield f"{name}_{view}", bootstrap_mean(values[known], example[known], DRAWS, seed)
-        excess, correct = consecutive - distant, embeddings.correct[example]
-        lengths = np.array([len(embeddings.steps[i]) for i in example])
-        for name, values in (("coherence", excess), ("consecutive", consecutive)):
+        consecutive, distant, _ = similar
+        correct, lengths = embeddings.correct[example], np.array([len(embeddings.steps[i]) for i in example])
+        for name, values in (("coherence", consecutive - distant), ("consecutive", consecutive)):
             difference = correct_minus_wrong(values, correct, lengths, seed)
             if difference is not None:
                 yield f"{name}_correct_minus_wrong_{view}", difference
@@ -184,70 +182,50 @@ def correct_minus_wrong(values: np.ndarray, correct: np.ndarray, lengths: np.nda
         return None
     low, high = np.quantile(np.average(draws, axis=0, weights=weights), [0.025, 0.975])
     plain = values[known & (correct == 1)].mean() - values[known & (correct == 0)].mean()
-    return Measure(
-        float(np.average(estimates, weights=weights)),
-        float(low),
-        float(high),
-        0.0,
-        {**counts, "at_any_length": float(plain)},
-    )
+    difference = Measure(float(np.average(estimates, weights=weights)), float(low), float(high))
+    return difference.beside(chance=0.0, **counts, at_any_length=float(plain))
 
 
 def _order(embeddings: Embeddings, seed: int) -> Named:
     last = np.array([len(embeddings.steps[example]) - 1 for example in embeddings.state_example])
     state, target = view_rows(embeddings, "state"), view_rows(embeddings, "target")
-    for name, rows, kept in (
-        ("state", state, state.step >= 0),
-        ("state_without_last", state, embeddings.state_step != last),
-        ("target", target, target.step >= 0),
+    for name, rows in (
+        ("state", state),
+        ("state_without_last", state.take(state.step != last)),
+        ("target", target.take(target.step >= 0)),
     ):
-        chains = np.unique(rows.example[kept], return_counts=True)[1]
+        chains = np.unique(rows.example, return_counts=True)[1]
         if (chains > 1).sum() < LEAST:
             continue
-        at = torch.from_numpy(np.flatnonzero(kept))
-        probe = order_probe(rows.vectors[at], rows.example[kept].tolist(), rows.step[kept].tolist(), FOLDS, seed=seed)
-        yield (
-            f"order_{name}",
-            bootstrap_mean(probe.scores, probe.example, DRAWS, seed).beside(
-                chance=0.5, null_high=float(np.quantile(probe.null, 0.975)), p_value=probe.p_value
-            ),
-        )
+        probe = order_probe(rows.vectors, rows.example, rows.step, FOLDS, seed=seed)
+        null_high = float(np.quantile(probe.null, 0.975))
+        interval = bootstrap_mean(probe.scores, probe.example, DRAWS, seed)
+        yield f"order_{name}", interval.beside(chance=0.5, null_high=null_high, p_value=probe.p_value)
 
 
-def _labelled(embeddings: Embeddings, known: np.ndarray) -> Iterator[tuple[str, ViewRows, np.ndarray, np.ndarray]]:
-    """Each view with the rows whose step has a label, and the places of those steps among the states."""
+def _labelled(embeddings: Embeddings, known: np.ndarray) -> Iterator[tuple[str, ViewRows, np.ndarray]]:
+    """Each view's rows whose step has a label, and the places of those steps among the states."""
     for view in VIEWS:
         rows = view_rows(embeddings, view)
         places = embeddings.state_rows(rows.example, rows.step)
-        kept = np.flatnonzero((places >= 0) & known[places])
+        kept = (places >= 0) & known[places]
         if len(np.unique(rows.example[kept])) >= LEAST:
-            yield view, rows, kept, places[kept]
+            yield view, rows.take(kept), places[kept]
 
 
 def _operation(embeddings: Embeddings, seed: int) -> Named:
-    for view, rows, kept, places in _labelled(embeddings, embeddings.operation >= 0):
+    for view, rows, places in _labelled(embeddings, embeddings.operation >= 0):
         labels = embeddings.operation[places]
         if len(np.unique(labels)) < 2:
             continue
-        groups = rows.example[kept]
-        probe = linear_probe(
-            rows.vectors[torch.from_numpy(kept)],
-            labels.tolist(),
-            groups.tolist(),
-            _surface(embeddings, places),
-            FOLDS,
-            seed=seed,
-        )
-        yield (
-            f"operation_{view}",
-            bootstrap_mean(probe.correct, groups, DRAWS, seed).beside(
-                chance=probe.chance, control=probe.control, lookup=probe.lookup, seen=probe.seen
-            ),
-        )
+        probe = linear_probe(rows.vectors, labels, rows.example, _surface(embeddings, places), FOLDS, seed=seed)
+        compared = {name: getattr(probe, name) for name in ("chance", "control", "lookup", "seen")}
+        yield f"operation_{view}", bootstrap_mean(probe.correct, rows.example, DRAWS, seed).beside(**compared)
 
 
-def _surface(embeddings: Embeddings, places: np.ndarray) -> Sequence[str]:
+def _surface(embeddings: Embeddings, places: np.ndarray) -> list[str]:
     """The step's text with its numbers masked, a form that recurs across problems."""
+    # "She buys 12 pens." → "She buys # pens."; a decimal point stays: "1.50" → "#.#"
     return [
         re.sub(r"\d+", "#", embeddings.steps[example][step])
         for example, step in zip(embeddings.state_example[places], embeddings.state_step[places], strict=True)
@@ -255,16 +233,8 @@ def _surface(embeddings: Embeddings, places: np.ndarray) -> Sequence[str]:
 
 
 def _value(embeddings: Embeddings, seed: int) -> Named:
-    for view, rows, kept, places in _labelled(embeddings, np.isfinite(embeddings.value)):
-        groups = rows.example[kept]
-        probe = value_probe(
-            rows.vectors[torch.from_numpy(kept)],
-            embeddings.value[places].tolist(),
-            groups.tolist(),
-            rows.step[kept].tolist(),
-            FOLDS,
-            seed=seed,
-        )
+    for view, rows, places in _labelled(embeddings, np.isfinite(embeddings.value)):
+        probe = value_probe(rows.vectors, embeddings.value[places], rows.example, rows.step, FOLDS, seed=seed)
         error, total = np.square(probe.actual - probe.predicted), np.square(probe.actual - probe.baseline)
 
         def r2(at: np.ndarray, error: np.ndarray = error, total: np.ndarray = total) -> float:
@@ -272,7 +242,7 @@ def _value(embeddings: Embeddings, seed: int) -> Named:
 
         yield (
             f"value_{view}",
-            cluster_bootstrap(r2, groups, DRAWS, seed).beside(
+            cluster_bootstrap(r2, rows.example, DRAWS, seed).beside(
                 chance=0.0, control=probe.control_r2, spearman=probe.spearman, control_spearman=probe.control_spearman
             ),
         )

@@ -27,6 +27,9 @@ PENALTIES = np.logspace(0, 6, 7)
 """Ridge penalties to choose from, for standardised dimensions."""
 INNER_FOLDS = 4
 
+Column = Sequence[Any] | np.ndarray
+"""A label of each row."""
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -56,13 +59,7 @@ class LinearProbe:
 
 
 def linear_probe(
-    x: Tensor,
-    labels: Sequence[Any],
-    groups: Sequence[int],
-    surface: Sequence[str],
-    folds: int = 5,
-    controls: int = 3,
-    seed: int = 0,
+    x: Tensor, labels: Column, groups: Column, surface: Column, folds: int = 5, controls: int = 3, seed: int = 0
 ) -> LinearProbe:
     """Can a linear classifier read a label, such as the operation of a step, from an embedding?
 
@@ -147,13 +144,7 @@ class ValueProbe:
 
 
 def value_probe(
-    x: Tensor,
-    values: Sequence[float],
-    groups: Sequence[int],
-    step: Sequence[int],
-    folds: int = 5,
-    controls: int = 3,
-    seed: int = 0,
+    x: Tensor, values: Column, groups: Column, step: Column, folds: int = 5, controls: int = 3, seed: int = 0
 ) -> ValueProbe:
     """Can a linear map read the running value of a step from an embedding?
 
@@ -214,7 +205,7 @@ class OrderProbe:
 
 
 def order_probe(
-    states: Tensor, example: Sequence[int], step: Sequence[int], folds: int = 5, shuffles: int = 200, seed: int = 0
+    states: Tensor, example: Column, step: Column, folds: int = 5, shuffles: int = 200, seed: int = 0
 ) -> OrderProbe:
     """Is there one direction along which the steps of every chain lie in order?
 
@@ -274,7 +265,7 @@ def _order_share(predicted: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.asarray((1 + agree.mean(axis=0)) / 2)
 
 
-def _rows(x: Tensor, groups: Sequence[int], **columns: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(x: Tensor, groups: Column, **columns: Column) -> tuple[np.ndarray, np.ndarray]:
     """The embeddings and each row's problem 0 … G − 1 as arrays, after checking that everything fits."""
     rows = x.detach().double().cpu().numpy()
     for name, column in {"groups": groups, **columns}.items():

@@ -32,6 +32,10 @@ class ViewRows(NamedTuple):
     operation: np.ndarray
     """`[N]`: the operation of that step, −1 where not known."""
 
+    def take(self, kept: np.ndarray) -> ViewRows:
+        """Only these rows, `[N]` booleans."""
+        return ViewRows(self.vectors[torch.from_numpy(kept)], self.example[kept], self.step[kept], self.operation[kept])
+
 
 def view_rows(embeddings: Embeddings, view: str) -> ViewRows:
     """The rows of a view: "context", "target" or "state" (in-context step ends).

@@ -33,6 +33,13 @@ RULE = (
     "and, where a control of the same architecture is given, beyond it in both figures (intervals of the paired "
     "differences above 0). Not aligned: anything else."
 )
+SAME = {
+    "questions": ("ids",),
+    "solutions": ("steps",),
+    "view pairs": ("pair_example", "context_step", "target_step"),
+    "steps": ("state_example", "state_step"),
+}
+"""What files must have in common to be compared."""
 
 
 def inspect(
@@ -103,28 +110,15 @@ def _same_architecture(one: Embeddings, other: Embeddings) -> bool:
 def check_same_steps(files: Mapping[str, Embeddings]) -> None:
     """Raise `UserError` unless all files embed the same questions, solutions and view pairs."""
     (first, base), *others = files.items()
-    for label, each in others:
-        for what, same in (
-            ("questions", each.ids == base.ids),
-            ("solutions", each.steps == base.steps),
-            (
-                "view pairs",
-                all(
-                    np.array_equal(getattr(each, name), getattr(base, name))
-                    for name in ("pair_example", "context_step", "target_step")
-                ),
-            ),
-            (
-                "steps",
-                np.array_equal(each.state_example, base.state_example)
-                and np.array_equal(each.state_step, base.state_step),
-            ),
-        ):
-            if not same:
-                raise UserError(
-                    f"{label}: other {what} than {first}, so no figure would be the model's alone; embed the same data "
-                    "with the same options, or inspect each file by itself"
-                )
+    for label, other in others:
+        for what, names in SAME.items():
+            for name in names:
+                one, two = getattr(base, name), getattr(other, name)
+                if not (np.array_equal(one, two) if isinstance(one, np.ndarray) else one == two):
+                    raise UserError(
+                        f"{label}: other {what} than {first}, so no figure would be the model's alone; embed the same "
+                        "data with the same options, or inspect each file by itself"
+                    )
 
 
 def against_control(embeddings: Embeddings, control: Embeddings, seed: int = 0) -> dict[str, Measure]:

@@ -8,8 +8,9 @@ non-consecutive steps, and the same step numbers taken across solutions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,8 +49,7 @@ def _unbiased_hsic(x: Tensor, y: Tensor) -> Tensor:
     return _dot(x, y) - count / (count - 2) * (a @ b) + a.sum() * b.sum() / ((count - 1) * (count - 2))
 
 
-@dataclass(frozen=True)
-class Coherence:
+class Coherence(NamedTuple):
     """Mean centred cosine similarities of E solutions, each `[E]`, NaN where a solution has no such pair."""
 
     example: Tensor
@@ -60,6 +60,10 @@ class Coherence:
     """Two steps of the same solution, at least two apart."""
     across: Tensor
     """Step k with step k + 1 of every *other* solution, over the k that `consecutive` averages over."""
+
+    def numpy(self) -> list[np.ndarray]:
+        """The four arrays."""
+        return [values.numpy() for values in self]
 
 
 def coherence(states: Tensor, example: Tensor, step: Tensor) -> Coherence:

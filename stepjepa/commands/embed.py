@@ -12,9 +12,16 @@ from typing import Any, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepjepa.analysis.embed import check_predictors, check_prompts, joined, with_responses, with_system_prompt
 from stepjepa.analysis.embeddings import check_suffix, save
-from stepjepa.analysis.encode import encode_examples, random_weights
+from stepjepa.analysis.encode import (
+    check_predictors,
+    check_prompts,
+    encode_examples,
+    joined,
+    random_weights,
+    with_responses,
+    with_system_prompt,
+)
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.questions import shown_path

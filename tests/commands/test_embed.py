@@ -8,9 +8,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
-from stepjepa.analysis.embed import check_predictors, joined, with_responses, with_system_prompt
 from stepjepa.analysis.embeddings import load
-from stepjepa.analysis.encode import encode_examples, random_weights
+from stepjepa.analysis.encode import (
+    check_predictors,
+    encode_examples,
+    joined,
+    random_weights,
+    with_responses,
+    with_system_prompt,
+)
 from stepjepa.commands.embed import main
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
