@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import transformers as tf
 
-from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.layout import TOKEN_PADDING, StepJEPACollator
+from stepjepa.jepa.pairs import BranchLayout
 
 VOCABULARY = 160
 PREDICTORS = {"<|predictor|>": 150, "<|predictor_1|>": 151, "<|predictor_2|>": 152, "<|predictor_3|>": 153}
@@ -100,6 +101,22 @@ def small_rows(count: int = 4, seed: int = 0, steps: tuple[int, ...] = (3, 4, 1,
 
 
 @functools.cache
-def collator(**options: Any) -> StepJEPACollator:
-    """The collator over the token ids of this module."""
-    return StepJEPACollator(Tokens(), **options)
+def collator(padding_side: str = "right", **options: Any) -> Any:
+    """The collator over the token ids of this module; options are those of layout and collator, by name."""
+    if padding_side == "left":
+        return lambda rows: padded_left(collator(**options)(rows))
+    layout = {name: options.pop(name) for name in BranchLayout.__dataclass_fields__ if name in options}
+    return StepJEPACollator(Tokens(), BranchLayout(**layout), **options)
+
+
+def padded_left(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch with the padding of every row before its tokens instead of behind them, and what points into it moved."""
+    moved = {name: tensor.clone() for name, tensor in batch.items()}
+    for row, segments in enumerate(batch["segment_ids"]):
+        shift = int((segments < 0).sum())
+        for name, tensor in moved.items():
+            if name in TOKEN_PADDING or name == "attention_mask":
+                tensor[row] = tensor[row].roll(shift)
+            if name in ("prefix_end", "context_index", "target_index", "context_end", "target_start", "target_end"):
+                tensor[row] = torch.where(tensor[row] >= 0, tensor[row] + shift, tensor[row])
+    return moved

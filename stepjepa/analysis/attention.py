@@ -17,10 +17,10 @@ from torch import Tensor
 
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.tokens import TooLongError, tokenize_example
-from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.architectures import base_model, longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed, layer_windows, within_window
-from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 
@@ -187,11 +187,7 @@ def attention_record(
     layers: Sequence[int] = (0, -1),
     heads: Heads = "mean",
     *,
-    pairs: str = "first",
-    horizon: int = 1,
-    predictors: int = 1,
-    isolation: str = "step",
-    max_length: int | None = None,
+    layout: BranchLayout = FIRST,
     digits: int = 4,
 ) -> dict[str, Any]:
     """Attention weights of one example over trunk and branches, with the check of all layers and heads.
@@ -201,9 +197,8 @@ def attention_record(
         example: with `messages` and `steps`.
         layers: which to show, from 0; negative ones count from the last.
         heads: "mean" over the heads, "all", or which, from 0.
-        pairs, horizon, predictors, isolation: the layout, see `StepJEPACollator`.
-        max_length: longest example in tokens, at most what the model has positions for; a longer one loses whole
-            steps.
+        layout: which branches. Its `max_length` is at most what the model has positions for; a longer example loses
+            whole steps.
         digits: decimals of the weights.
 
     Returns:
@@ -229,16 +224,18 @@ def attention_record(
             "fewer layers or heads, or the mean of the heads"
         )
     try:
-        row = tokenize_example(example, tokenizer, longest(model, max_length, predictors))
+        row = tokenize_example(example, tokenizer, longest_trunk(model, layout))
     except TooLongError as error:
         raise UserError(f"the example cannot be shown: {error}") from error
-    batch = StepJEPACollator(tokenizer, pairs, horizon, predictors, isolation)([row])
+    batch = StepJEPACollator(tokenizer, layout)([row])
     if not batch["context_index"].numel():
-        raise UserError(f"the example has no view pair ({pairs}); choose one with more steps: {_question(example)}")
+        raise UserError(
+            f"the example has no view pair ({layout.pairs}); choose one with more steps: {_question(example)}"
+        )
     attentions = read_attention(model, batch)
     visible = visible_cells(inner.config, batch)
     checks = check_forbidden(attentions, visible)
-    parts = segments(prompt_parts(example["messages"], tokenizer), row["step_ids"], batch, predictors)
+    parts = segments(prompt_parts(example["messages"], tokenizer), row["step_ids"], batch, layout.predictors)
     windows = windows_by_layer(inner.config)
     distinct = list(dict.fromkeys(windows))
 
@@ -262,7 +259,7 @@ def attention_record(
     return {
         "question": _question(example),
         "cut": len(row["step_ids"]) < len(tokenize_example(example, tokenizer)["step_ids"]),
-        "layout": {"pairs": pairs, "horizon": horizon, "predictors": predictors, "isolation": isolation},
+        "layout": {name: getattr(layout, name) for name in ("pairs", "horizon", "predictors", "isolation")},
         "tokens": [tokenizer.decode([token]) for token in batch["input_ids"][0].tolist()],
         "segments": parts,
         "masks": masks,
@@ -273,13 +270,6 @@ def attention_record(
             "layers": checks,
         },
     }
-
-
-def longest(model: Any, max_length: int | None, predictors: int) -> int | None:
-    """Most tokens of an example: `max_length`, or what the model's positions leave beside the predictor tokens."""
-    positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
-    limits = [max_length, positions and positions - predictors]
-    return min((limit for limit in limits if limit), default=None)
 
 
 def _chosen(wanted: Sequence[int], count: int, what: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.results import Results, question_ids
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids, predictor_tokens
+from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.records import UserError
 
@@ -36,12 +38,8 @@ def encode_examples(
     ids: Sequence[str] | None = None,
     correct: Mapping[str, bool] | None = None,
     layers: Sequence[int] = (),
-    pairs: str = "consecutive",
-    horizon: int = 1,
-    isolation: str = "step",
-    predictors: int = 1,
+    layout: BranchLayout = CONSECUTIVE,
     batch_size: int = 32,
-    max_length: int | None = None,
     progress: bool = True,
 ) -> Embeddings:
     """Views and step-end states of examples, in their order.
@@ -53,9 +51,8 @@ def encode_examples(
         ids: names of the questions; by default `question_ids` of the examples.
         correct: whether a question, by its name, was answered correctly; others are unknown.
         layers: also keep these layers, 0 (embedding output) … number of layers.
-        pairs, horizon, isolation, predictors: the layout, see `StepJEPACollator`.
+        layout: which views; examples longer than its `max_length` keep the whole steps that fit.
         batch_size: examples encoded together; it changes the speed, not the embeddings.
-        max_length: longer examples keep the whole steps that fit.
         progress: show a progress bar.
 
     Raises:
@@ -64,7 +61,7 @@ def encode_examples(
         UnsupportedArchitectureError: see `encode_views`.
     """
     try:
-        predictor_token_ids(tokenizer, predictors)
+        predictor_token_ids(tokenizer, layout.predictors)
     except ValueError as error:
         raise UserError(str(error)) from error
     depth = base_model(model).config.get_text_config().num_hidden_layers
@@ -73,17 +70,17 @@ def encode_examples(
         raise UserError(f"layer {beyond[0]}: the model has layers 0 (embedding output) to {depth}")
     names = question_ids(examples) if ids is None else list(ids)
     try:
-        rows, report = tokenize_dataset(examples, tokenizer, max_length)
+        rows, report = tokenize_dataset(examples, tokenizer, layout)
     except ValueError as error:  # a malformed example, by its question, or a tokenizer without offsets
         raise UserError(str(error)) from error
     skipped = set(report.skipped_indices)
     kept = [(name, example) for i, (name, example) in enumerate(zip(names, examples, strict=True)) if i not in skipped]
-    collate = StepJEPACollator(tokenizer, pairs=pairs, horizon=horizon, predictors=predictors, isolation=isolation)
+    collate = StepJEPACollator(tokenizer, layout)
     parts = _encode(model, rows, collate, layers, batch_size, progress)
     pair_order = np.argsort(parts["pair_example"], kind="stable")
     state_order = np.argsort(parts["state_example"], kind="stable")
     if not len(pair_order):
-        raise UserError(f"none of the {len(examples):,} examples has a view pair ({pairs}); nothing to embed")
+        raise UserError(f"none of the {len(examples):,} examples has a view pair ({layout.pairs}); nothing to embed")
 
     def pair(name: str) -> np.ndarray:
         return parts[name][pair_order]
@@ -112,13 +109,7 @@ def encode_examples(
         ids=[name for name, _ in kept],
         operation_names=operations,
         info={
-            "layout": {
-                "pairs": pairs,
-                "horizon": horizon,
-                "isolation": isolation,
-                "predictors": predictors,
-                "max_length": max_length,
-            },
+            "layout": asdict(layout),
             "counts": {
                 "examples": report.examples,
                 "embedded": report.kept,

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.analysis.attention import longest, windows_by_layer
+from stepjepa.analysis.attention import windows_by_layer
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.architectures import base_model, longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
-from stepjepa.jepa.pairs import ViewPair, step_spans, view_pairs
+from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, ViewPair, step_spans
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.records import UserError, text_table
 
@@ -49,11 +50,7 @@ def leakage_audit(
     tokenizer: Any,
     examples: Sequence[Mapping[str, Any]],
     *,
-    pairs: str = "consecutive",
-    horizon: int = 1,
-    predictors: int = 1,
-    isolation: str = "step",
-    max_length: int | None = None,
+    layout: BranchLayout = CONSECUTIVE,
     batch_size: int = 8,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -62,8 +59,8 @@ def leakage_audit(
     Args:
         model, tokenizer: from `load_model`.
         examples: with `messages` and `steps`; those without a view pair, or too long for a single step, are left out.
-        pairs, horizon, predictors, isolation: the layout, see `StepJEPACollator`; "none" is the control that leaks.
-        max_length: longest example in tokens, at most what the model has positions for.
+        layout: which views; isolation "none" is the control that leaks. Its `max_length` is at most what the model has
+            positions for.
         batch_size: examples in one pass.
         progress: show a progress bar.
 
@@ -73,11 +70,13 @@ def leakage_audit(
     Raises:
         UserError: no example has a view pair, or the views are not finite numbers.
     """
-    tokenized, report = tokenize_dataset(examples, tokenizer, longest(model, max_length, predictors))
-    rows = [row for row in tokenized if view_pairs(row["step_ids"], pairs, horizon)]
+    tokenized, report = tokenize_dataset(examples, tokenizer, replace(layout, max_length=longest_trunk(model, layout)))
+    rows = [row for row in tokenized if layout.view_pairs(row["step_ids"])]
     if not rows:
-        raise UserError(f"none of the {len(examples)} examples has a view pair ({pairs}); give some with more steps")
-    collator = StepJEPACollator(tokenizer, pairs, horizon, predictors, isolation)
+        raise UserError(
+            f"none of the {len(examples)} examples has a view pair ({layout.pairs}); give some with more steps"
+        )
+    collator = StepJEPACollator(tokenizer, layout)
     left_out = {"too_long": report.skipped, "without_pair": len(tokenized) - len(rows)}
     return {**audit_rows(model, rows, collator, batch_size, progress), "left_out": left_out}
 
@@ -107,7 +106,7 @@ def audit_rows(
     model.eval()
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
-    named = [[text_segments(row, collator.isolation) for row in batch] for batch in batches]
+    named = [[text_segments(row, collator.layout.isolation) for row in batch] for batch in batches]
     order = sorted({name for batch in named for parts in batch for name in parts}, key=_order)
     try:
         with tqdm(total=len(batches) * (len(order) + 1), desc="auditing", unit="pass", disable=not progress) as bar:
@@ -128,7 +127,7 @@ def audit_rows(
         model.train(training)
     faults = [_fault(cell) for cell in cells.values() if not cell["ok"]]
     return {
-        "layout": {name: getattr(collator, name) for name in ("pairs", "horizon", "predictors", "isolation")},
+        "layout": {name: getattr(collator.layout, name) for name in ("pairs", "horizon", "predictors", "isolation")},
         "examples": len(rows),
         "tolerance": tolerance,
         "passed": not faults,
@@ -164,11 +163,7 @@ def _compare(
     reach: Reach,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """For every view of the rows that were changed: its name, how far it moved, what was expected."""
-    pairs = [
-        (row, pair)
-        for row, data in enumerate(batch)
-        for pair in view_pairs(data["step_ids"], collator.pairs, collator.horizon)
-    ]
+    pairs = [(row, pair) for row, data in enumerate(batch) for pair in collator.layout.view_pairs(data["step_ids"])]
     assert len(pairs) == len(before.context)
     for kind in ("context", "target"):
         old, new = getattr(before, kind).double(), getattr(after, kind).double()  # [P, D]
@@ -219,9 +214,9 @@ def expected(kind: str, span: Range, pair: ViewPair, collator: StepJEPACollator,
         return "moves" if end <= pair.context_end and reach.covers(back) else "zero"
     if own:
         return "moves" if reach.covers(pair.target_end - end) else "zero"
-    if collator.isolation == "none":
+    if collator.layout.isolation == "none":
         return "leaks" if end <= pair.target_start and reach.covers(pair.target_end - end) else "zero"
-    sees_first = collator.isolation == "sink" and end == 1
+    sees_first = collator.layout.isolation == "sink" and end == 1
     # Only the copy's own tokens see the first one, so one of them must have it in its window.
     return "moves" if sees_first and reach.covers(pair.target_end - 1 + extra, pair.target_start + extra) else "zero"
 

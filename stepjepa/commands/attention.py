@@ -14,8 +14,7 @@ from stepjepa.analysis.leakage import format_audit, leakage_audit
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
-from stepjepa.jepa.layout import ISOLATIONS
-from stepjepa.jepa.pairs import PAIR_SETS
+from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
@@ -99,12 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         trust_remote_code=options.trust_remote_code,
     )
     model.to("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    layout = {name: getattr(options, name) for name in ("pairs", "horizon", "predictors", "isolation", "max_length")}
+    layout = BranchLayout(options.pairs, options.horizon, options.predictors, options.isolation, options.max_length)
     about = {"command": "attention", "options": _plain(options), "environment": environment()}
     if options.audit:
         chosen = examples[options.example : count]
-        return _audit(leakage_audit(model, tokenizer, chosen, progress=True, **layout), about, options)
-    record = attention_record(model, tokenizer, examples[options.example], options.layers, heads, **layout)
+        return _audit(leakage_audit(model, tokenizer, chosen, layout=layout, progress=True), about, options)
+    record = attention_record(model, tokenizer, examples[options.example], options.layers, heads, layout=layout)
     return _maps(record, about, options)
 
 

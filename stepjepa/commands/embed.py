@@ -28,8 +28,7 @@ from stepjepa.evaluation.questions import shown_path
 from stepjepa.evaluation.results import question_ids, read_results
 from stepjepa.evaluation.run import SYSTEM_PROMPTS, system_prompt
 from stepjepa.jepa.architectures import base_model
-from stepjepa.jepa.layout import ISOLATIONS
-from stepjepa.jepa.pairs import PAIR_SETS
+from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES, Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_model
 from stepjepa.records import UserError, environment
@@ -117,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     if results is not None and options.use_responses:
         check_prompts(tokenizer, examples, ids, results)
 
+    layout = BranchLayout(options.pairs, options.horizon, options.predictors, options.isolation, options.max_length)
     embeddings = encode_examples(
         model,
         tokenizer,
@@ -124,12 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         ids=ids,
         correct=correct,
         layers=_layers(options.layers, model),
-        pairs=options.pairs,
-        horizon=options.horizon,
-        isolation=options.isolation,
-        predictors=options.predictors,
+        layout=layout,
         batch_size=options.batch_size,
-        max_length=options.max_length,
     )
     counts = embeddings.info["counts"]
     counts |= {"no_step": asked - len(examples), "correctness_known": int((embeddings.correct >= 0).sum())}

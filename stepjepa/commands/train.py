@@ -19,12 +19,10 @@ HELP = {
 
 def parser() -> Any:
     """Options of `stepjepa train`: those of a run, of `StepJEPAConfig` and of its parent."""
-    from transformers import HfArgumentParser
-
-    from stepjepa.training.config import StepJEPAConfig
+    from stepjepa.training.config import OptionParser, StepJEPAConfig
     from stepjepa.training.run import RunOptions
 
-    command = HfArgumentParser(
+    command = OptionParser(
         (RunOptions, StepJEPAConfig),  # type: ignore[arg-type]
         prog="stepjepa train",
         description="Fine-tune with Step-JEPA.",

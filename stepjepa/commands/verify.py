@@ -8,9 +8,9 @@ import sys
 from typing import get_args
 
 from stepjepa.data.steps import Splitter
-from stepjepa.experiments.checks import DEVICES, VERIFIED_PAIRS, VerifyOptions
+from stepjepa.experiments.checks import DEVICES, TRAINED, VERIFIED_PAIRS, VerifyOptions
 from stepjepa.experiments.verify import format_table, record, verify
-from stepjepa.jepa.layout import ISOLATIONS
+from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
 from stepjepa.records import write_json
 
 
@@ -33,17 +33,17 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data, as in prepare")
     add("--lora", action="store_true", help="verify with LoRA adapters, as `stepjepa train --lora` would train")
-    add("--predictors", type=int, default=default.predictors, help="predictor tokens before a context view")
-    add("--pairs", choices=VERIFIED_PAIRS, default=default.pairs, help="which view pairs")
-    add("--horizon", type=int, default=default.horizon, help="steps ahead, for --pairs horizon")
-    add("--isolation", choices=ISOLATIONS, default=default.isolation, help="what a target view sees besides itself")
+    add("--predictors", type=int, default=TRAINED.predictors, help="predictor tokens before a context view")
+    add("--pairs", choices=VERIFIED_PAIRS, default=TRAINED.pairs, help="which view pairs")
+    add("--horizon", type=int, default=TRAINED.horizon, help="steps ahead, for --pairs horizon")
+    add("--isolation", choices=ISOLATIONS, default=TRAINED.isolation, help="what a target view sees besides itself")
     add(
         "--examples",
         type=int,
         default=default.examples,
         help="examples that the model is run on; the shortest with a view pair are taken",
     )
-    add("--max_length", type=int, default=default.max_length, help="longest example in tokens")
+    add("--max_length", type=int, default=TRAINED.max_length, help="longest example in tokens")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "auto"),
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(command.parse_args(argv))
     json_file = given.pop("json")
     try:
+        layout = BranchLayout(**{name: given.pop(name) for name in BranchLayout.__dataclass_fields__})
         options = VerifyOptions(**given)
     except ValueError as error:
         command.error(str(error))
@@ -76,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
         if terminal:
             print(f"\r\033[K{name} …", end="", file=sys.stderr, flush=True)
 
-    checks = verify(options, progress)
+    checks = verify(options, layout, progress)
     if terminal:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     print(format_table(checks, min(max(shutil.get_terminal_size((110, 24)).columns, 60), 120)))
     passed = all(check.passed for check in checks)
     if json_file is not None:
-        write_json(record(options, checks), json_file)
+        write_json(record(options, layout, checks), json_file)
         print(f"written: {json_file}")
     return 0 if passed else 1

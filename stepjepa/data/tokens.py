@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from stepjepa.data.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
 from stepjepa.data.formats import RowError, check_steps
 from stepjepa.jepa.layout import IGNORE
-from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
 
 __all__ = ["PLAIN_TEMPLATE", "TokenReport", "TooLongError", "render_prompt", "tokenize_dataset", "tokenize_example"]
 
@@ -40,8 +40,8 @@ class TokenReport:
     """What tokenizing a data set gave; printed, it is two lines.
 
     ``examples`` were given; ``skipped`` of them were too long to keep a single step; ``cut`` lost steps or
-    their end of turn to the length limit; ``without_pair`` keep fewer than two steps, so they train the LM
-    term only. ``tokens`` and ``labelled`` are totals over the rows that were kept.
+    their end of turn to the length limit; ``without_pair`` keep too few steps for a view pair, so they
+    train the LM term only. ``tokens`` and ``labelled`` are totals over the rows that were kept.
     """
 
     examples: int = 0
@@ -90,11 +90,12 @@ def tokenize_example(
 
 
 def tokenize_dataset(
-    examples: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    examples: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, layout: BranchLayout = FIRST
 ) -> tuple[list[dict[str, Any]], TokenReport]:
     """Tokenize many examples: rows of :func:`tokenize_example`, with ``source`` where the example has one.
 
-    Examples of which no step fits into ``max_length`` are left out and counted in the report.
+    Examples of which no step fits into the layout's ``max_length`` are left out and counted in the report, as are those
+    that keep no view pair of its kind.
 
     Raises:
         ValueError: if an example is malformed (its index and question are named), or there are no offsets.
@@ -113,14 +114,14 @@ def tokenize_dataset(
             report.examples += 1
             ids, labels, step_ids = _align(encoding, i, steps, rendering)
             try:
-                row: dict[str, Any] = dict(_cut(ids, labels, step_ids, max_length))
+                row: dict[str, Any] = dict(_cut(ids, labels, step_ids, layout.max_length))
             except TooLongError:
                 report.skipped += 1
                 report.skipped_indices.append(first + i)
                 continue
             report.kept += 1
             report.cut += len(row["input_ids"]) < len(ids)
-            report.without_pair += len(set(row["step_ids"]) - {-1}) < 2
+            report.without_pair += not layout.view_pairs(row["step_ids"])
             report.tokens += len(row["input_ids"])
             report.labelled += len(row["labels"]) - row["labels"].count(IGNORE)
             if batch[i].get("source") is not None:

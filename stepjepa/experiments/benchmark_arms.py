@@ -25,9 +25,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
-from stepjepa.jepa.masks import layer_windows, within_window
-from stepjepa.jepa.pairs import view_pairs
-from stepjepa.jepa.views import encode_views
+from stepjepa.jepa.masks import by_layer_type, within_window
+from stepjepa.jepa.pairs import BranchLayout, view_pairs
+from stepjepa.jepa.reference import two_pass_views
+from stepjepa.jepa.views import Views, encode_views
 
 Row = dict[str, Any]
 Batch = dict[str, Tensor]
@@ -63,7 +64,7 @@ def collate(collation: str, tokenizer: Any, rows: Sequence[Row], predictors: int
     """The batch of an arm: pair set "none", "first" or "consecutive" of the collator, or "doubled"."""
     if collation == "doubled":
         return doubled_rows(rows, tokenizer.pad_token_id, predictor_token_ids(tokenizer, predictors))
-    return StepJEPACollator(tokenizer, pairs=collation, predictors=predictors)(rows)
+    return StepJEPACollator(tokenizer, BranchLayout(pairs=collation, predictors=predictors))(rows)
 
 
 # -------- plain fine-tuning --------
@@ -87,16 +88,15 @@ def plain_labels(model: Any, batch: Batch) -> ArmLosses:
 
 def single_pass(model: Any, batch: Batch) -> ArmLosses:
     """Trunk and branches in one pass."""
-    return _from_views(model, batch, "single_pass")
+    return _from_views(encode_views(model, batch))
 
 
 def two_pass(model: Any, batch: Batch) -> ArmLosses:
     """A plain pass, then a second pass with one row per view pair (`reference.py`)."""
-    return _from_views(model, batch, "two_pass")
+    return _from_views(two_pass_views(model, batch))
 
 
-def _from_views(model: Any, batch: Batch, engine: str) -> ArmLosses:
-    views = encode_views(model, batch, engine=engine)
+def _from_views(views: Views) -> ArmLosses:
     return ArmLosses(views.lm_loss, jepa_losses(views.context, views.target).mean())
 
 
@@ -170,7 +170,6 @@ def doubled_batch(model: Any, batch: Batch) -> ArmLosses:
 
 def _by_layer_type(config: Any, mask: Tensor, lowest: float) -> Any:
     """The mask, narrowed to the window of each layer type where the model has windows."""
-    windows = layer_windows(config)
 
     def one(window: int | None) -> Tensor:
         if window is None:
@@ -178,7 +177,7 @@ def _by_layer_type(config: Any, mask: Tensor, lowest: float) -> Any:
         positions = torch.arange(mask.shape[-1], device=mask.device)[None]
         return mask.masked_fill(~within_window(positions, window)[:, None], lowest)
 
-    return {kind: one(window) for kind, window in windows.items()} if isinstance(windows, dict) else one(windows)
+    return by_layer_type(config, one)
 
 
 ARMS = {

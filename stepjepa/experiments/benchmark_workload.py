@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
-from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.architectures import longest_trunk
+from stepjepa.jepa.pairs import BranchLayout, step_spans
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.models.loading import add_predictor_tokens, load_model, set_pad_token
 from stepjepa.records import UserError
@@ -132,7 +133,7 @@ def make_workload(options: BenchOptions) -> Workload:
             cannot be read.
     """
     examples, _ = read_examples(options.train_file, seed=options.seed)
-    limit = options.max_length
+    layout = BranchLayout(predictors=options.predictors, max_length=options.max_length)
     if options.model_name is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(
             (message["content"] for example in examples for message in example["messages"]),
@@ -142,10 +143,8 @@ def make_workload(options: BenchOptions) -> Workload:
         model = None
     else:
         model, tokenizer = _load(options)
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        limits = [limit, positions and positions - options.predictors]
-        limit = min((each for each in limits if each), default=None)
-    rows, report = tokenize_dataset(examples, tokenizer, limit)
+        layout = replace(layout, max_length=longest_trunk(model, layout))
+    rows, report = tokenize_dataset(examples, tokenizer, layout)
     microbatches, usable = _microbatches(rows, report, options)
     if model is None:
         model = random_llama(options, tokenizer)

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
-from stepjepa.experiments.grid import SET_BY_RUNNER, Cell, CellOptions
+from stepjepa.experiments.grid import Cell, CellOptions, set_by_runner
 from stepjepa.experiments.store import FINISHED, KIND
 from stepjepa.jepa.metrics import metrics_of
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
@@ -170,9 +170,7 @@ def measure_split(
         trainer.model,
         tokenizer,
         examples,
-        pairs="consecutive",
-        predictors=trainer.args.predictors,
-        max_length=trainer.args.max_length,
+        layout=replace(trainer.args.layout, pairs="consecutive", isolation="step"),
         progress=False,
     )
     correct = "".join(str(int(answer["correct"])) for answer in answers)
@@ -229,7 +227,7 @@ def _number(value: Any) -> float | None:
 
 def configuration(options: CellOptions, args: StepJEPAConfig) -> dict[str, Any]:
     """The full configuration, without what the runner sets: no folder of a machine, no logging."""
-    left_out = {*SET_BY_RUNNER} - {"seed"}
+    left_out = set_by_runner() - {"seed"}
     training = {name: value for name, value in plain_arguments(args).items() if name not in left_out}
     return {"run": asdict(options), "training": training}
 

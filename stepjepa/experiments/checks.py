@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -17,14 +17,16 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from stepjepa.jepa.architectures import base_model
-from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
-from stepjepa.jepa.pairs import PAIR_SETS, view_pairs
+from stepjepa.jepa.architectures import longest_trunk
+from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
 
 DEVICES = ("auto", "cpu", "cuda")
 VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
 
+TRAINED = BranchLayout(max_length=2048)
+"""The branches of `stepjepa train` by default."""
 FORESEEN = (OSError, ValueError, RuntimeError, TypeError, IndexError, ImportError, TemplateError, SafetensorError)
 """What foreign models, tokenizers, templates and files raise; anything else is a bug here and shows as one."""
 
@@ -38,10 +40,7 @@ class VerifyOptions:
         train_file: "builtin", JSONL files, or Hub data set ids.
         splitter: how steps are found in unprepared data; None as in `read_examples`.
         lora: add LoRA adapters, as `stepjepa train --lora` would.
-        predictors: K, predictor tokens before a context view.
-        pairs, horizon, isolation: the layout, see `StepJEPACollator`.
         examples: how many examples the model is run on; the shortest with a view pair are taken.
-        max_length: longest example in tokens; None leaves it to the model's positions.
         dtype, attn_implementation, revision, trust_remote_code: as in `load_model`.
         device: "auto" (CUDA if there is one), "cpu" or "cuda".
 
@@ -53,12 +52,7 @@ class VerifyOptions:
     train_file: str | Sequence[str] = ("builtin",)
     splitter: Any = None
     lora: bool = False
-    predictors: int = 1
-    pairs: str = "first"
-    horizon: int = 1
-    isolation: str = "step"
     examples: int = 4
-    max_length: int | None = 2048
     dtype: str = "float32"
     attn_implementation: str | None = None
     device: str = "auto"
@@ -66,13 +60,10 @@ class VerifyOptions:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("pairs", VERIFIED_PAIRS), ("isolation", ISOLATIONS), ("device", DEVICES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
-        for name in ("predictors", "horizon", "examples", "max_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        if self.device not in DEVICES:
+            raise ValueError(f"device={self.device!r} is unknown; choose one of {', '.join(DEVICES)}.")
+        if self.examples < 1:
+            raise ValueError(f"examples={self.examples} must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +105,7 @@ class Subject:
     """The model and the data under test. The first checks fill it in; `require` guards what is not there."""
 
     options: VerifyOptions
+    layout: BranchLayout = TRAINED
     examples: list[dict[str, Any]] = field(default_factory=list)
     """Examples of which `rows` are the tokens, one to one."""
     prepared: bool = False
@@ -143,34 +135,20 @@ class Subject:
 
     def limit(self) -> int | None:
         """Longest row in tokens: the shorter of `max_length` and what the positions leave beside the predictor."""
-        positions = max_positions(self.model)
-        limits = [self.options.max_length, positions and positions - self.options.predictors]
-        return min((limit for limit in limits if limit), default=None)
+        return longest_trunk(self.model, self.layout)
 
     def collator(self, **changes: Any) -> StepJEPACollator:
-        """The collator of the options."""
-        options = self.options
-        layout: dict[str, Any] = {
-            "pairs": options.pairs,
-            "horizon": options.horizon,
-            "predictors": options.predictors,
-            "isolation": options.isolation,
-        }
-        return StepJEPACollator(self.tokenizer, **layout | changes)
+        """The collator of the layout, with some of it changed."""
+        return StepJEPACollator(self.tokenizer, replace(self.layout, **changes))
 
     def has_pair(self, row: dict[str, Any]) -> bool:
-        """Whether a row has a view pair under the options."""
-        return bool(view_pairs(row["step_ids"], self.options.pairs, self.options.horizon))
+        """Whether a row has a view pair in the layout."""
+        return bool(self.layout.view_pairs(row["step_ids"]))
 
 
 def shortest(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """The `count` rows with the fewest tokens."""
     return sorted(rows, key=lambda row: len(row["input_ids"]))[:count]
-
-
-def max_positions(model: Any) -> int | None:
-    """How many positions the model's configuration allows, or None if it names no limit."""
-    return getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def run_check(name: str, function: Callable[[Subject], Outcome], subject: Subject) -> Check:

@@ -9,6 +9,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any, NamedTuple, get_args
 
@@ -21,9 +22,10 @@ from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.generation import end_ids
-from stepjepa.experiments.checks import Outcome, Subject, max_positions, plural, shortest
+from stepjepa.experiments.checks import Outcome, Subject, plural, shortest
+from stepjepa.jepa.architectures import max_positions
 from stepjepa.jepa.layout import IGNORE
-from stepjepa.jepa.pairs import step_spans, view_pairs
+from stepjepa.jepa.pairs import step_spans
 
 MOST_EXAMPLES = 10_000
 """Of larger data sets this many examples, evenly spaced, are tokenized."""
@@ -132,7 +134,9 @@ def check_boundaries(subject: Subject) -> Outcome:
     """The characters of each step's tokens, stripped, are the step; and there are view pairs to train on."""
     subject.require("data", "model")
     given = len(subject.examples)
-    rows, report = tokenize_dataset(subject.examples, subject.tokenizer, subject.limit())
+    rows, report = tokenize_dataset(
+        subject.examples, subject.tokenizer, replace(subject.layout, max_length=subject.limit())
+    )
     too_long = set(report.skipped_indices)
     subject.examples = [example for i, example in enumerate(subject.examples) if i not in too_long]
     subject.rows = rows
@@ -174,19 +178,20 @@ def check_boundaries(subject: Subject) -> Outcome:
 
 def _pair_advice(subject: Subject, values: dict[str, int]) -> str:
     """Why no example has a view pair, and what would give it one."""
-    options = subject.options
+    layout = subject.layout
     if values["too_long"] or values["cut"]:
         return f"Examples lose their steps to the length limit of {subject.limit()} tokens: raise --max_length."
     most = max(len(example["steps"]) for example in subject.examples)
-    if options.pairs == "horizon" and most > 1:
-        return f"The longest solution has {plural(most, 'step')}: take a smaller --horizon than {options.horizon}."
+    if layout.pairs == "horizon" and most > 1:
+        return f"The longest solution has {plural(most, 'step')}: take a smaller --horizon than {layout.horizon}."
     best, share = best_splitter([example["messages"][-1]["content"] for example in _evenly(subject.examples, 200)])
     if best is None:
         return (
             "Every solution is a single step, and no splitter finds more in them. Separate the steps by blank "
             "lines, or use --pairs question_answer."
         )
-    sources = [options.train_file] if isinstance(options.train_file, str) else options.train_file
+    files = subject.options.train_file
+    sources = [files] if isinstance(files, str) else files
     again = " --format chat" if subject.prepared else ""  # read as chat, a prepared file is split anew
     command = f"stepjepa prepare --source {shlex.join(map(str, sources))}{again} --splitter {best}"
     return (
@@ -287,14 +292,14 @@ def _label_advice(faults: list[str]) -> str:
 def check_resources(subject: Subject) -> Outcome:
     """Tokens of an example, what the branches add, and the largest position against the model's limit."""
     subject.require("model", "rows")
-    options = subject.options
+    layout = subject.layout
     lengths = [len(row["input_ids"]) for row in subject.rows]
     extra = 0
     for row in subject.rows:
-        for pair in view_pairs(row["step_ids"], options.pairs, options.horizon):
-            copy = pair.target_end - pair.target_start if options.isolation != "none" else 0
-            extra += options.predictors + copy
-    near = [row for row in subject.rows if len(row["input_ids"]) >= max(lengths) - options.predictors]
+        for pair in layout.view_pairs(row["step_ids"]):
+            copy = pair.target_end - pair.target_start if layout.isolation != "none" else 0
+            extra += layout.predictors + copy
+    near = [row for row in subject.rows if len(row["input_ids"]) >= max(lengths) - layout.predictors]
     largest = int(subject.collator()(near[:64])["position_ids"].max())
     most = max_positions(subject.model)
     values = {
@@ -309,5 +314,5 @@ def check_resources(subject: Subject) -> Outcome:
         f"{extra / sum(lengths):.0%}; largest position {largest:,} of "
         + (f"{most:,}" if most else "a model that names no limit")
     )
-    advice = f"Positions go up to {(most or 0) - 1:,}: take --max_length {(most or 0) - options.predictors} or less."
+    advice = f"Positions go up to {(most or 0) - 1:,}: take --max_length {(most or 0) - layout.predictors} or less."
     return Outcome(most is None or largest < most, figures, advice, values)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stepjepa.analysis.leakage import EXPERT_TOLERANCE, has_experts, perturb
 from stepjepa.experiments.checks import Outcome, Subject, number, plural, relative_difference
-from stepjepa.jepa.pairs import view_pairs
 from stepjepa.jepa.views import Views, encode_views
 
 FUTURE_CONTEXT = "a future token changes a context view"
@@ -30,11 +29,11 @@ def check_perturbation(subject: Subject) -> Outcome:
     """
     subject.require("model", "rows", "engine", "pairs")
     rows, model = subject.chosen, subject.model
-    options, collator = subject.options, subject.collator()
+    layout, collator = subject.layout, subject.collator()
     before = encode_views(model, collator(rows))
     first, last = _first_pairs(before), _last_pairs(before)
-    spans = [view_pairs(row["step_ids"], options.pairs, options.horizon) for row in rows]
-    sink = int(options.isolation == "sink")  # the first token is seen by design
+    spans = [layout.view_pairs(row["step_ids"]) for row in rows]
+    sink = int(layout.isolation == "sink")  # the first token is seen by design
 
     def after(ranges: list[tuple[int, int]]) -> Views:
         changed = [perturb(row, *span) for row, span in zip(rows, ranges, strict=True)]
@@ -44,7 +43,7 @@ def check_perturbation(subject: Subject) -> Outcome:
     nearer = after([(sink, pairs[-1].target_start) for pairs in spans])
     future = after([(pairs[-1].context_end, len(row["input_ids"])) for pairs, row in zip(spans, rows, strict=True)])
 
-    isolated = options.isolation != "none"
+    isolated = layout.isolation != "none"
     exact = EXPERT_TOLERANCE if has_experts(model) else 0.0
     silent = {FUTURE_CONTEXT: relative_difference(future.context, before.context)}
     if isolated:

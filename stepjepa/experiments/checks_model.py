@@ -27,6 +27,7 @@ from stepjepa.experiments.checks_isolation import EXPERT_TOLERANCE, check_pertur
 from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.reference import two_pass_views
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.models.loading import load_model
 
@@ -46,7 +47,7 @@ def check_model(subject: Subject) -> Outcome:
         return Outcome(False, "there is no CUDA device here", "Use --device cpu, or install a CUDA build of torch.")
     model, tokenizer = load_model(
         options.model_name,
-        predictors=options.predictors,
+        predictors=subject.layout.predictors,
         lora=options.lora,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
@@ -57,8 +58,10 @@ def check_model(subject: Subject) -> Outcome:
     inner = base_model(model)
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    ids = predictor_token_ids(tokenizer, options.predictors)
-    named = ", ".join(f"{token} = {i}" for token, i in zip(predictor_tokens(options.predictors), ids, strict=True))
+    ids = predictor_token_ids(tokenizer, subject.layout.predictors)
+    named = ", ".join(
+        f"{token} = {i}" for token, i in zip(predictor_tokens(subject.layout.predictors), ids, strict=True)
+    )
     values = {
         "class": type(inner).__name__,
         "parameters": total,
@@ -137,7 +140,7 @@ def check_two_passes(subject: Subject) -> Outcome:
     one = encode_views(model, batch)
     one_gradient = _gradients(model, one)
     with _dense_attention(model):
-        two = encode_views(model, batch, engine="two_pass")
+        two = two_pass_views(model, batch)
         two_gradient = _gradients(model, two)
     if not torch.equal(one.steps, two.steps) or not torch.equal(one.example, two.example):
         return Outcome(False, "the two engines do not even list the same view pairs", "Report this.")
@@ -194,7 +197,7 @@ def check_predictor_gradient(subject: Subject) -> Outcome:
     """The JEPA loss reaches the embedding of every predictor token; under LoRA nothing else than adapters trains."""
     subject.require("model", "rows", "engine", "pairs")
     model = subject.model
-    ids = predictor_token_ids(subject.tokenizer, subject.options.predictors)
+    ids = predictor_token_ids(subject.tokenizer, subject.layout.predictors)
     views = encode_views(model, subject.collator()(subject.chosen))
     loss = jepa_losses(views.context, views.target).mean()
     located = {token: _trainable_row(model, token) for token in ids}

@@ -10,67 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.config import StepJEPAConfig, idle_options
 from stepjepa.training.run import RunOptions
 
-SET_BY_RUNNER = (
-    "output_dir",
-    "resume_from_checkpoint",
-    "merge_lora",
-    "run_name",
-    "project",
-    "report_to",
-    "disable_tqdm",
-    "debug",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "logging_strategy",
-    "logging_steps",
-    "logging_first_step",
-    "logging_nan_inf_filter",
-    "eval_strategy",
-    "eval_steps",
-    "eval_delay",
-    "eval_on_start",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "save_only_model",
-    "save_on_each_node",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
-    "push_to_hub",
-    "hub_token",
-    "hub_private_repo",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_always_push",
-    "hub_revision",
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "local_rank",
-    "seed",
-)
-"""Options that a grid may not name: where things are written, what is logged and saved, and the seed."""
-JEPA_ONLY = (
-    "jepa_loss_type",
-    "pairs",
-    "horizon",
-    "isolation",
-    "target",
-    "target_gradient",
-    "temperature",
-    "jepa_ratio",
-    "jepa_ratio_rescale",
-)
-"""Options without effect on a model trained with λ = 0. `predictors` has one: it adds rows to the embedding."""
 DIGITS = 12  # of an address: 48 bits, so that even a million cells collide with a chance of 0.2%
 
 
@@ -108,7 +54,7 @@ class Cell:
         return f"{self.arm}, seed {self.seed}"
 
     def configure(self, **runner: Any) -> tuple[CellOptions, StepJEPAConfig]:
-        """The configuration of the run; `runner`: options of `SET_BY_RUNNER`.
+        """The configuration of the run; `runner`: options of `set_by_runner`.
 
         Raises:
             ValueError, TypeError: a value that `StepJEPAConfig` refuses.
@@ -164,13 +110,23 @@ class Grid:
 
 
 @cache
+def cell_fields() -> dict[str, Field[Any]]:
+    """Every option of a cell, with default and metadata."""
+    return {field.name: field for field in (*fields(CellOptions), *fields(StepJEPAConfig)) if field.init}
+
+
+@cache
 def defaults() -> dict[str, Any]:
     """Default of every option of a cell."""
-    found = {}
-    for each in (*fields(CellOptions), *fields(StepJEPAConfig)):
-        if each.init:
-            found[each.name] = each.default_factory() if each.default_factory is not MISSING else each.default
-    return found
+    return {
+        name: field.default if field.default_factory is MISSING else field.default_factory()
+        for name, field in cell_fields().items()
+    }
+
+
+def set_by_runner() -> set[str]:
+    """Options that a grid may not name: where things are written, what is logged and saved, and the seed."""
+    return {name for name, field in cell_fields().items() if field.metadata.get("runner")}
 
 
 def canonical(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -179,21 +135,7 @@ def canonical(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     The seed is also that of the training problems (`problem_seed`), unless the options give one.
     """
     full = defaults() | {"problem_seed": seed} | dict(options) | {"seed": seed}
-    idle = {*SET_BY_RUNNER, "collapse_threshold"} - {"seed"}
-    if full["lbd"] == 0:
-        idle.update(JEPA_ONLY)
-    if full["pairs"] != "horizon":
-        idle.add("horizon")
-    if full["jepa_loss_type"] != "infonce":
-        idle.add("temperature")
-    if full["jepa_ratio"] == 1:
-        idle.add("jepa_ratio_rescale")
-    if full["target"] == "random":
-        idle.add("target_gradient")
-    if not full["lora"]:
-        idle.update(("lora_rank", "lora_alpha", "lora_dropout"))
-    if full["max_steps"] > 0:
-        idle.add("num_train_epochs")
+    idle = idle_options(full, cell_fields().values()) - {"seed"}
     return {
         name: value
         for name, value in sorted(full.items())

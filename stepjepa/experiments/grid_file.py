@@ -23,10 +23,10 @@ from typing import Any
 
 import yaml
 
-from stepjepa.experiments.grid import SET_BY_RUNNER, CellOptions, Grid
+from stepjepa.experiments.grid import CellOptions, Grid, set_by_runner
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError
-from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.config import OptionParser, StepJEPAConfig
 from stepjepa.training.configurations import ALIASES, read_configuration
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
@@ -112,7 +112,7 @@ class _Reader:
             )
         except UserError as error:
             raise self.error(key, str(error).removeprefix("--config ")) from error
-        kept = {option: value for option, value in values.items() if option not in SET_BY_RUNNER}
+        kept = {option: value for option, value in values.items() if option not in set_by_runner()}
         return self.options(f"{key} {name}", kept)
 
     def merged(self, base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class _Reader:
     def option(self, key: str, name: str, value: Any) -> tuple[str, Any]:
         """An option under its own name, with its value in its own type, so that 1, 1.0 and "1" are one cell."""
         known = ALIASES.get(name, name)
-        if known in SET_BY_RUNNER:
+        if known in set_by_runner():
             raise self.error(
                 f"{key}: {name}",
                 "set by the runner; a grid cannot choose it"
@@ -222,9 +222,7 @@ class _Reader:
 
 @cache
 def _parser() -> Any:
-    from transformers import HfArgumentParser
-
-    return HfArgumentParser((CellOptions, StepJEPAConfig), allow_abbrev=False)  # type: ignore[arg-type]
+    return OptionParser((CellOptions, StepJEPAConfig), allow_abbrev=False)  # type: ignore[arg-type]
 
 
 def _actions() -> dict[str, Action]:

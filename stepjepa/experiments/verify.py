@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stepjepa.experiments.checks import Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.experiments.checks import TRAINED, Check, Outcome, Subject, VerifyOptions, run_check
 from stepjepa.experiments.checks_data import (
     check_boundaries,
     check_data_format,
@@ -21,6 +21,7 @@ from stepjepa.experiments.checks_data import (
     check_resources,
 )
 from stepjepa.experiments.checks_model import MODEL_CHECKS, check_model
+from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import environment
 
 __all__ = ["Check", "VerifyOptions", "format_table", "verify"]
@@ -37,17 +38,20 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
 MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip"}
 
 
-def verify(options: VerifyOptions, progress: Callable[[str], None] | None = None) -> list[Check]:
+def verify(
+    options: VerifyOptions, layout: BranchLayout = TRAINED, progress: Callable[[str], None] | None = None
+) -> list[Check]:
     """Run every check, in order.
 
     Args:
-        options: the model, the data and the layout to verify.
+        options: the model and the data to verify.
+        layout: the branches to verify them with.
         progress: called with the name of each check before it runs.
 
     Returns:
         One `Check` for each, also for those that could not run (skipped) or were stopped by an error (failed).
     """
-    subject = Subject(options)
+    subject = Subject(options, layout)
     checks = []
     for name, function in CHECKS:
         if progress is not None:
@@ -94,12 +98,12 @@ def summary(checks: Sequence[Check]) -> str:
     return f"Not verified: of {len(checks)} checks {' and '.join(parts)}, {passed} passed, in {seconds:.0f} s."
 
 
-def record(options: VerifyOptions, checks: Sequence[Check]) -> dict[str, Any]:
+def record(options: VerifyOptions, layout: BranchLayout, checks: Sequence[Check]) -> dict[str, Any]:
     """Everything about a verification, ready for JSON; figures that are not finite become text."""
     return {
         "command": "verify",
         "passed": all(check.passed for check in checks),
-        "options": asdict(options),
+        "options": asdict(options) | asdict(layout),
         "environment": environment(),
         "checks": [_plain({**asdict(check), "passed": check.passed}) for check in checks],
     }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import UserError
 
 SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
@@ -40,10 +41,10 @@ def refusal(model: Any) -> str | None:
     alibi = config.model_type in ("bloom", "mpt") or bool(getattr(config, "alibi", False))
     if alibi:
         return "it uses ALiBi, whose biases come from token indices and would misplace every branch"
-    strange = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
-    if strange:
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - set(ATTENTION_LAYERS))
+    if other:
         return (
-            f"its layer types {', '.join(strange)} pass information along the sequence outside the attention "
+            f"its layer types {', '.join(other)} pass information along the sequence outside the attention "
             "mask (recurrence, convolution, chunks), so an isolated step would leak"
         )
     decoder = model.get_decoder()
@@ -74,6 +75,18 @@ def check_architecture(model: Any) -> None:
     reason = refusal(model)
     if reason is not None:
         raise UnsupportedArchitectureError(f"{type(base_model(model)).__name__} is not supported: {reason}.")
+
+
+def max_positions(model: Any) -> int | None:
+    """How many positions a model has, None where it names no limit."""
+    return getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
+
+
+def longest_trunk(model: Any, layout: BranchLayout) -> int | None:
+    """Most tokens of an example: `max_length`, or what the model's positions leave beside the predictor tokens."""
+    positions = max_positions(model)
+    limits = [layout.max_length, positions and positions - layout.predictors]
+    return min((limit for limit in limits if limit), default=None)
 
 
 @torch.no_grad()

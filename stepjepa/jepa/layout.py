@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepjepa.jepa.pairs import PAIR_SETS, ViewPair, view_pairs
+from stepjepa.jepa.pairs import FIRST, BranchLayout, ViewPair
 
 IGNORE = -100
-ISOLATIONS = ("step", "sink", "none")
 
 
 class _Row:
@@ -118,7 +117,6 @@ PAIR_FIELDS = (
     "context_step",
     "target_step",
 )
-INDEX_FIELDS = PAIR_FIELDS[:5]  # these point into the row, so padding on the left moves them
 
 FLEX_BLOCK = 128
 """Side of a block of FlexAttention's masks, in tokens."""
@@ -149,12 +147,8 @@ class StepJEPACollator:
 
     Args:
         tokenizer: holds the pad token and the predictor tokens (`stepjepa.load_model` adds them).
-        pairs: which view pairs, see `view_pairs`; "first" is the classic form.
-        horizon: steps ahead, for `pairs="horizon"`.
-        predictors: K, the number of predictor tokens before each context view is read.
-        isolation: "step" (a target sees only itself), "sink" (also the first token of its trunk), "none" (no
-            copy: the target is the trunk's own state at the end of the step; the control arm).
-        padding_side: "right" or "left".
+        layout: view pairs, predictor tokens, isolation; rows have been cut to its `max_length` when they were
+            tokenized.
         pad_to_multiple_of: round the row length up.
         packing_length: put several examples into one row as long as its *trunks and branches* fit into this
             many tokens; None keeps one example a row.
@@ -173,36 +167,26 @@ class StepJEPACollator:
     """
 
     tokenizer: Any
-    pairs: str = "first"
-    horizon: int = 1
-    predictors: int = 1
-    isolation: str = "step"
-    padding_side: str = "right"
+    layout: BranchLayout = FIRST
     pad_to_multiple_of: int | None = None
     packing_length: int | None = None
     passthrough: tuple[str, ...] = ("source_id",)
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("pairs", self.pairs, PAIR_SETS),
-            ("isolation", self.isolation, ISOLATIONS),
-            ("padding_side", self.padding_side, ("right", "left")),
-        ):
-            if value not in choices:
-                raise ValueError(f"Unknown {name} {value!r}; choose one of {', '.join(choices)}.")
         if self.tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no pad token; stepjepa.load_model gives it one.")
-        self.predictor_ids = [] if self.pairs == "none" else predictor_token_ids(self.tokenizer, self.predictors)
+        none = self.layout.pairs == "none"
+        self.predictor_ids = [] if none else predictor_token_ids(self.tokenizer, self.layout.predictors)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         if not rows:
             raise ValueError("There are no rows to collate.")
         packed: list[_Row] = []
         for number, row in enumerate(rows):
-            pairs = view_pairs(row["step_ids"], self.pairs, self.horizon)
+            pairs = self.layout.view_pairs(row["step_ids"])
             if not packed or not self._fits(packed[-1], row, pairs):
                 packed.append(_Row())
-            packed[-1].add_example(row, pairs, self.predictor_ids, self.isolation, number)
+            packed[-1].add_example(row, pairs, self.predictor_ids, self.layout.isolation, number)
 
         length = max(row.length for row in packed)
         if self.pad_to_multiple_of:
@@ -219,7 +203,7 @@ class StepJEPACollator:
     def _fits(self, into: _Row, row: dict[str, Any], pairs: list[ViewPair]) -> bool:
         if self.packing_length is None:
             return False
-        copies = sum(pair.target_end - pair.target_start for pair in pairs) if self.isolation != "none" else 0
+        copies = sum(pair.target_end - pair.target_start for pair in pairs) if self.layout.isolation != "none" else 0
         needed = len(row["input_ids"]) + len(pairs) * len(self.predictor_ids) + copies
         return into.length + needed <= self.packing_length
 
@@ -229,15 +213,11 @@ class StepJEPACollator:
         tokens = {name: np.full((len(packed), length), value) for name, value in padding.items()}
         fields = {name: np.full((len(packed), most), -1) for name in PAIR_FIELDS}
         for b, row in enumerate(packed):
-            shift = length - row.length if self.padding_side == "left" else 0
             for name, parts in row.tokens.items():
-                vector = np.concatenate(parts)
-                if name == "prefix_end":
-                    vector = np.where(vector >= 0, vector + shift, vector)
-                tokens[name][b, shift : shift + row.length] = vector
+                tokens[name][b, : row.length] = np.concatenate(parts)
             for m, pair in enumerate(row.pairs):
                 for name in PAIR_FIELDS:
-                    fields[name][b, m] = pair[name] + (shift if name in INDEX_FIELDS else 0)
+                    fields[name][b, m] = pair[name]
         return {name: torch.from_numpy(array) for name, array in (tokens | fields).items()}
 
 

@@ -1,14 +1,18 @@
-"""JEPA objectives: distances between a context view and a target view, one number per view pair.
+"""JEPA losses, distances between a context view and a target view; and objectives, the terms that a trainer adds up.
 
-Each function is its formula, computed in float32 or wider whatever the model's dtype. They return per-pair
-losses, so that the caller decides what to average over (the trainer: all pairs of the optimizer step).
+Each loss is its formula, computed in float32 or wider whatever the model's dtype. Losses give a number per view pair,
+so that the caller decides what to average over (the trainer: all pairs of the optimizer step). An `Objective` may add
+terms over the set of views, and have weights and state of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -77,3 +81,45 @@ def jepa_losses(
     if kind == "infonce":
         return infonce(context, target, temperature)
     return LOSSES[kind](context, target)
+
+
+class Objective(nn.Module):
+    """What the JEPA term is made of: views → named terms, which the trainer adds up, weights by λ and logs.
+
+    `forward(context, target, example)` takes context views `[P, D]`, target views `[P, D]` and the example of each pair
+    `[P]` (P may be 0 or 1) and returns terms by name, each in float32 or wider and in the graph of the views:
+
+    - `[P]`, a number per view pair: the trainer takes its mean over the pairs of the optimizer step;
+    - `[]`, a number for the set of views of a microbatch: the trainer takes its mean over the microbatches with a pair.
+
+    Both means are over all processes. Parameters are trained by the model's optimizer (their gradient is not part of
+    the norm that is clipped); they and the buffers are saved in every checkpoint, and resumed from it.
+    """
+
+    few_pairs: str | None = None
+    """What to warn of, once, when a microbatch has a single view pair; None where that does no harm."""
+
+
+class PairObjective(Objective):
+    """One of `LOSSES`, a single term of that name.
+
+    Args:
+        kind, target_gradient, temperature: of `jepa_losses`.
+    """
+
+    def __init__(self, kind: str, *, target_gradient: bool = True, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.kind, self.target_gradient, self.temperature = kind, target_gradient, temperature
+        if kind == "infonce":
+            self.few_pairs = (
+                "InfoNCE takes its negatives from the microbatch, and a microbatch had a single view pair: its "
+                "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
+            )
+
+    def forward(self, context: Tensor, target: Tensor, example: Tensor) -> dict[str, Tensor]:
+        """`{kind: losses [P]}`."""
+        return {self.kind: jepa_losses(context, target, self.kind, self.target_gradient, self.temperature)}
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {kind: partial(PairObjective, kind) for kind in LOSSES}
+"""Objectives by name, each made from `target_gradient` and `temperature`."""

@@ -1,4 +1,4 @@
-"""View pairs: which step's end has to predict which step, in trunk coordinates.
+"""View pairs: which step's end has to predict which step, in trunk coordinates; and `BranchLayout`, which says it all.
 
 The classic form pairs step 1 with step 2; the general form takes all consecutive steps, a horizon, or the question
 and the whole answer.
@@ -7,11 +7,13 @@ and the whole answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 PAIR_SETS = ("first", "consecutive", "horizon", "question_answer", "none")
+ISOLATIONS = ("step", "sink", "none")
 
 
 class StepSpan(NamedTuple):
@@ -81,3 +83,48 @@ def view_pairs(step_ids: Sequence[int], pairs: str = "first", horizon: int = 1) 
     if pairs == "first":
         both = both[:1]
     return [ViewPair(c.step, t.step, c.end, t.start, t.end) for c, t in both]
+
+
+@dataclass(frozen=True)
+class BranchLayout:
+    """What branches hang off a trunk: one value, passed whole from the options to the collator.
+
+    Args:
+        pairs, horizon: which view pairs, see `view_pairs`.
+        predictors: K, the number of predictor tokens before each context view is read.
+        isolation: "step" (a target sees only itself), "sink" (also the first token of its trunk), "none" (no
+            copy: the target is the trunk's own state at the end of the step; the control arm).
+        max_length: longest trunk in tokens; a longer one is cut at a step boundary. None: no limit of its own.
+
+    Raises:
+        ValueError: for an unknown choice or a number below 1.
+    """
+
+    pairs: str = field(default="first", metadata={"help": "which view pairs", "choices": PAIR_SETS})
+    horizon: int = field(default=1, metadata={"help": "steps ahead, for --pairs horizon"})
+    predictors: int = field(default=1, metadata={"help": "predictor tokens before a context view is read"})
+    isolation: str = field(
+        default="step", metadata={"help": "what a target view sees besides itself", "choices": ISOLATIONS}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "longest example in tokens; a longer one loses whole steps"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, choices in (("pairs", PAIR_SETS), ("isolation", ISOLATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        for name in ("horizon", "predictors", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+
+    def view_pairs(self, step_ids: Sequence[int]) -> list[ViewPair]:
+        """The view pairs of one example, see the function of this name."""
+        return view_pairs(step_ids, self.pairs, self.horizon)
+
+
+FIRST = BranchLayout()
+"""The classic form: step 1 → step 2."""
+CONSECUTIVE = BranchLayout("consecutive")
+"""Every step → the next, which is what is measured and drawn."""

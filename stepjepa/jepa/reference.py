@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stepjepa.jepa.architectures import base_model, check_architecture
 from stepjepa.jepa.layout import IGNORE
-from stepjepa.jepa.masks import dense_mask, layer_windows, within_window
+from stepjepa.jepa.masks import by_layer_type, dense_mask, within_window
 from stepjepa.jepa.pairs import step_spans
 from stepjepa.jepa.views import Views, next_labels, token_losses
 
@@ -173,10 +173,10 @@ def _run_second_pass(inner: Any, rows: list[SecondPass]) -> tuple[Tensor, Tensor
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state
-    each = torch.arange(len(rows), device=device)
+    number = torch.arange(len(rows), device=device)
     return (
-        states[each, torch.tensor([row.context_index for row in rows], device=device)],
-        states[each, torch.tensor([row.target_index for row in rows], device=device)],
+        states[number, torch.tensor([row.context_index for row in rows], device=device)],
+        states[number, torch.tensor([row.target_index for row in rows], device=device)],
     )
 
 
@@ -189,12 +189,9 @@ def _isolation_of(batch: dict[str, Tensor], row: int, pair: int) -> str:
 
 def _render(config: Any, mask: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
     """The dense mask, for each layer type where the model has several."""
-    windows = layer_windows(config)
 
     def one(window: int | None) -> Tensor:
         visible = mask if window is None else mask & within_window(positions, window)
         return dense_mask(visible, config._attn_implementation, dtype)
 
-    if isinstance(windows, dict):
-        return {kind: one(window) for kind, window in windows.items()}
-    return one(windows)
+    return by_layer_type(config, one)

@@ -20,8 +20,6 @@ from stepjepa.jepa.layout import IGNORE, whole_blocks
 from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.masks import attention_masks
 
-ENGINES = ("single_pass", "two_pass")
-
 
 @dataclass
 class Views:
@@ -79,7 +77,6 @@ def next_labels(labels: Tensor) -> Tensor:
 def encode_views(
     model: nn.Module,
     batch: dict[str, Tensor],
-    engine: str = "single_pass",
     *,
     layers: Sequence[int] = (),
     step_states: bool = False,
@@ -91,25 +88,14 @@ def encode_views(
         model: a decoder-only Hugging Face model, bare or wrapped (PEFT, DDP, FSDP2, compiled). Its train or
             eval mode is left as it is.
         batch: from `StepJEPACollator`.
-        engine: "single_pass", or "two_pass" for the executable specification in `reference.py` (slower, the
-            same numbers).
         layers: also return the views at these layers, 0 (embedding output) … number of layers.
         step_states: also return the trunk's states at the end of every step, at those layers too.
         attentions: also return the attention weights; the model must use eager attention.
 
     Raises:
         UnsupportedArchitectureError: for models that cannot hold the invariants.
-        ValueError: for an unknown engine or extras that the engine or attention implementation cannot give.
+        ValueError: attention weights of a model without eager attention.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"Unknown engine {engine!r}; choose one of {', '.join(ENGINES)}.")
-    if engine == "two_pass":
-        from stepjepa.jepa.reference import two_pass_views
-
-        if layers or step_states or attentions:
-            raise ValueError("The two-pass engine gives the losses and the last-layer views only.")
-        return two_pass_views(model, batch)
-
     check_architecture(model)
     inner = base_model(model)
     if attentions and inner.config._attn_implementation != "eager":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
-from stepjepa.jepa.pairs import view_pairs
+from stepjepa.jepa.pairs import BranchLayout
 
 COLUMNS = ("input_ids", "labels", "step_ids")
 
@@ -18,21 +19,19 @@ class TrainingRows:
 
     Args:
         tokenizer: of the model.
-        max_length: longest example in tokens; longer ones are cut at a step boundary. None: no limit of its own.
+        layout: decides which examples have a view pair, and where longer ones are cut.
         positions: how many positions the model has; rows must leave room for the predictor tokens.
-        predictors, pairs, horizon: of the layout; they decide which examples have a view pair.
 
     Attributes:
         reports: a `TokenReport` by dataset name, for datasets tokenized here.
         sources: names of the sources; a row's `source_id` is an index into it.
     """
 
-    def __init__(
-        self, tokenizer: Any, max_length: int | None, positions: int | None, predictors: int, pairs: str, horizon: int
-    ) -> None:
-        self.tokenizer, self.pairs, self.horizon = tokenizer, pairs, horizon
-        self.room = None if positions is None else positions - predictors
-        self.limit = min((n for n in (max_length, self.room) if n is not None), default=None)
+    def __init__(self, tokenizer: Any, layout: BranchLayout, positions: int | None) -> None:
+        self.tokenizer = tokenizer
+        self.room = None if positions is None else positions - layout.predictors
+        limit = min((n for n in (layout.max_length, self.room) if n is not None), default=None)
+        self.layout = replace(layout, max_length=limit)
         self.reports: dict[str, TokenReport] = {}
         self.sources: list[str] = []
 
@@ -57,8 +56,7 @@ class TrainingRows:
             self._check_lengths(dataset, name)
             return [self._numbered(row) for row in dataset] if "source" in first else dataset
         if "messages" in first and "steps" in first:
-            rows, report = tokenize_dataset(dataset, self.tokenizer, self.limit)
-            report.without_pair = sum(not view_pairs(row["step_ids"], self.pairs, self.horizon) for row in rows)
+            rows, report = tokenize_dataset(dataset, self.tokenizer, self.layout)
             self.reports[name] = report
             if not rows:
                 raise ValueError(f"No example of the {name} dataset could be used: {report}")
@@ -101,5 +99,5 @@ class _Stream(IterableDataset):
                 self.make_rows._check_lengths([row], self.name)
                 yield {column: row[column] for column in COLUMNS}
             else:
-                tokenized, _ = tokenize_dataset([row], self.make_rows.tokenizer, self.make_rows.limit)
+                tokenized, _ = tokenize_dataset([row], self.make_rows.tokenizer, self.make_rows.layout)
                 yield from ({column: each[column] for column in COLUMNS} for each in tokenized)

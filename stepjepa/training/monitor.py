@@ -8,7 +8,7 @@ Retrieval, and InfoNCE, compare the pairs of one batch and do depend on it; comp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -96,6 +96,7 @@ class Monitor(TrainerCallback):
     def restart(self) -> None:
         """Begin a new interval."""
         self.sums.zero_()
+        self.terms: dict[str, Tensor] = {}
         self.steps = 0
         self.since = self.last_step = time.perf_counter()
 
@@ -125,6 +126,11 @@ class Monitor(TrainerCallback):
         for name, value in values.items():
             self.sums[FIELDS.index(name)] += value.detach() if isinstance(value, Tensor) else value
 
+    def add_terms(self, means: Mapping[str, Tensor]) -> None:
+        """Add the terms of an objective that has several."""
+        for name, value in means.items():
+            self.terms[name] = self.terms.get(name, 0) + value.detach()
+
     @torch.no_grad()
     def add_views(self, views: Views, batch: dict[str, Tensor], jepa: bool) -> None:
         """Count tokens and, if the step has a JEPA term, examples without a pair; with two pairs or more,
@@ -151,6 +157,7 @@ class Monitor(TrainerCallback):
         jepa_steps = sums["jepa_steps"] / processes
         if jepa_steps:
             logs["jepa_loss"] = sums["jepa"] / jepa_steps
+            logs |= {f"jepa_{name}": reduce(total).item() / jepa_steps for name, total in self.terms.items()}
             logs["without_pair"] = sums["without_pair"] / max(sums["examples"], 1)
         if sums["retrieved"]:
             logs["retrieval"] = sums["hits"] / sums["retrieved"]

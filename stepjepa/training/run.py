@@ -33,6 +33,10 @@ TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in le
 Say = Callable[[str], None]
 
 
+def _without_lora(options: Mapping[str, Any]) -> bool:
+    return not options["lora"]
+
+
 @dataclass
 class RunOptions:
     """What a training run needs besides `StepJEPAConfig`: model, LoRA, data, accuracy."""
@@ -50,9 +54,13 @@ class RunOptions:
         },
     )
     lora: bool = field(default=False, metadata={"help": "Train LoRA adapters instead of all weights."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the LoRA adapters."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "LoRA alpha; twice the rank by default."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout inside the LoRA adapters."})
+    lora_rank: int = field(default=16, metadata={"help": "Rank of the LoRA adapters.", "idle_if": _without_lora})
+    lora_alpha: int | None = field(
+        default=None, metadata={"idle_if": _without_lora, "help": "LoRA alpha; twice the rank by default."}
+    )
+    lora_dropout: float = field(
+        default=0.05, metadata={"help": "Dropout inside the LoRA adapters.", "idle_if": _without_lora}
+    )
     dtype: str = field(default="float32", metadata={"help": "dtype of the weights: float32, bfloat16, float16, auto."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager or flex_attention; the library's choice by default."}
@@ -70,7 +78,9 @@ class RunOptions:
         metadata={"help": "Held-out problems to answer before and after training; needs evaluation data. 0: none."},
     )
     max_new_tokens: int = field(default=768, metadata={"help": "Longest response when measuring accuracy."})
-    merge_lora: bool = field(default=False, metadata={"help": "Save a merged full model besides the adapter."})
+    merge_lora: bool = field(
+        default=False, metadata={"help": "Save a merged full model besides the adapter.", "runner": True}
+    )
 
 
 class SetupError(UserError):

@@ -13,19 +13,23 @@ import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
+from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation, max_positions
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import at_least_float32, jepa_losses
+from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
 from stepjepa.jepa.views import Views, encode_views, next_labels
+from stepjepa.records import UserError
 from stepjepa.training.checkpointing import CompleteCheckpoints
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
@@ -33,6 +37,7 @@ from stepjepa.training.monitor import Monitor, collapse_message, example_sums, s
 
 logger = logging.get_logger(__name__)
 
+OBJECTIVE_FILE = "objective.safetensors"
 TRIED_ARCHITECTURES = (
     "llama",
     "qwen2",
@@ -58,6 +63,8 @@ class StepJEPATrainer(CompleteCheckpoints):
             are tokenized here; `eval_dataset` may be a dictionary of several. A `source` column gives the
             evaluation losses of each source as well.
         processing_class: the tokenizer from `stepjepa.load_model`.
+        objective: what the JEPA term is made of; the one of `args.jepa_loss_type` by default. Its weights are trained,
+            and saved in every checkpoint and beside the model as `objective.safetensors`.
         Others as in the parent, except `compute_loss_func` and `compute_metrics`, which are refused: the loss is
         this class's own and full logits are never made.
 
@@ -79,6 +86,7 @@ class StepJEPATrainer(CompleteCheckpoints):
     """
 
     args: StepJEPAConfig
+    objective: Objective
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -89,6 +97,7 @@ class StepJEPATrainer(CompleteCheckpoints):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
+        objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
         for option in ("compute_loss_func", "compute_metrics"):
@@ -110,10 +119,7 @@ class StepJEPATrainer(CompleteCheckpoints):
                 args.learning_rate = LEARNING_RATE_LORA if hasattr(model, "peft_config") else LEARNING_RATE_FULL
         if args.learning_rate is None:
             raise ValueError("Give learning_rate in StepJEPAConfig when the trainer makes the model (model_init).")
-        positions = (
-            getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None) if model else None
-        )
-        rows = TrainingRows(processing_class, args.max_length, positions, args.predictors, args.pairs, args.horizon)
+        rows = TrainingRows(processing_class, args.layout, max_positions(model) if model else None)
         self._make_rows, self.token_reports, self.sources = rows, rows.reports, rows.sources
         train_dataset = rows(train_dataset, "train")
         if isinstance(eval_dataset, Mapping):
@@ -121,15 +127,12 @@ class StepJEPATrainer(CompleteCheckpoints):
         else:
             eval_dataset = rows(eval_dataset, "eval")
 
-        layout: dict[str, Any] = {"horizon": args.horizon, "predictors": args.predictors, "isolation": args.isolation}
         if data_collator is not None:
             self.eval_collator = dataclasses.replace(data_collator, packing_length=None)
         else:
-            self.eval_collator = StepJEPACollator(processing_class, pairs=args.pairs, **layout)
-            pairs = "none" if args.lbd == 0 else args.pairs
-            data_collator = StepJEPACollator(
-                processing_class, pairs=pairs, packing_length=args.packing_length, **layout
-            )
+            self.eval_collator = StepJEPACollator(processing_class, args.layout)
+            trained = args.layout if args.lbd > 0 else dataclasses.replace(args.layout, pairs="none")
+            data_collator = StepJEPACollator(processing_class, trained, packing_length=args.packing_length)
         super().__init__(
             model=model,
             args=args,
@@ -141,7 +144,12 @@ class StepJEPATrainer(CompleteCheckpoints):
             **kwargs,
         )
         self.monitor = Monitor(self.args.device)
+        if objective is None:
+            make = OBJECTIVES[args.jepa_loss_type]
+            objective = make(target_gradient=args.target_gradient, temperature=args.temperature)
+        self.objective = objective.to(self.args.device)
         self._pairs_in_step: Tensor | int = 0
+        self._microbatches_in_step: Tensor | int = 0
         self._microbatch = 0
         self._warned: set[str] = set()
         self.add_callback(self.monitor)
@@ -190,11 +198,14 @@ class StepJEPATrainer(CompleteCheckpoints):
         weight = self._jepa_weight()
         if self.args.lbd > 0 and weight == 0:  # dropped in this step: do not compute what does not count
             batches = [without_branches(batch) if self.args.packing_length is None else batch for batch in batches]
-        counts = torch.zeros(2, dtype=torch.long, device=device)
+        counts = torch.zeros(3, dtype=torch.long, device=device)
         for batch in batches:
+            pairs = (batch["context_index"] >= 0).sum().to(device)
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
-            counts[1] += (batch["context_index"] >= 0).sum().to(device)
-        tokens, self._pairs_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
+            counts[1] += pairs
+            counts[2] += pairs > 0
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        tokens, self._pairs_in_step, self._microbatches_in_step = counts.unbind()
         self.monitor.start_step(jepa=weight > 0)
         self._microbatch = 0
         return batches, tokens
@@ -204,9 +215,8 @@ class StepJEPATrainer(CompleteCheckpoints):
         args = self.args
         if args.jepa_ratio >= 1 or args.lbd == 0:
             return args.lbd
-        if random.Random(f"jepa-{args.seed}-{self.state.global_step}").random() >= args.jepa_ratio:
-            return 0.0
-        return args.lbd / args.jepa_ratio if args.jepa_ratio_rescale else args.lbd
+        dropped = random.Random(f"jepa-{args.seed}-{self.state.global_step}").random() >= args.jepa_ratio
+        return 0.0 if dropped else args.lbd
 
     def compute_loss(
         self,
@@ -215,22 +225,29 @@ class StepJEPATrainer(CompleteCheckpoints):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """γ · (LM sum / tokens of the step) + λ · (JEPA sum / pairs of the step), times the number of processes.
+        """γ · (LM sum / tokens of the step) + λ · (sum of the objective's terms), times the number of processes.
 
-        The factor undoes the mean that data parallelism takes over processes. Outside training (no
-        `num_items_in_batch`) the microbatch is its own step.
+        A term is its sum over pairs / pairs of the step, or its value / microbatches of the step. The factor undoes
+        the mean that data parallelism takes over processes. Outside training (no `num_items_in_batch`) the microbatch
+        is its own step.
         """
         views = encode_views(model, inputs)
         training = num_items_in_batch is not None
-        losses = self._jepa_losses(views, self._target(views, inputs) if training else views.target)
+        terms = self._terms(views, self._target(views, inputs) if training else views.target)
         tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
-        pairs = self._pairs_in_step if training else len(losses)
+        pairs, microbatches = (self._pairs_in_step, self._microbatches_in_step) if training else (len(views.context), 1)
         lm = views.token_losses.sum() / _at_least_one(tokens)
-        jepa = losses.sum() / _at_least_one(pairs)
+        means = {
+            name: term.sum() / _at_least_one(pairs) if term.ndim else term / _at_least_one(microbatches)
+            for name, term in terms.items()
+        }
+        jepa = torch.stack(list(means.values())).sum()
         weight = self._jepa_weight() if training else self.args.lbd
         loss = self.args.gamma * lm + weight * jepa
         if training:
             self.monitor.add(lm=lm, jepa=jepa)
+            if len(means) > 1:
+                self.monitor.add_terms(means)
             self.monitor.add_views(views, inputs, jepa=weight > 0)
             loss = loss * self.accelerator.num_processes
         return (loss, views) if return_outputs else loss
@@ -247,17 +264,38 @@ class StepJEPATrainer(CompleteCheckpoints):
             )
         return target
 
-    def _jepa_losses(self, views: Views, target: Tensor | None) -> Tensor:
-        """Losses of the pairs `[P]`; all 0 without a target."""
-        args = self.args
-        if args.jepa_loss_type == "infonce" and len(views.context) == 1:
-            self._warn_once(
-                "InfoNCE takes its negatives from the microbatch, and a microbatch had a single view pair: its "
-                "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
-            )
+    def _terms(self, views: Views, target: Tensor | None) -> dict[str, Tensor]:
+        """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
+        if self.objective.few_pairs is not None and len(views.context) == 1:
+            self._warn_once(self.objective.few_pairs)
         if target is None:
-            return at_least_float32(views.context).sum(dim=-1) * 0
-        return jepa_losses(views.context, target, args.jepa_loss_type, args.target_gradient, args.temperature)
+            return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
+        return self.objective(views.context, target, views.example)
+
+    # ---- the objective's weights -------------------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the parent's, with the weights of the objective in a group of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        weights = list(self.objective.parameters())
+        if weights and is_new:
+            optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
+            self.add_callback(ObjectiveGradients(self.objective, self.accelerator))
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save and self.objective.state_dict():
+            save_file(self.objective.state_dict(), Path(output_dir or str(self.args.output_dir)) / OBJECTIVE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.objective.state_dict():
+            path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+            if not path.is_file():
+                raise UserError(f"{path} is missing: the checkpoint is of a run with another objective.")
+            self.objective.load_state_dict(load_file(path, device=str(self.args.device)))
 
     # ---- what is reported --------------------------------------------------------------------------------
 
@@ -287,7 +325,9 @@ class StepJEPATrainer(CompleteCheckpoints):
         inputs = self._prepare_inputs(inputs)
         views = encode_views(model, inputs)
         rows = len(inputs["input_ids"])
-        sums = example_sums(views, self._jepa_losses(views, views.target), rows)
+        terms = self._terms(views, views.target).values()
+        losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
+        sums = example_sums(views, losses, rows)
         sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 
@@ -312,6 +352,23 @@ class StepJEPATrainer(CompleteCheckpoints):
         output = super().evaluation_loop(*args, **kwargs)
         metrics = {**(output.metrics or {}), f"{prefix}_loss": self._summary(output.predictions)["loss"]}
         return output._replace(metrics=metrics)
+
+
+class ObjectiveGradients(TrainerCallback):
+    """What a trainer does to the gradients of its model, done to those of the objective."""
+
+    def __init__(self, objective: Objective, accelerator: Any) -> None:
+        self.objective, self.accelerator = objective, accelerator
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average over processes; one without a view pair has no gradient, and counts as 0."""
+        for weight in self.objective.parameters():
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = self.accelerator.reduce(gradient, reduction="mean")
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The parent resets the gradients of the model only."""
+        self.objective.zero_grad()
 
 
 def _at_least_one(count: Tensor | int) -> Tensor | int:

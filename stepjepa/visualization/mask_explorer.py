@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa.architectures import base_model
-from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.jepa.layout import StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import add_pad_token, add_predictor_tokens
@@ -36,12 +38,12 @@ from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory
 from stepjepa.visualization.masks import paint, parts, still
 from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
-PAIR_CHOICES: dict[str, dict[str, Any]] = {
-    "first": {"pairs": "first"},
-    "consecutive": {"pairs": "consecutive"},
-    "horizon 2": {"pairs": "horizon", "horizon": 2},
-    "question_answer": {"pairs": "question_answer"},
-    "none": {"pairs": "none"},
+PAIR_CHOICES = {
+    "first": BranchLayout("first"),
+    "consecutive": BranchLayout("consecutive"),
+    "horizon 2": BranchLayout("horizon", horizon=2),
+    "question_answer": BranchLayout("question_answer"),
+    "none": BranchLayout("none"),
 }
 PREDICTOR_CHOICES = (1, 2, 3)
 OWN = -1
@@ -158,12 +160,10 @@ class MaskExplorer(VBox):
             row = tokenize_example(example, self._tokenizer)
         except ValueError as error:
             raise UserError(f"This example cannot be tokenized: {error}") from error
-        collator = StepJEPACollator(
-            self._tokenizer,
-            isolation=self.isolation.value,
-            predictors=self.predictors.value,
-            **PAIR_CHOICES[self.pairs.value],
+        layout = replace(
+            PAIR_CHOICES[self.pairs.value], isolation=self.isolation.value, predictors=self.predictors.value
         )
+        collator = StepJEPACollator(self._tokenizer, layout)
         self._batch = collator([row])
         self._story = MaskStory(self._batch, self._text)
         self._story_of = chosen

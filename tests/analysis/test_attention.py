@@ -27,6 +27,7 @@ from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa import masks
 from stepjepa.jepa.layout import ISOLATIONS
+from stepjepa.jepa.pairs import CONSECUTIVE
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, write_jsonl
 
@@ -154,7 +155,7 @@ def test_a_prompt_that_the_template_changes_is_one_part():
 
 def test_segments_cover_the_row_and_carry_their_text(builtin, examples):
     tokenizer = builtin[1]
-    record = attention_record(*builtin, examples[0], pairs="consecutive")
+    record = attention_record(*builtin, examples[0], layout=CONSECUTIVE)
     steps = examples[0]["steps"]
     names = [part["name"] for part in record["segments"]]
     branches = [name for k in range(1, len(steps)) for name in (f"PRED {k}", f"S{k + 1} copy")]
@@ -227,7 +228,7 @@ def test_windowed_layers_have_their_own_mask(examples):
     model = small_model("gemma3")
     model.resize_token_embeddings(len(tokenizer) + 1)
     tokenizer.add_tokens(["<|predictor|>"], special_tokens=True)
-    record = attention_record(model, tokenizer, SHORT, layers=[0, 1], max_length=None)
+    record = attention_record(model, tokenizer, SHORT, layers=[0, 1])
     assert [record["masks"][entry["mask"]]["window"] for entry in record["maps"]] == [WINDOW, None]
     near, far = (sum(line.count("1") for line in mask["rows"]) for mask in record["masks"])
     assert near < far

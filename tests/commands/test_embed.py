@@ -22,6 +22,7 @@ from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.results import Results, ResultsError, question_ids
 from stepjepa.jepa.layout import StepJEPACollator
+from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import load_model
@@ -47,7 +48,7 @@ def embeddings(loaded, examples):
 @torch.no_grad()
 def direct(loaded, example, **layout):
     model, tokenizer = loaded
-    collate = StepJEPACollator(tokenizer, **{"pairs": "consecutive"} | layout)
+    collate = StepJEPACollator(tokenizer, BranchLayout(**{"pairs": "consecutive"} | layout))
     return encode_views(model, collate([tokenize_example(example, tokenizer)]), layers=[0, 2, 5], step_states=True)
 
 
@@ -125,20 +126,22 @@ def test_a_target_sees_its_own_step_only(loaded, examples):
     before, after = (encode_examples(*loaded, [each], progress=False) for each in (example, changed))
     np.testing.assert_array_equal(after.target, before.target)
     assert (np.abs(after.context - before.context).max(axis=1) > 1e-4).all()
-    trunk = encode_examples(*loaded, [changed], isolation="none", progress=False)
+    trunk = encode_examples(*loaded, [changed], layout=BranchLayout("consecutive", isolation="none"), progress=False)
     np.testing.assert_allclose(trunk.target, trunk.states[1:], atol=1e-6)
     assert not np.allclose(trunk.target, after.target, atol=1e-3)
 
 
 def test_layouts_and_length_limits(loaded, examples):
-    whole = encode_examples(*loaded, examples, pairs="question_answer", progress=False)
+    whole = encode_examples(*loaded, examples, layout=BranchLayout("question_answer"), progress=False)
     assert whole.target_step.tolist() == [-1] * len(examples)
-    ahead = encode_examples(*loaded, examples, pairs="horizon", horizon=2, progress=False)
+    ahead = encode_examples(*loaded, examples, layout=BranchLayout("horizon", horizon=2), progress=False)
     assert (ahead.target_step - ahead.context_step == 2).all()
     rows = [tokenize_example(example, loaded[1]) for example in examples]
     ends = [len(row["step_ids"]) - row["step_ids"][::-1].index(0) for row in rows]  # where the first step ends
     longest, limit = int(np.argmax(ends)), max(ends) - 1
-    cut = encode_examples(*loaded, examples, max_length=limit, correct={"?": True}, progress=False)
+    cut = encode_examples(
+        *loaded, examples, layout=BranchLayout("consecutive", max_length=limit), correct={"?": True}, progress=False
+    )
     counts = cut.info["counts"]
     assert cut.ids == question_ids(examples)[:longest] + question_ids(examples)[longest + 1 :]
     assert (counts["examples"], counts["embedded"], counts["too_long"]) == (7, 6, 1)

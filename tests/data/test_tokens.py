@@ -21,7 +21,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from stepjepa.data.chat import PLAIN_TEMPLATE
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import TooLongError, render_prompt, tokenize_dataset, tokenize_example
-from stepjepa.jepa.pairs import step_spans
+from stepjepa.jepa.pairs import BranchLayout, step_spans
 
 GSM8K = DATA / "gsm8k" / "train.jsonl"
 
@@ -248,7 +248,7 @@ def test_dataset_counts_and_keeps_the_source() -> None:
     one = make_example("How many?", ["There are 3 of them in all."], "3", "mine", None)
     ends = [end for _, _, end in step_spans(tokenize_example(EXAMPLE, tokenizer)["step_ids"])]
     long = make_example("How many? " * 200, STEPS, "72", "x")
-    rows, report = tokenize_dataset(iter([EXAMPLE, long, one]), tokenizer, ends[1])
+    rows, report = tokenize_dataset(iter([EXAMPLE, long, one]), tokenizer, BranchLayout(max_length=ends[1]))
     assert [row["source"] for row in rows] == ["gsm8k", "mine"]
     assert len(rows[0]["input_ids"]) == ends[1]
     assert (report.examples, report.kept, report.cut, report.skipped, report.without_pair) == (3, 2, 1, 1, 1)
@@ -261,9 +261,12 @@ def test_dataset_counts_and_keeps_the_source() -> None:
 def test_dataset_equals_one_by_one() -> None:
     examples = [*read_examples("builtin", count=20)[0], EXAMPLE]
     for style in STYLES.values():
-        rows, _ = tokenize_dataset(examples, style(), 400)
+        rows, _ = tokenize_dataset(examples, style(), BranchLayout(max_length=400))
         for example, row in zip(examples, rows, strict=True):
-            assert row == {**tokenize_example(example, style(), 400), "source": example["source"]}
+            assert row == {
+                **tokenize_example(example, style(), BranchLayout(max_length=400)),
+                "source": example["source"],
+            }
 
 
 # -------- all of GSM8K --------

@@ -130,7 +130,6 @@ def test_what_others_make_idle_does_not():
         {"horizon": 2},
         {"temperature": 1.0},
         {"lora_rank": 3},
-        {"jepa_ratio_rescale": True},
         {"output_dir": "elsewhere"},
         {"logging_steps": 1.0},
         {"save_steps": 7.0},

@@ -22,6 +22,7 @@ from stepjepa.data.sources import make_example
 from stepjepa.experiments import checks_data, verify
 from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
 from stepjepa.jepa import masks
+from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.loading import load_model
 from stepjepa.records import write_jsonl
 
@@ -39,7 +40,7 @@ class NamedTokens(Tokens):
 
 def subject_of(model: Any, **options: Any) -> Subject:
     """A subject over random tokens, ready for the checks that run a model."""
-    subject = Subject(VerifyOptions(**options), model=model, tokenizer=NamedTokens(), supported=True)
+    subject = Subject(VerifyOptions(), BranchLayout(**options), model=model, tokenizer=NamedTokens(), supported=True)
     subject.rows = small_rows()
     subject.chosen = [row for row in subject.rows if subject.has_pair(row)]
     return subject
@@ -289,7 +290,7 @@ def test_a_lost_step_fails(prepared, monkeypatch):
     ids=["too long", "horizon"],
 )
 def test_no_view_pair_for_other_reasons(prepared, options, advice):
-    prepared.options = VerifyOptions(**options)
+    prepared.layout = BranchLayout(**options)
     result = check("boundaries", prepared)
     assert result.status == "failed"
     assert advice in result.advice
@@ -483,8 +484,8 @@ def test_faults_under_lora_fail(prepared, checkpoints, fault):
 
 
 def test_wrong_options_are_refused(capsys):
-    with pytest.raises(ValueError, match="pairs='none'"):
-        VerifyOptions(pairs="none")
+    with pytest.raises(ValueError, match="examples=0"):
+        VerifyOptions(examples=0)
     for words in (["--pairs", "none"], ["--examples", "0"], ["--nonsense"]):
         with pytest.raises(SystemExit) as stop:
             verify_command.main(words)

@@ -5,7 +5,7 @@ import torch
 from small_models import Tokens, collator, small_rows
 
 from stepjepa.jepa.layout import StepJEPACollator, without_branches
-from stepjepa.jepa.pairs import StepSpan, ViewPair, step_spans, view_pairs
+from stepjepa.jepa.pairs import BranchLayout, StepSpan, ViewPair, step_spans, view_pairs
 
 #          prompt  S1     S2     S3  end of turn
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2, -1]
@@ -67,17 +67,6 @@ def test_isolation_none_makes_no_copy():
     assert batch["target_index"].tolist() == [[5, 6]]  # the trunk's own states at the ends of S2 and S3
 
 
-def test_left_padding_moves_every_index():
-    short = {name: values[:6] for name, values in ROW.items()}
-    right = collator(pairs="consecutive")([ROW, short])
-    left = collator(pairs="consecutive", padding_side="left")([ROW, short])
-    pad = int((left["segment_ids"][1] < 0).sum())
-    assert pad == 4  # 8 + (1 + 2) + (1 + 1) tokens against 6 + (1 + 2)
-    for name in ("context_index", "target_index", "context_end", "target_start", "target_end"):
-        assert left[name][1, 0] == right[name][1, 0] + pad
-        assert left[name][1, 1] == right[name][1, 1] == -1  # the missing second pair
-
-
 def test_packing_fills_rows_in_order_and_never_crosses_examples():
     rows = small_rows(5)
     plain = collator(pairs="consecutive")(rows)
@@ -137,14 +126,13 @@ def test_rows_given_to_the_collator_are_not_changed():
     [
         ({"pairs": "second"}, "'second'"),
         ({"isolation": "full"}, "'full'"),
-        ({"padding_side": "top"}, "'top'"),
         ({"predictors": 0}, "at least 1"),
         ({"predictors": 7}, r"lacks <\|predictor_4\|>"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        StepJEPACollator(Tokens(), **options)
+        StepJEPACollator(Tokens(), BranchLayout(**options))
 
 
 def test_a_tokenizer_without_pad_token_is_refused():

@@ -4,7 +4,16 @@ import pytest
 import torch
 from small_models import collator, small_model, small_rows
 
-from stepjepa.jepa.masks import allowed, attention_masks, block_mask, dense_mask, within_window
+from stepjepa.jepa.masks import (
+    allowed,
+    attention_masks,
+    block_mask,
+    both,
+    branch_mask,
+    dense_mask,
+    sliding_window,
+    within_window,
+)
 from stepjepa.jepa.reference import build_step2_isolation_mask
 
 # One example: [Sys][User][S1][S2][S2][S3] then the branch [PRED][S2 S2], then padding.
@@ -72,7 +81,10 @@ def test_block_mask_is_the_same_predicate(window):
     dense = allowed(SEGMENTS, PREFIX, PREFIX_END)
     if window:
         dense = dense & within_window(positions, window)
-    mod = block_mask(SEGMENTS, PREFIX, PREFIX_END, positions, window).mask_mod
+    predicate = branch_mask(SEGMENTS, PREFIX, PREFIX_END)
+    if window:
+        predicate = both(predicate, sliding_window(positions, window))
+    mod = block_mask(predicate, 1, 10).mask_mod
     index = torch.arange(10)
     rendered = torch.stack([torch.stack([mod(torch.tensor(0), torch.tensor(0), q, k) for k in index]) for q in index])
     assert torch.equal(rendered, dense[0])

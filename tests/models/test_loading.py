@@ -15,6 +15,7 @@ from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.pairs import CONSECUTIVE
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
@@ -216,7 +217,7 @@ def test_plain_generation_never_needs_the_predictor(tmp_path):
     _, tokenizer = load_model(checkpoint(tmp_path, spare=8), lora=True)
     rows, _ = tokenize_dataset(EXAMPLES, tokenizer)
     predictor = predictor_token_ids(tokenizer, 1)[0]
-    batch = StepJEPACollator(tokenizer, pairs="consecutive")(rows)
+    batch = StepJEPACollator(tokenizer, CONSECUTIVE)(rows)
     assert not (batch["input_ids"][batch["example_ids"] >= 0] == predictor).any()
     assert not (batch["labels"] == predictor).any()
 

@@ -139,13 +139,13 @@ def test_several_evaluation_sets(tmp_path):
 
 
 def test_jepa_dropout_is_drawn_from_seed_and_step(tmp_path):
-    trainer = make_trainer(tmp_path, jepa_ratio=0.5, lbd=0.2, jepa_ratio_rescale=True, max_steps=12)
+    trainer = make_trainer(tmp_path, jepa_ratio=0.5, lbd=0.2, max_steps=12)
     expected = [random.Random(f"jepa-3-{step}").random() < 0.5 for step in range(12)]
     drawn = []
     for step in range(12):
         trainer.state.global_step = step
         drawn.append(trainer._jepa_weight())
-    assert drawn == [0.4 if kept else 0.0 for kept in expected]
+    assert drawn == [0.2 if kept else 0.0 for kept in expected]
     assert 0 < sum(expected) < 12
     trainer.state.global_step = 0
     trainer.train()

@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -47,7 +48,7 @@ def test_the_canvas_is_sent_the_mask_of_the_layout(explorer, eager):
     for pairs, options in PAIR_CHOICES.items():
         for isolation in ISOLATIONS:
             explorer.pairs.value, explorer.isolation.value = pairs, isolation
-            batch = StepJEPACollator(eager[1], isolation=isolation, **options)([row])
+            batch = StepJEPACollator(eager[1], replace(options, isolation=isolation))([row])
             expected = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])[0].numpy()
             assert (sent(explorer) == expected).all(), (pairs, isolation)
             assert explorer.token.max == len(expected)

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from stepjepa.analysis.attention import attention_record
 from stepjepa.analysis.leakage import leakage_audit
 from stepjepa.data.sources import make_example, read_examples
+from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError
 from stepjepa.visualization import style
@@ -37,10 +38,10 @@ def records() -> dict[str, Any]:
     own = {path.stem: json.loads(path.read_text()) for path in DATA.glob("*.json")}
     return own | {
         "tiny": attention_record(model, tokenizer, tiny, layers=[-1]),
-        "parts": attention_record(model, tokenizer, examples[0], pairs="consecutive"),
-        "heads": attention_record(model, tokenizer, examples[0], [0, -1], "all", pairs="consecutive"),
+        "parts": attention_record(model, tokenizer, examples[0], layout=CONSECUTIVE),
+        "heads": attention_record(model, tokenizer, examples[0], [0, -1], "all", layout=CONSECUTIVE),
         "audit": leakage_audit(model, tokenizer, examples),
-        "control": leakage_audit(model, tokenizer, examples, isolation="none"),
+        "control": leakage_audit(model, tokenizer, examples, layout=BranchLayout("consecutive", isolation="none")),
     }
 
 
