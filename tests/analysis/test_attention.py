@@ -107,14 +107,14 @@ def test_forbidden_cells_are_those_of_the_idea(name, isolation):
 
 def test_a_leaking_mask_and_a_broken_model_are_found(monkeypatch, builtin, examples):
     model, tokenizer = builtin
-    real = masks.allowed
+    real = masks.dense_mask
 
-    def leaky(*vectors: torch.Tensor) -> torch.Tensor:
-        allow = real(*vectors)
+    def leaky(allow: torch.Tensor, *how: Any) -> torch.Tensor:
+        allow = allow.clone()
         allow[:, -1, 0] = True  # the last target view sees the first token
-        return allow
+        return real(allow, *how)
 
-    monkeypatch.setattr(masks, "allowed", leaky)
+    monkeypatch.setattr(masks, "dense_mask", leaky)
     check = attention_record(model, tokenizer, examples[0])["check"]
     assert not check["passed"]
     assert all(0 < layer["max_forbidden_mass"] < 1 for layer in check["layers"])
@@ -293,8 +293,10 @@ def test_the_command_writes_record_and_figures(tmp_path, capsys, monkeypatch):
         main([*words, "--audit", "0"])
     assert {path: path.read_bytes() for path in output.iterdir()} == before
 
-    real = masks.allowed
-    monkeypatch.setattr(masks, "allowed", lambda *vectors: real(*vectors).index_fill(2, torch.tensor([0]), True))
+    real = masks.dense_mask
+    monkeypatch.setattr(
+        masks, "dense_mask", lambda allow, *how: real(allow.index_fill(2, torch.tensor([0]), True), *how)
+    )
     assert main([*words, "--layers", "0"]) == 1
     assert "FORBIDDEN MASS" in capsys.readouterr().out
     assert json.loads((output / "attention.json").read_text())["check"]["passed"] is False

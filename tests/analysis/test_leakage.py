@@ -133,14 +133,14 @@ def test_a_windowed_model_sees_the_sink_only_from_the_first_window():
 
 def plant(monkeypatch: pytest.MonkeyPatch, row: int, query: int, key: int) -> None:
     """Open one cell of the mask of one row of every batch."""
-    real = masks.allowed
+    real = masks.dense_mask
 
-    def leaky(*vectors: torch.Tensor) -> torch.Tensor:
-        allow = real(*vectors)
+    def leaky(allow: torch.Tensor, *how: Any) -> torch.Tensor:
+        allow = allow.clone()
         allow[row, query, key] = True
-        return allow
+        return real(allow, *how)
 
-    monkeypatch.setattr(masks, "allowed", leaky)
+    monkeypatch.setattr(masks, "dense_mask", leaky)
 
 
 @pytest.mark.parametrize("view", ["target", "context"])
