@@ -26,8 +26,7 @@ from stepjepa.commands.attention import main
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa import masks
-from stepjepa.jepa.layout import ISOLATIONS
-from stepjepa.jepa.pairs import CONSECUTIVE
+from stepjepa.jepa.pairs import CONSECUTIVE, ISOLATIONS, BranchLayout
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, write_jsonl
 
@@ -242,7 +241,7 @@ def test_what_cannot_be_shown_is_named(builtin, examples, monkeypatch):
         ({"heads": [-6]}, "no head -6"),
         ({"layers": list(range(5)) * 3, "heads": "all", "example": examples[0]}, None),
         ({"example": one}, "no view pair .* Why"),
-        ({"max_length": 12}, "first step ends at token"),
+        ({"layout": BranchLayout(max_length=12)}, "first step ends at token"),
     ):
         arguments = {"example": examples[0], **options}
         if message is None:

@@ -14,8 +14,9 @@ from ipywidgets import Widget
 from stepjepa import load_model
 from stepjepa.data.formats import make_example
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.jepa.layout import ISOLATIONS, StepJEPACollator
+from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
+from stepjepa.jepa.pairs import ISOLATIONS
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
