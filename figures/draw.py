@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_record, write_json

@@ -133,7 +133,7 @@ def _points(share):
 
 @pytest.mark.parametrize("name", ["lambda", "isolation", "losses", "pairs", "lowdata"])
 def test_readme_grids_are_those_of_the_records(name):
-    from stepjepa.experiments.grid_file import read_grid
+    from stepjepa.experiments.grid import read_grid
     from stepjepa.experiments.report import report
     from stepjepa.experiments.store import GridFolder
 

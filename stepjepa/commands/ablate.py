@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from stepjepa.experiments.grid_file import read_grid, shipped_grids
+from stepjepa.experiments.grid import read_grid, shipped_grids
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import Plan, list_cells, run_here, run_processes
 from stepjepa.experiments.store import GridFolder

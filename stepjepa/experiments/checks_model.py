@@ -1,7 +1,9 @@
-"""The checks of `stepjepa verify` that run the model: is the single pass exact, does the predictor learn?
+"""The checks of `stepjepa verify` that run the model: is the single pass exact, is a step isolated, does the predictor
+learn?
 
 They run on a few short examples in evaluation mode (no dropout) and compare with plain fine-tuning and with the
-two-pass specification. What a view depends on is tried out in `checks_isolation.py`.
+two-pass specification. The isolation check asks nothing of the code that builds layout and masks: a view that must not
+see a token has to stay the same to the bit when that token becomes another one, and a view that sees it has to move.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepjepa.analysis.leakage import EXPERT_TOLERANCE, has_experts, perturb
 from stepjepa.experiments.checks import (
     Outcome,
     Subject,
@@ -23,7 +26,6 @@ from stepjepa.experiments.checks import (
     relative_difference,
     shortest,
 )
-from stepjepa.experiments.checks_isolation import EXPERT_TOLERANCE, check_perturbation, has_experts
 from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.jepa.losses import jepa_losses
@@ -144,31 +146,33 @@ def check_two_passes(subject: Subject) -> Outcome:
         two_gradient = _gradients(model, two)
     if not torch.equal(one.steps, two.steps) or not torch.equal(one.example, two.example):
         return Outcome(False, "the two engines do not even list the same view pairs", "Report this.")
-    pairs = torch.stack([one.context, one.target]).detach(), torch.stack([two.context, two.target]).detach()
+    states = torch.stack([one.context, one.target]).detach(), torch.stack([two.context, two.target]).detach()
     apart = sum((a - b).square().sum().item() for a, b in zip(one_gradient, two_gradient, strict=True))
     length = sum(b.square().sum().item() for b in two_gradient)
-    found = {
+    differences = {
         "lm": finite(abs(one.lm_loss.item() - two.lm_loss.item()) / max(abs(two.lm_loss.item()), 1e-30)),
-        "views": relative_difference(*pairs),
+        "views": relative_difference(*states),
         "gradient": finite((apart / length) ** 0.5) if length else float("inf"),
     }
     tolerance = Tolerance.of(base_model(model).dtype)
     limits = {"lm": tolerance.lm, "views": tolerance.views, "gradient": tolerance.gradient}
     figures = f"{plural(len(one.context), 'view pair')}, relative differences: " + ", ".join(
-        f"{name} {number(found[key])} (at most {limits[key]:.0e})"
+        f"{name} {number(differences[key])} (at most {limits[key]:.0e})"
         for name, key in (("LM loss", "lm"), ("views", "views"), ("gradient", "gradient"))
     )
     advice = "The single pass is not exact for this model: do not train with it; report it."
-    passed = all(found[key] <= limits[key] for key in found)
-    return Outcome(passed, figures, advice + _half(model), {**found, "tolerance": limits, "pairs": len(one.context)})
+    passed = all(differences[key] <= limits[key] for key in limits)
+    return Outcome(
+        passed, figures, advice + _half(model), {**differences, "tolerance": limits, "pairs": len(one.context)}
+    )
 
 
 def _gradients(model: Any, views: Views) -> list[Tensor]:
     """Gradient of LM + JEPA loss of every trainable parameter, in float32; zeros where none arrives."""
     loss = views.lm_loss + jepa_losses(views.context, views.target).mean()
     weights = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, weights, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g.float() for p, g in zip(weights, found, strict=True)]
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g.float() for p, g in zip(weights, gradients, strict=True)]
 
 
 def _half(model: Any) -> str:
@@ -190,6 +194,79 @@ def _dense_attention(model: Any) -> Iterator[None]:
         inner.set_attn_implementation(implementation)
 
 
+# ---- isolation -----------------------------------------------------------------------------------------------
+
+FUTURE_CONTEXT = "a future token changes a context view"
+PAST_TARGET = "the question or step 1 changes a target view"
+NEARER_TARGET = "an earlier step changes a target view"
+PAST_CONTEXT = "the question changes no context view"
+OWN_TARGET = "its own tokens change no target view"
+
+
+@torch.no_grad()
+def check_perturbation(subject: Subject) -> Outcome:
+    """Change tokens that a view must not see: it stays the same to the bit. Change those it sees: it moves.
+
+    Three changes, each of every token in its range: all before the first target (the question and step 1); all
+    before the last target; all from the end of the last context on.
+    """
+    subject.require("model", "rows", "engine", "pairs")
+    rows, model = subject.chosen, subject.model
+    layout, collator = subject.layout, subject.collator()
+    before = encode_views(model, collator(rows))
+    first, last = _edges(before)
+    spans = [layout.view_pairs(row["step_ids"]) for row in rows]
+    sink = int(layout.isolation == "sink")  # the first token is seen by design
+
+    def after(ranges: list[tuple[int, int]]) -> Views:
+        changed = [perturb(row, *span) for row, span in zip(rows, ranges, strict=True)]
+        return encode_views(model, collator(changed))
+
+    past = after([(sink, pairs[0].target_start) for pairs in spans])
+    nearer = after([(sink, pairs[-1].target_start) for pairs in spans])
+    future = after([(pairs[-1].context_end, len(row["input_ids"])) for pairs, row in zip(spans, rows, strict=True)])
+
+    isolated = layout.isolation != "none"
+    exact = EXPERT_TOLERANCE if has_experts(model) else 0.0
+    silent = {FUTURE_CONTEXT: relative_difference(future.context, before.context)}
+    if isolated:
+        silent[PAST_TARGET] = relative_difference(past.target, before.target)
+        silent[NEARER_TARGET] = relative_difference(nearer.target[last], before.target[last])
+    moved = {
+        PAST_CONTEXT: _least(past.context, before.context, first),
+        OWN_TARGET: _least(future.target, before.target, last),
+    }
+    faults = [f"{what} by {number(value)}" for what, value in silent.items() if value > exact]
+    faults += [what for what, value in moved.items() if not value > exact]
+    values = {**silent, **moved, "tolerance": exact}
+    if faults:
+        advice = "Information passes where it must not (or does not pass where it must): do not train; report it."
+        return Outcome(False, f"{plural(len(before.context), 'view pair')}: {'; '.join(faults)}", advice, values)
+    rule = f"within {exact:.0e}, as experts round by batch" if exact else "to the bit"
+    target = (
+        f"targets unchanged by question and earlier steps ({number(max(silent[PAST_TARGET], silent[NEARER_TARGET]))})"
+        if isolated
+        else "isolation none, so targets see all before them"
+    )
+    figures = (
+        f"{plural(len(before.context), 'view pair')}, {rule}: {target}, contexts unchanged by the future "
+        f"({number(silent[FUTURE_CONTEXT])}); the question moves contexts by {number(moved[PAST_CONTEXT])} or more"
+    )
+    return Outcome(True, figures, values=values)
+
+
+def _edges(views: Views) -> tuple[Tensor, Tensor]:
+    """Which pairs are the first and which the last of their example, `[P]` booleans each."""
+    change = views.example[1:] != views.example[:-1]
+    edge = change.new_ones(1)
+    return torch.cat([edge, change]), torch.cat([change, edge])
+
+
+def _least(a: Tensor, b: Tensor, which: Tensor) -> float:
+    """The smallest movement of a view among the pairs `which`, relative to the largest entry of all."""
+    return ((a - b)[which].abs().amax(dim=-1).min() / b.abs().max()).item()
+
+
 # ---- gradient ------------------------------------------------------------------------------------------------
 
 
@@ -200,17 +277,14 @@ def check_predictor_gradient(subject: Subject) -> Outcome:
     ids = predictor_token_ids(subject.tokenizer, subject.layout.predictors)
     views = encode_views(model, subject.collator()(subject.chosen))
     loss = jepa_losses(views.context, views.target).mean()
-    located = {token: _trainable_row(model, token) for token in ids}
-    frozen = [token for token, where in located.items() if where is None]
-    weights = list({id(where[0]): where[0] for where in located.values() if where is not None}.values())
-    norms: dict[int, float] = {}
-    if weights and loss.requires_grad:
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-        gradients = {id(weight): gradient for weight, gradient in zip(weights, found, strict=True)}
-        for token, where in located.items():
-            gradient = gradients[id(where[0])] if where is not None else None
-            norms[token] = 0.0 if gradient is None or where is None else gradient[where[1]].float().norm().item()
-    silent = [token for token in ids if token not in frozen and not norms.get(token, 0.0) > 0]
+    trainable = {token: place for token in ids if (place := _trainable_row(model, token)) is not None}
+    norms = dict.fromkeys(ids, 0.0)
+    if trainable and loss.requires_grad:
+        gradients = torch.autograd.grad(loss, [weight for weight, _ in trainable.values()], allow_unused=True)
+        for (token, (_, row)), gradient in zip(trainable.items(), gradients, strict=True):
+            norms[token] = 0.0 if gradient is None else gradient[row].float().norm().item()
+    frozen = [token for token in ids if token not in trainable]
+    silent = [token for token in trainable if not norms[token] > 0]
     names = subject.tokenizer.convert_ids_to_tokens
     faults = [f"frozen: {', '.join(names(frozen))}"] if frozen else []
     faults += [f"no gradient: {', '.join(names(silent))}"] if silent else []
@@ -218,8 +292,8 @@ def check_predictor_gradient(subject: Subject) -> Outcome:
     if hasattr(model, "peft_config"):
         others = [name for name, p in model.named_parameters() if p.requires_grad and not _is_adapter(name, model)]
         faults += [f"trainable besides adapters and predictor rows: {', '.join(others[:3])}"] if others else []
-    listed = ", ".join(f"{name} {norms.get(token, 0.0):.2g}" for name, token in zip(names(ids), ids, strict=True))
-    values = {"norms": {str(token): norms.get(token, 0.0) for token in ids}, "unexpected_trainable": others}
+    listed = ", ".join(f"{name} {norm:.2g}" for name, norm in zip(names(ids), norms.values(), strict=True))
+    values = {"norms": {str(token): norm for token, norm in norms.items()}, "unexpected_trainable": others}
     if faults:
         advice = (
             "The predictor rows would stay as they were initialised. Load the model with stepjepa.load_model, which "

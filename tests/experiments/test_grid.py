@@ -1,10 +1,13 @@
-"""Grids: what a file means, which mistakes it is told about, and addresses that change with the result alone."""
+"""Grids: what a file means, which mistakes are named, and addresses that change with the result alone."""
+
+from argparse import ArgumentTypeError
 
 import pytest
 
-from stepjepa.experiments.grid import canonical, defaults
-from stepjepa.experiments.grid_file import GridError, read_grid, shipped_grids
-from stepjepa.training.config import StepJEPAConfig
+from stepjepa.experiments.grid import CellOptions, canonical, defaults, read_grid, shipped_grids
+from stepjepa.records import UserError
+from stepjepa.training.config import OptionParser, StepJEPAConfig
+from stepjepa.training.configurations import option_types, typed
 
 BASE = "base: {use_cpu: true}\n"
 
@@ -62,6 +65,29 @@ def test_numbers_are_one_value_however_written(tmp_path):
         for rate, lbd in (("0.001", "1"), ("1e-3", "1.0"), ("1.0e-3", '"1"'))
     }
     assert len(addresses) == 1
+
+
+def read_or_refused(read, value):
+    try:
+        return read(value)
+    except (ValueError, TypeError, ArgumentTypeError):
+        return "refused"
+
+
+def test_values_are_read_as_the_command_line_reads_them():
+    types = option_types(CellOptions, StepJEPAConfig)
+    actions = {}
+    for action in OptionParser((CellOptions, StepJEPAConfig))._actions:
+        actions.setdefault(action.dest, action)  # of a flag and its negation the first has the type
+    assert set(types) == set(actions) - {"help"}
+    for name, option in types.items():
+        choices = actions[name].choices
+        for text in ("1", "0.5", "true", "no", "line", "cosine", "adamw_torch", "nccl", "group_by_length", "words"):
+            expected = read_or_refused(actions[name].type, text)
+            if choices and expected not in choices:
+                expected = "refused"
+            found = read_or_refused(lambda value, option=option: typed(option, value), text)
+            assert found == ([expected] if option.many and expected != "refused" else expected), (name, text)
 
 
 def test_the_address_is_stable():
@@ -208,11 +234,11 @@ def test_shipped_grids_share_what_they_share():
 def test_mistakes_are_named_by_file_and_key(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "g.yaml").write_text(text)
-    with pytest.raises(GridError) as caught:
+    with pytest.raises(UserError) as caught:
         read_grid("g.yaml")
     assert str(caught.value).startswith(message)
 
 
 def test_a_grid_that_is_not_there():
-    with pytest.raises(GridError, match=r"missing\.yaml: no such grid file, and not one of isolation, lambda"):
+    with pytest.raises(UserError, match=r"missing\.yaml: no such grid file, and not one of isolation, lambda"):
         read_grid("missing.yaml")

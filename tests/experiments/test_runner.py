@@ -17,8 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepjepa.commands.ablate import main, parse_shard
 from stepjepa.experiments.cell import cell_data
-from stepjepa.experiments.grid import CellOptions
-from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.grid import CellOptions, read_grid
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import Plan, list_cells, run_here, run_plan
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder

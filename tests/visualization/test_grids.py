@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from stepjepa.experiments.grid_file import read_grid
+from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
