@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,6 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
-
-
-class Diary(Tokens):
-    """Saves something with the model, as a tokenizer does."""
-
-    def save_pretrained(self, folder: str) -> None:
-        Path(folder, "tokenizer.txt").write_text("tokens")
 
 
 class Suicide(TrainerCallback):
@@ -61,7 +53,7 @@ def make(output_dir: str, death: str = "never") -> StepJEPATrainer:
         args,
         train_dataset=small_rows(14),
         eval_dataset=small_rows(3, seed=9),
-        processing_class=Diary(),
+        processing_class=Tokens(),
         callbacks=[Suicide()] if death == "training" else None,
     )
     if death == "saving":

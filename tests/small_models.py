@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,17 @@ PREDICTORS = {"<|predictor|>": 150, "<|predictor_1|>": 151, "<|predictor_2|>": 1
 
 
 class Tokens:
-    """The little of a tokenizer that the collator needs."""
+    """The little of a tokenizer that collator and trainer need."""
 
     pad_token_id = 0
 
     @staticmethod
     def get_added_vocab() -> dict[str, int]:
         return PREDICTORS
+
+    @staticmethod
+    def save_pretrained(folder: str) -> None:
+        Path(folder, "tokenizer.txt").write_text("tokens")
 
 
 SIZES: dict[str, Any] = {

@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
     from accelerate import PartialState
 
     from stepjepa.training.run import run_training
-    from stepjepa.training.run_summary import run_title, summary_table
+    from stepjepa.training.summary import run_title, summary_table
     from stepjepa.visualization.training import loss_curves
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own

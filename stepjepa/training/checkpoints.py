@@ -1,8 +1,9 @@
-"""Checkpoints that are complete or absent.
+"""Checkpoints that are complete or absent, and a `Trainer` that writes and resumes from such.
 
-A checkpoint is written into a staging folder, flushed to disk and renamed; a run killed at any moment leaves
-either a whole `checkpoint-N` or none. On resuming, the newest checkpoint that can really be read is taken and
-any newer, damaged one is named.
+The stock trainer writes into `checkpoint-N` file by file and resumes from the newest folder of that name, even when a
+kill has left it truncated. Here a checkpoint is written into a staging folder, flushed to disk and renamed; a run killed
+at any moment leaves either a whole `checkpoint-N` or none. On resuming, the newest checkpoint that can really be read is
+taken and any newer, damaged one is named.
 """
 
 from __future__ import annotations
@@ -12,12 +13,21 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import logging
 
 from stepjepa.models.checkpoint import NAME
 from stepjepa.records import UserError
 
+logger = logging.get_logger(__name__)
+
+OBJECTIVE_FILE = "objective.safetensors"
+"""Weights and state of the objective, beside those of the model."""
 STAGING = ".staging-checkpoint"
 REPLACED = "replaced-"
 
@@ -71,7 +81,8 @@ def damage(checkpoint: Path) -> str | None:
         json.loads(state.read_text())
     except (OSError, ValueError) as error:
         return f"trainer_state.json cannot be read ({error})"
-    weights = sorted(checkpoint.glob("*.safetensors"))
+    tensors = sorted(checkpoint.glob("*.safetensors"))
+    weights = [path for path in tensors if path.name != OBJECTIVE_FILE]
     if not weights and not any(checkpoint.glob("pytorch_model_fsdp*")):
         return "it has no model weights"
     index = checkpoint / "model.safetensors.index.json"
@@ -83,7 +94,7 @@ def damage(checkpoint: Path) -> str | None:
         missing = named - {path.name for path in weights}
         if missing:
             return f"{', '.join(sorted(missing))} is missing"
-    for path in weights:
+    for path in tensors:
         try:
             with safe_open(path, framework="pt"):
                 pass
@@ -127,3 +138,50 @@ def newest_complete(folder: str | Path) -> tuple[Path, list[str]]:
         skipped.append(f"{path.name}: {wrong}")
     found = "; ".join(skipped) if skipped else "no checkpoint-N folder"
     raise NoCheckpointError(f"No complete checkpoint in {folder}: {found}.")
+
+
+class CompleteCheckpoints(Trainer):
+    """`transformers.Trainer`; only saving a checkpoint and resuming from one differ."""
+
+    _staging: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's; `resume_from_checkpoint=True` takes the newest *complete* checkpoint."""
+        if resume_from_checkpoint is True:
+            path, skipped = newest_complete(str(self.args.output_dir))
+            for line in skipped:
+                logger.warning(f"Skipped an incomplete checkpoint: {line}")
+            logger.warning(f"Resuming from {path}")
+            resume_from_checkpoint = str(path)
+        elif resume_from_checkpoint and (wrong := damage(Path(resume_from_checkpoint))):
+            raise NoCheckpointError(f"Cannot resume from {resume_from_checkpoint}: {wrong}.")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the parent's, but written under a temporary name and renamed when complete."""
+        run = Path(super()._get_output_dir(trial))
+        staging = run / f"{STAGING}-{self.state.global_step}"
+        if self.args.should_save and staging.exists():  # left by a run that was killed while saving
+            shutil.rmtree(staging)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        best = self.state.best_global_step
+        if best is not None and self.args.should_save:
+            path = run / f"checkpoint-{best}"
+            if best == self.state.global_step or path.exists():
+                self.state.best_model_checkpoint = str(path)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
+            publish(staging / name, run / name)
+            staging.rmdir()
+            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.accelerator.wait_for_everyone()

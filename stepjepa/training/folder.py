@@ -12,10 +12,6 @@ from stepjepa.training.checkpoints import NoCheckpointError, checkpoints, damage
 RUNS = Path("runs")
 
 
-class OutputFolderError(UserError):
-    """The output folder cannot be used; the message says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Claim:
     """An output folder; `made` says that it did not exist before and can be given back while it is empty."""
@@ -37,21 +33,21 @@ def claim_folder(wanted: str | None, resume: str | bool | None) -> Claim:
         resume: True (the newest complete checkpoint in `wanted`), or the path of a checkpoint.
 
     Raises:
-        OutputFolderError: if the folder holds something else than the run that is resumed.
+        UserError: if the folder holds something else than the run that is resumed.
         NoCheckpointError: if there is no complete checkpoint to resume from.
     """
     if isinstance(resume, str):
         return _of_checkpoint(wanted, Path(resume))
     if resume:
         if wanted is None:
-            raise OutputFolderError("--resume_from_checkpoint true needs --output_dir: which run goes on?")
+            raise UserError("--resume_from_checkpoint true needs --output_dir: which run goes on?")
         newest_complete(wanted)
         return Claim(Path(wanted), made=False)
     if wanted is None:
         return _next_numbered()
     folder = Path(wanted)
     if _in_use(folder):
-        raise OutputFolderError(
+        raise UserError(
             f"The output folder {folder} is in use. Go on with that run by --resume_from_checkpoint true, or give "
             "another --output_dir; nothing is ever deleted here."
         )
@@ -69,7 +65,7 @@ def _of_checkpoint(wanted: str | None, checkpoint: Path) -> Claim:
     run = checkpoint.resolve().parent
     folder = Path(wanted) if wanted else checkpoint.parent
     if folder.resolve() != run and _in_use(folder):
-        raise OutputFolderError(
+        raise UserError(
             f"The output folder {folder} is in use by something else than {checkpoint}; give an empty --output_dir, or "
             "none to go on in the checkpoint's own run."
         )

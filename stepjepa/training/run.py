@@ -22,10 +22,9 @@ from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
-from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.config import StepJEPAConfig
-from stepjepa.training.folder import Claim, OutputFolderError, claim_folder
-from stepjepa.training.run_summary import QuietProgress, describe_row
+from stepjepa.training.folder import Claim, claim_folder
+from stepjepa.training.summary import QuietProgress, describe_row
 from stepjepa.training.trainer import StepJEPATrainer
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
@@ -83,10 +82,6 @@ class RunOptions:
     )
 
 
-class SetupError(UserError):
-    """A run could not be set up as asked; the message is that of whatever refused."""
-
-
 def run_training(
     options: RunOptions,
     args: StepJEPAConfig,
@@ -108,8 +103,8 @@ def run_training(
         The record, as written to `record.json`.
 
     Raises:
-        OutputFolderError, NoCheckpointError: see `claim_folder`.
-        SetupError: whatever data, model or trainer refuse; the folder is given back if it was made for this run.
+        UserError: see `claim_folder`; or whatever data, model or trainer refuse: the folder is given back if it was
+            made for this run.
     """
     began = time.perf_counter()
     started_with = environment()  # now: the files on disk may change while a long run goes on
@@ -125,7 +120,7 @@ def run_training(
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
         if state.is_main_process:
             claim.give_back()
-        raise SetupError(str(error)) from error
+        raise UserError(str(error)) from error
     model: Any = trainer.model
 
     if show_first:
@@ -168,7 +163,7 @@ def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -
     if state.is_main_process:
         try:
             claim = [claim_folder(wanted, resume)]
-        except (OutputFolderError, NoCheckpointError) as error:
+        except UserError as error:
             claim = [error]
     result = broadcast_object_list(claim)[0]
     if isinstance(result, Exception):

@@ -30,14 +30,13 @@ from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
 from stepjepa.jepa.views import Views, encode_views, next_labels
 from stepjepa.records import UserError
-from stepjepa.training.checkpointing import CompleteCheckpoints
+from stepjepa.training.checkpoints import OBJECTIVE_FILE, CompleteCheckpoints
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
 from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
 
 logger = logging.get_logger(__name__)
 
-OBJECTIVE_FILE = "objective.safetensors"
 TRIED_ARCHITECTURES = (
     "llama",
     "qwen2",

@@ -15,7 +15,7 @@ from stepjepa.commands.main import COMMANDS, main
 from stepjepa.commands.prepare import parser as prepare_parser
 from stepjepa.commands.train import parse_train, split_debug
 from stepjepa.training.checkpoints import NoCheckpointError
-from stepjepa.training.folder import OutputFolderError, claim_folder
+from stepjepa.training.folder import UserError, claim_folder
 
 SMALL = [
     "--max_steps",
@@ -219,14 +219,14 @@ def test_output_folders(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-001"]
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thing").write_text("mine")
-    with pytest.raises(OutputFolderError, match="--resume_from_checkpoint"):
+    with pytest.raises(UserError, match="--resume_from_checkpoint"):
         claim_folder("used", None)
     with pytest.raises(NoCheckpointError, match="no checkpoint-N folder"):
         claim_folder("used", True)
     with pytest.raises(NoCheckpointError, match="typo"):
         claim_folder("typo", True)
     assert not (tmp_path / "typo").exists()
-    with pytest.raises(OutputFolderError, match="--output_dir"):
+    with pytest.raises(UserError, match="--output_dir"):
         claim_folder(None, True)
     (tmp_path / "empty").mkdir()
     claim_folder("empty", None).give_back()
@@ -239,7 +239,7 @@ def test_resuming_from_a_path_never_writes_into_another_run(trained, tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "record.json").write_text("{}")
-    with pytest.raises(OutputFolderError, match="something else"):
+    with pytest.raises(UserError, match="something else"):
         claim_folder("other", "a/checkpoint-2")
     with pytest.raises(NoCheckpointError, match="--output_dir a --resume_from_checkpoint true"):
         claim_folder(None, "a")

@@ -1,0 +1,159 @@
+"""An objective may add terms over the set of views, and have weights and state: trained, logged, saved, resumed."""
+
+import pytest
+import torch
+from small_models import CONFIGS, collator, small_model, small_rows
+from small_trainer import flat_weights, make_trainer
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from stepjepa.jepa.losses import LOSSES, OBJECTIVES, Objective, PairObjective
+from stepjepa.jepa.views import encode_views
+from stepjepa.records import UserError
+from stepjepa.training.checkpoints import OBJECTIVE_FILE
+
+SIZE = CONFIGS["llama"]().hidden_size
+
+
+class Head(Objective):
+    """A linear head predicts the target; the contexts' spread is held at that of a running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(SIZE, SIZE, bias=False)
+        nn.init.eye_(self.head.weight)
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, context, target, example):
+        if not len(context):
+            return {"distance": context.sum(dim=-1), "variance": context.sum()}
+        spread = context.var(dim=0, correction=0).mean()
+        if self.training:
+            self.spread.mul_(0.9).add_(0.1 * spread.detach())
+        return {
+            "distance": 1 - F.cosine_similarity(self.head(context), target),
+            "variance": (spread - self.spread) ** 2,
+        }
+
+
+def trainer_of(folder, **options):
+    settings = {"pairs": "consecutive", "lbd": 0.5, **options}
+    return make_trainer(folder, trainer_options={"objective": Head()}, **settings)
+
+
+def test_every_loss_is_an_objective():
+    assert set(OBJECTIVES) == set(LOSSES)
+    context, target = torch.randn(4, 8), torch.randn(4, 8)
+    for kind, make in OBJECTIVES.items():
+        terms = make(target_gradient=True, temperature=0.07)(context, target, torch.zeros(4, dtype=torch.long))
+        assert list(terms) == [kind]
+        assert terms[kind].shape == (4,)
+    assert PairObjective("infonce").few_pairs
+    assert PairObjective("cosine").few_pairs is None
+
+
+def test_the_step_is_that_of_all_terms_as_written(tmp_path):
+    """γ · LM + λ · (sum of distances / pairs of the step + mean of the variances over the microbatches), by hand."""
+    trainer = trainer_of(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    before, weights = flat_weights(trainer.model), trainer.objective.head.weight.detach().clone()
+    order = []
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: order.append(rows) or collate(rows)
+    trainer.train()
+
+    model, objective = small_model("llama"), Head()
+    halves = [encode_views(model, collator(pairs="consecutive")(rows)) for rows in order[:2]]
+    terms = [objective(views.context, views.target, views.example) for views in halves]
+    pairs = sum(len(views.context) for views in halves)
+    tokens = sum(views.lm_tokens for views in halves)
+    loss = sum(views.token_losses.sum() for views in halves) / tokens + 0.5 * (
+        sum(term["distance"].sum() for term in terms) / pairs + sum(term["variance"] for term in terms) / 2
+    )
+    loss.backward()
+    change = torch.cat([-0.1 * p.grad.flatten() for p in model.parameters()]).double()
+    torch.testing.assert_close(flat_weights(trainer.model) - before, change, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(
+        trainer.objective.head.weight.detach() - weights, -0.1 * objective.head.weight.grad, atol=1e-7, rtol=1e-4
+    )
+    torch.testing.assert_close(trainer.objective.spread, objective.spread)
+
+
+def test_pair_terms_do_not_depend_on_the_accumulation(tmp_path):
+    """The head's gradient of 8 × 1 and 1 × 8; the variance, of a microbatch, is left out."""
+
+    class Distance(Head):
+        def forward(self, context, target, example):
+            return {"distance": super().forward(context, target, example)["distance"]}
+
+    weights = []
+    for size in (8, 1):
+        trainer = make_trainer(
+            tmp_path / str(size),
+            pairs="consecutive",
+            lbd=0.5,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            trainer_options={"objective": Distance()},
+        )
+        trainer.train()
+        weights.append(trainer.objective.head.weight.detach())
+    assert not torch.equal(weights[0], torch.eye(SIZE))
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-7, rtol=1e-5)
+
+
+def test_terms_are_logged_and_evaluated(tmp_path):
+    trainer = trainer_of(tmp_path, eval_rows=small_rows(4, seed=2), max_steps=2)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["jepa_loss"] == pytest.approx(log["jepa_distance"] + log["jepa_variance"], abs=2e-6)
+    assert log["jepa_variance"] > 0
+    trainer.objective.eval()
+    views = encode_views(trainer.model, trainer.eval_collator(small_rows(4, seed=2)))
+    terms = trainer.objective(views.context, views.target, views.example)
+    found = trainer.evaluate()
+    assert found["eval_jepa_loss"] == pytest.approx((terms["distance"].mean() + terms["variance"]).item(), rel=1e-5)
+
+
+def run(folder, max_steps, **options):
+    config = CONFIGS["llama"]()
+    config.attention_dropout = 0.2
+    torch.manual_seed(0)
+    return trainer_of(
+        folder,
+        model=AutoModelForCausalLM.from_config(config),
+        rows=small_rows(14),
+        max_steps=max_steps,
+        optim="adamw_torch",
+        learning_rate=1e-2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        save_strategy="steps",
+        save_steps=3,
+        **options,
+    )
+
+
+def test_weights_and_state_are_resumed_bit_for_bit(tmp_path):
+    whole = run(tmp_path / "whole", 6)
+    whole.train()
+    assert (tmp_path / "whole" / "checkpoint-3" / OBJECTIVE_FILE).is_file()
+    resumed = run(tmp_path / "resumed", 6)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))
+    for name, value in whole.objective.state_dict().items():
+        assert torch.equal(resumed.objective.state_dict()[name], value), name
+    assert not torch.equal(whole.objective.head.weight, torch.eye(SIZE))
+    assert whole.objective.spread != 1
+
+    (tmp_path / "whole" / "checkpoint-6" / OBJECTIVE_FILE).unlink()
+    with pytest.raises(UserError, match=f"{OBJECTIVE_FILE} is missing"):
+        run(tmp_path / "again", 8).train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+
+
+def test_the_model_saved_beside_an_objective_loads_without_it(tmp_path):
+    trainer = trainer_of(tmp_path)
+    trainer.save_model(str(tmp_path / "model"))
+    assert (tmp_path / "model" / OBJECTIVE_FILE).is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(flat_weights(loaded), flat_weights(trainer.model))
