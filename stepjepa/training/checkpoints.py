@@ -1,9 +1,9 @@
 """Checkpoints that are complete or absent, and a `Trainer` that writes and resumes from such.
 
 The stock trainer writes into `checkpoint-N` file by file and resumes from the newest folder of that name, even when a
-kill has left it truncated. Here a checkpoint is written into a staging folder, flushed to disk and renamed; a run killed
-at any moment leaves either a whole `checkpoint-N` or none. On resuming, the newest checkpoint that can really be read is
-taken and any newer, damaged one is named.
+kill has left it truncated. Here a checkpoint is written into a staging folder, flushed to disk and renamed; a run
+killed at any moment leaves either a whole `checkpoint-N` or none. On resuming, the newest checkpoint that can really
+be read is taken and any newer, damaged one is named.
 """
 
 from __future__ import annotations
