@@ -127,11 +127,11 @@ def prompt_parts(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[
     texts.append(("question", messages[int(has_system)]["content"]))
     parts, position = [("start", 0)], 0
     for name, text in texts:
-        found = rendering.text.find(text.strip(), position, rendering.start)
-        if found < 0:
+        start = rendering.text.find(text.strip(), position, rendering.start)
+        if start < 0:
             return [("prompt", 0)]
-        parts.append((name, bisect_right(ends, found)))
-        position = found + len(text.strip())
+        parts.append((name, bisect_right(ends, start)))
+        position = start + len(text.strip())
     return [(name, first) for i, (name, first) in enumerate(parts) if i + 1 == len(parts) or first < parts[i + 1][1]]
 
 
@@ -151,23 +151,22 @@ def segments(
         "predictor" or "copy"), `step` (from 0; None if it belongs to none), and the tokens `start` … `end` − 1.
     """
     spans = step_spans(step_ids)
-    found: list[tuple[str, str, int | None, int, int]] = []
     ends = [*(first for _, first in parts[1:]), spans[0].start]
-    found += [(name, "prompt", None, first, end) for (name, first), end in zip(parts, ends, strict=True)]
-    found += [(f"S{step + 1}", "step", step, start, end) for step, start, end in spans]
-    found.append(("end", "end", None, spans[-1].end, len(step_ids)))
+    named: list[tuple[str, str, int | None, int, int]] = [
+        *((name, "prompt", None, first, end) for (name, first), end in zip(parts, ends, strict=True)),
+        *((f"S{step + 1}", "step", step, start, end) for step, start, end in spans),
+        ("end", "end", None, spans[-1].end, len(step_ids)),
+    ]
     fields = ("context_index", "target_index", "context_step", "target_step")
     for context, target, context_step, target_step in zip(*(batch[name][0].tolist() for name in fields), strict=True):
         after = context + 1
-        whole = context_step < 0
-        found.append(
-            (f"PRED {context_step + 1}" if not whole else "PRED", "predictor", None, after - predictors, after)
-        )
+        whole = context_step < 0  # question → answer
+        named.append(("PRED" if whole else f"PRED {context_step + 1}", "predictor", None, after - predictors, after))
         if target > context:  # isolation "none" makes no copy
-            name = "answer copy" if whole else f"S{target_step + 1} copy"
-            found.append((name, "copy", None if whole else target_step, after, target + 1))
+            name, step = ("answer copy", None) if whole else (f"S{target_step + 1} copy", target_step)
+            named.append((name, "copy", step, after, target + 1))
     names = ("name", "kind", "step", "start", "end")
-    return [dict(zip(names, part, strict=True)) for part in found if part[3] < part[4]]
+    return [dict(zip(names, part, strict=True)) for part in named if part[3] < part[4]]
 
 
 def flow(weights: Tensor, parts: Sequence[Mapping[str, Any]]) -> Tensor:

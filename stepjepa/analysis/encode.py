@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.analysis.embeddings import Embeddings
+from stepjepa.analysis.embeddings import LAYERED, Embeddings
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
@@ -75,54 +75,32 @@ def encode_examples(
         raise UserError(str(error)) from error
     skipped = set(report.skipped_indices)
     kept = [(name, example) for i, (name, example) in enumerate(zip(names, examples, strict=True)) if i not in skipped]
-    collate = StepJEPACollator(tokenizer, layout)
-    parts = _encode(model, rows, collate, layers, batch_size, progress)
-    pair_order = np.argsort(parts["pair_example"], kind="stable")
-    state_order = np.argsort(parts["state_example"], kind="stable")
-    if not len(pair_order):
+    arrays: dict[str, Any] = _encode(model, rows, StepJEPACollator(tokenizer, layout), layers, batch_size, progress)
+    if not len(arrays["pair_example"]):
         raise UserError(f"none of the {len(examples):,} examples has a view pair ({layout.pairs}); nothing to embed")
-
-    def pair(name: str) -> np.ndarray:
-        return parts[name][pair_order]
-
-    def state(name: str) -> np.ndarray:
-        return parts[name][state_order]
-
-    operations, operation, value = _step_labels(
-        [example for _, example in kept], state("state_example"), state("state_step")
-    )
+    labels = _step_labels([example for _, example in kept], arrays["state_example"], arrays["state_step"])
     known = correct or {}
+    counts = {
+        "examples": report.examples,
+        "embedded": report.kept,
+        "too_long": report.skipped,
+        "cut": report.cut,
+        "without_pair": len(rows) - len(np.unique(arrays["pair_example"])),
+        "pairs": len(arrays["pair_example"]),
+        "steps": len(arrays["state_example"]),
+    }
+    layered: dict[str, Any] = {
+        group: {layer: arrays.pop(f"{group}.{layer}") for layer in dict.fromkeys(layers)} for group in LAYERED
+    }
     return Embeddings(
-        context=pair("context"),
-        target=pair("target"),
-        pair_example=pair("pair_example"),
-        context_step=pair("context_step"),
-        target_step=pair("target_step"),
-        states=state("states"),
-        state_example=state("state_example"),
-        state_step=state("state_step"),
-        operation=operation,
-        value=value,
+        **arrays,
+        **layered,
+        **labels,
         correct=np.array([int(known[name]) if name in known else -1 for name, _ in kept], dtype=np.int64),
         questions=[example["question"] for _, example in kept],
         steps=[list(example["steps"]) for _, example in kept],
         ids=[name for name, _ in kept],
-        operation_names=operations,
-        info={
-            "layout": asdict(layout),
-            "counts": {
-                "examples": report.examples,
-                "embedded": report.kept,
-                "too_long": report.skipped,
-                "cut": report.cut,
-                "without_pair": len(rows) - len(np.unique(parts["pair_example"])),
-                "pairs": len(pair_order),
-                "steps": len(state_order),
-            },
-        },
-        context_layers={layer: pair(f"context.{layer}") for layer in layers},
-        target_layers={layer: pair(f"target.{layer}") for layer in layers},
-        state_layers={layer: state(f"states.{layer}") for layer in layers},
+        info={"layout": asdict(layout), "counts": counts},
     )
 
 
@@ -135,7 +113,7 @@ def _encode(
     batch_size: int,
     progress: bool,
 ) -> dict[str, np.ndarray]:
-    """Everything `encode_views` gives, batch by batch from the longest row, as numpy arrays."""
+    """Everything `encode_views` gives, as arrays in the order of the rows; batches go from the longest row on."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
     parts: dict[str, list[np.ndarray]] = {}
     was_training = model.training
@@ -152,11 +130,13 @@ def _encode(
                 bar.update(len(chosen))
     finally:
         model.train(was_training)
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    arrays = {name: np.concatenate(batches) for name, batches in parts.items()}
+    of_pairs, of_states = (np.argsort(arrays[name], kind="stable") for name in ("pair_example", "state_example"))
+    return {name: array[of_states if name.startswith("state") else of_pairs] for name, array in arrays.items()}
 
 
 def _arrays(views: Views, chosen: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """The arrays of one batch; `chosen` names its examples."""
+    """The arrays of one batch under their names in the embedding file; `chosen` names its examples."""
     assert views.step_states is not None
     assert views.step_index is not None
 
@@ -173,16 +153,14 @@ def _arrays(views: Views, chosen: np.ndarray) -> list[tuple[str, np.ndarray]]:
         ("target_step", steps[:, 1]),
         ("state_example", chosen[index[:, 0]]),
         ("state_step", index[:, 1]),
-        *((f"context.{layer}", plain(states)) for layer, states in views.context_layers.items()),
-        *((f"target.{layer}", plain(states)) for layer, states in views.target_layers.items()),
-        *((f"states.{layer}", plain(states)) for layer, states in views.step_layers.items()),
+        *((f"context_layers.{layer}", plain(states)) for layer, states in views.context_layers.items()),
+        *((f"target_layers.{layer}", plain(states)) for layer, states in views.target_layers.items()),
+        *((f"state_layers.{layer}", plain(states)) for layer, states in views.step_layers.items()),
     ]
 
 
-def _step_labels(
-    examples: Sequence[Mapping[str, Any]], example: np.ndarray, step: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the operations, and operation `[S]` and running value `[S]` of each step."""
+def _step_labels(examples: Sequence[Mapping[str, Any]], example: np.ndarray, step: np.ndarray) -> dict[str, Any]:
+    """`operation_names`, and `operation` `[S]` and running `value` `[S]` of each step."""
     latents = [entry.get("latents") or [] for entry in examples]
     names = sorted({latent["operation"] for entry in latents for latent in entry})
     operation, value = np.full(len(step), -1), np.full(len(step), np.nan)
@@ -190,7 +168,7 @@ def _step_labels(
         if k < len(latents[e]):  # the closing step, which states the answer, has no operation
             operation[row] = names.index(latents[e][k]["operation"])
             value[row] = latents[e][k]["value"]
-    return names, operation, value
+    return {"operation_names": names, "operation": operation, "value": value}
 
 
 def random_weights(model: Any, seed: int) -> Any:

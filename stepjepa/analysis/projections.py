@@ -1,4 +1,4 @@
-"""Embeddings → the small records that the figures of `plots_embeddings.py` are drawn from.
+"""Embeddings → the small records that the figures of `visualization/embeddings.py` are drawn from.
 
 t-SNE (van der Maaten & Hinton 2008) shows neighbourhoods and hides scale: a collapsed set gets the same airy clouds as
 a healthy one. Beside it therefore stands an *uncentred* PCA of the unit vectors, one scale for all models: a shared
@@ -105,7 +105,7 @@ def project(
 
 
 def map_record(embeddings: Embeddings, label: str = "", examples: int | None = 60, **options: Any) -> dict[str, Any]:
-    """What `plots_embeddings.embedding_map` draws, rounded: at most so many examples, evenly spaced over the data.
+    """What `embedding_map` draws, rounded: at most so many examples, evenly spaced over the data.
 
     `options` are those of `project`; `example` is the place of a point's problem in the file.
 
@@ -126,7 +126,7 @@ def map_record(embeddings: Embeddings, label: str = "", examples: int | None = 6
                 "view": view,
                 **{name: points[name][at].tolist() for name in ("example", "step", "operation", "correct")},
                 "pca": _columns(points["pca"][at]),
-                "tsne": [_columns(each[at]) for each in maps],
+                "tsne": [_columns(tsne[at]) for tsne in maps],
             }
         )
     return {
@@ -151,7 +151,7 @@ def _columns(points: np.ndarray) -> dict[str, list[float]]:
 def similarity_record(
     embeddings: Embeddings, examples: Sequence[int] = (0,), rows: str = "state", columns: str | None = None
 ) -> dict[str, Any]:
-    """Cosine similarities between the steps of chosen problems, for `plots_embeddings.similarity_map`.
+    """Cosine similarities between the steps of chosen problems, for `similarity_map`.
 
     Args:
         examples: which problems, by their place in the file.

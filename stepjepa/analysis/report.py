@@ -66,7 +66,7 @@ def inspect(
     for label in ordered:
         embeddings = files[label]
         measures = measure(embeddings, lambda part, label=label: progress(f"{label}: {part}"), seed)  # type: ignore[misc]
-        control = next((c for c in controls if c != label and _same_architecture(files[c], embeddings)), None)
+        control = next((name for name in controls if _same_architecture(files[name], embeddings)), None)
         against = None
         if control is not None and label not in controls:
             against = against_control(embeddings, files[control], seed)
@@ -123,15 +123,15 @@ def check_same_steps(files: Mapping[str, Embeddings]) -> None:
 
 def against_control(embeddings: Embeddings, control: Embeddings, seed: int = 0) -> dict[str, Measure]:
     """Differences to the control over the same pairs: centred margin and reciprocal rank among all steps."""
-    own, other = _found_by(embeddings), _found_by(control)
+    own, other = _pair_scores(embeddings), _pair_scores(control)
     return {
         name: bootstrap_mean((own[name] - other[name]).numpy(), embeddings.pair_example, DRAWS, seed).beside(chance=0.0)
         for name in own
     }
 
 
-def _found_by(embeddings: Embeddings) -> dict[str, torch.Tensor]:
-    """The figures of each pair, `[P]`, by which context views are finding to find their target views."""
+def _pair_scores(embeddings: Embeddings) -> dict[str, torch.Tensor]:
+    """The figures of each pair, `[P]`, by which it is judged whether context views find their target views."""
     return {
         "centered_margin": centered_margin(*pair_views(embeddings)),
         "reciprocal_rank_all": reciprocal_rank(true_ranks(embeddings)["all"].ranks),
@@ -323,8 +323,8 @@ def _places(value: float) -> int:
 
 def _cka(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{'linear CKA (1: same up to rotation)':48}" + "".join(
-        f"{name:>{COLUMN}}" for name in ("context views", "target views", "step ends in context")
+        f"{title:>{COLUMN}}" for title in VIEW_TITLES.values()
     )
     for entry in entries:
         pair = " – ".join(label[:22] for label in entry["files"])
-        yield f"  {pair:46}" + "".join(f"{_interval(entry[view]):>{COLUMN}}" for view in ("context", "target", "state"))
+        yield f"  {pair:46}" + "".join(f"{_interval(entry[view]):>{COLUMN}}" for view in VIEW_TITLES)

@@ -25,8 +25,6 @@ BLOCK = 1024
 NARROW = 0.9
 """Energy in the mean direction from which views are called narrow."""
 
-# ---- training monitors, in float32 ---------------------------------------------------------------------------
-
 
 def retrieval_hits(context: Tensor, target: Tensor) -> Tensor:
     """Whether each context is strictly nearer (cosine) to its own target than to any other, `[P]` booleans.
@@ -48,9 +46,6 @@ def spread(embeddings: Tensor) -> Tensor:
     unit = F.normalize(embeddings.float(), dim=-1)
     count = len(unit)
     return (1 - unit.mean(dim=0).square().sum()) * count / (count - 1) if count > 1 else unit.new_tensor(torch.nan)
-
-
-# ---- geometry, in float64 -------------------------------------------------------------------------------------
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -137,9 +132,6 @@ def chance_reciprocal_rank(sizes: Tensor) -> Tensor:
     """
     harmonic = torch.special.digamma(sizes.double() + 1) - torch.special.digamma(torch.ones((), dtype=torch.float64))
     return (harmonic / sizes).mean()
-
-
-# ---- pairs and sets -------------------------------------------------------------------------------------------
 
 
 def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
