@@ -16,9 +16,17 @@ from real_data import DATA
 
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation import equivalence
-from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.evaluation.answers import (
+    Number,
+    answers_match,
+    exact_match,
+    extract_answer,
+    flexible_extract,
+    read_number,
+    split_unit,
+    strict_match,
+)
 from stepjepa.evaluation.equivalence import equivalent
-from stepjepa.evaluation.quantities import Number, read_number, split_unit
 
 # -------- where the answer stands --------
 
