@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stepjepa.evaluation.scoring import pass_at_k, powers_of_two
 from stepjepa.evaluation.statistics import wilson
-from stepjepa.evaluation.votes import pass_at_k, powers_of_two
 from stepjepa.records import text_table
 
 READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_correct"}

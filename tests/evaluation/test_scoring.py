@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepjepa.data.problems import generate_problems
 from stepjepa.evaluation.answers import answers_match
 from stepjepa.evaluation.generation import Answer, GenerationError
-from stepjepa.evaluation.scoring import accuracy, generate_answers, verdict, vote
-from stepjepa.evaluation.votes import majority, pass_at_k, powers_of_two
+from stepjepa.evaluation.scoring import accuracy, generate_answers, majority, pass_at_k, powers_of_two, verdict, vote
 
 BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 
