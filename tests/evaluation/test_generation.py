@@ -21,14 +21,15 @@ from stepjepa.evaluation.generation import (
     Answer,
     Generation,
     GenerationError,
+    GrowingLayer,
     Outcome,
     Sampling,
     context_length,
     end_ids,
     generate,
+    growing_cache,
     left_pad,
 )
-from stepjepa.evaluation.kv_cache import GrowingLayer, growing_cache
 from stepjepa.experiments.benchmark_generation import alone
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import load_model
