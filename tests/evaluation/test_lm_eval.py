@@ -11,7 +11,7 @@ from real_data import DATA
 
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
-from stepjepa.evaluation.harness import load_rows, score_response
+from stepjepa.evaluation.lm_eval_task import load_rows, score_response
 from stepjepa.records import UserError, write_jsonl
 
 lm_eval = pytest.importorskip("lm_eval")
