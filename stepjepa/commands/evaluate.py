@@ -10,8 +10,7 @@ from dataclasses import fields
 from transformers.utils import logging
 
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS
-from stepjepa.evaluation.results import summary_path
-from stepjepa.evaluation.results_summary import table
+from stepjepa.evaluation.results import summary_path, table
 from stepjepa.evaluation.run import PROBLEM_SEED, PROBLEMS, SYSTEM_PROMPTS, EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import BUILTIN, DTYPES
 

@@ -22,8 +22,7 @@ from stepjepa.evaluation.earlier import EvaluateError, check_output, digest, ear
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
 from stepjepa.evaluation.journal import Journal
 from stepjepa.evaluation.questions import Question, QuestionSet, read_questions, shown_path
-from stepjepa.evaluation.results import partial_path, question_ids, write_results
-from stepjepa.evaluation.results_summary import figures
+from stepjepa.evaluation.results import figures, partial_path, question_ids, write_results
 from stepjepa.evaluation.scoring import token_ids, verdict, vote
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import BUILTIN, Checkpoint, locate_model

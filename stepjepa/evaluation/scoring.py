@@ -8,7 +8,6 @@ compare. `stepjepa evaluate` (evaluate_command.py) does the same for whole test 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import comb
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -129,21 +128,3 @@ def majority(answers: Sequence[str | None], same: Callable[[str, str], bool]) ->
         else:
             groups.append([index])
     return max(groups, key=len)[0] if groups else None
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, arXiv 2107.03374).
-
-    1 − C(n − c, k) / C(n, k), the share of the subsets of k among the n samples that hold one of the c right ones.
-
-    Raises:
-        ValueError: unless 0 ≤ correct ≤ samples and 1 ≤ k ≤ samples.
-    """
-    if not (0 <= correct <= samples and 1 <= k <= samples):
-        raise ValueError(f"pass@{k} of {correct} right among {samples} samples is not defined")
-    return 1 - comb(samples - correct, k) / comb(samples, k)
-
-
-def powers_of_two(limit: int) -> list[int]:
-    """1, 2, 4, … up to `limit`."""
-    return [1 << i for i in range(limit.bit_length())]

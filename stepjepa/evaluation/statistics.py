@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,3 +191,21 @@ def detectable_mcnemar(discordant: float, questions: int, power: float = POWER) 
     if excess(1.0) < 0:
         return float("nan")
     return float(brentq(excess, 1e-9, 1.0, xtol=1e-6))
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, arXiv 2107.03374).
+
+    1 − C(n − c, k) / C(n, k), the share of the subsets of k among the n samples that hold one of the c right ones.
+
+    Raises:
+        ValueError: unless 0 ≤ correct ≤ samples and 1 ≤ k ≤ samples.
+    """
+    if not (0 <= correct <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass@{k} of {correct} right among {samples} samples is not defined")
+    return 1 - comb(samples - correct, k) / comb(samples, k)
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """1, 2, 4, … up to `limit`."""
+    return [1 << i for i in range(limit.bit_length())]

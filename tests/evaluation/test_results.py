@@ -13,14 +13,16 @@ from statsmodels.stats.proportion import proportion_confint
 
 from stepjepa.evaluation.results import (
     ResultsError,
+    figures,
     partial_path,
     question_ids,
     read_results,
     read_rows,
+    share,
     summary_path,
+    table,
     write_results,
 )
-from stepjepa.evaluation.results_summary import figures, share, table
 
 
 def row(index: int = 0, correct: bool = True, **more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepjepa.data.problems import generate_problems
 from stepjepa.evaluation.answers import answers_match
 from stepjepa.evaluation.generation import Answer, GenerationError
-from stepjepa.evaluation.scoring import accuracy, generate_answers, majority, pass_at_k, powers_of_two, verdict, vote
+from stepjepa.evaluation.scoring import accuracy, generate_answers, majority, verdict, vote
 
 BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 
@@ -168,17 +168,3 @@ def test_majority_counts_as_counting_does():
         counts = {answer: answers.count(answer) for answer in answers}
         expected = next(i for i, answer in enumerate(answers) if counts[answer] == max(counts.values()))
         assert majority(answers, str.__eq__) == expected
-
-
-def test_pass_at_k_is_the_share_of_the_subsets_with_a_right_one():
-    for samples in range(1, 8):
-        for correct in range(samples + 1):
-            for k in range(1, samples + 1):
-                subsets = list(itertools.combinations([True] * correct + [False] * (samples - correct), k))
-                assert pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
-    with pytest.raises(ValueError, match="not defined"):
-        pass_at_k(3, 1, 4)
-
-
-def test_powers_of_two():
-    assert [powers_of_two(limit) for limit in (1, 3, 4, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8]]

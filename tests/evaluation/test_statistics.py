@@ -190,3 +190,20 @@ def test_a_detectable_difference_is_found_about_as_often_as_documented(seeds, sp
     better = np.interp(detectable, truth, steps)
     trials = answers(random, seeds, spread, repeats=800, better=better)
     assert lowest < np.mean([statistics.difference(*arms).p < 0.05 for arms in trials]) < highest
+
+
+# ---- samples -------------------------------------------------------------------------------------------------
+
+
+def test_pass_at_k_is_the_share_of_the_subsets_with_a_right_one():
+    for samples in range(1, 8):
+        for correct in range(samples + 1):
+            for k in range(1, samples + 1):
+                subsets = list(itertools.combinations([True] * correct + [False] * (samples - correct), k))
+                assert statistics.pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    with pytest.raises(ValueError, match="not defined"):
+        statistics.pass_at_k(3, 1, 4)
+
+
+def test_powers_of_two():
+    assert [statistics.powers_of_two(limit) for limit in (1, 3, 4, 9)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 8]]
