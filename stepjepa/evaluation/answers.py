@@ -19,16 +19,21 @@ from fractions import Fraction
 from stepjepa.data.steps import last_boxed, split_think
 from stepjepa.evaluation.equivalence import equivalent
 
-# Thousands are grouped by commas; `1,4500` and `1,2` are two numbers.
+# `72`, `1,450,000`; `1,4500` and `1,2` are two numbers each.
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+# `72`, `7.`, `1,450.50`, `.5`
 DECIMAL = rf"(?:{DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
-EXPONENT = r"[eE]([+-]?[0-9]{1,4})"  # at most four digits: a value has to fit into memory
+# `e5`, `E-3`; at most four digits: a value has to fit into memory.
+EXPONENT = r"[eE]([+-]?[0-9]{1,4})"
 
 # -------- extraction --------
 
+# `#### 72`, `####72 apples`; not `##### 72`.
 _MARK = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*\S)")
-_HEADING = re.compile(r"(?:\*\*|__)?[ \t]*(?:[A-Za-z]|[0-9]+[.)][ \t]+\S)")  # `#### Step 3`, `#### 2. Compute`
-# A hyphen after a digit, a letter or a bracket is a subtraction or a range: `10-4`, `3-5 days`.
+# After the mark: `Step 3`, `**Answer**`, `2. Compute`; not `72` nor `2.`.
+_HEADING = re.compile(r"(?:\*\*|__)?[ \t]*(?:[A-Za-z]|[0-9]+[.)][ \t]+\S)")
+# `-3`, `1,450.50`, `3/4`, `2e5`, `\frac{1}{2}`, `\dfrac12`. A hyphen after a digit, a letter or a bracket subtracts or
+# is a range: of `10-4` and `3-5 days` the 4 and the 5.
 _LAST_NUMBER = re.compile(
     rf"(?<![\w)}}\].])-?(?:\\[dtc]?frac(?:\{{-?{DECIMAL}\}}\{{{DECIMAL}\}}|[0-9][0-9])|"
     rf"{DECIMAL}(?:/{DECIMAL}|[eE][+-]?[0-9]{{1,4}}(?![0-9]))?)|{DECIMAL}"
@@ -56,8 +61,11 @@ def extract_answer(text: str) -> str | None:
 
 # -------- as lm-evaluation-harness reads GSM8K --------
 
+# `#### 1,450`, `#### -5`, `#### .`; not `####5` nor `#### $5`.
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+# `$1,450.00`, `-5`, `...`
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+# Each `,` and `$`, what comes before the last `#### `, a final dot.
 _IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
 
 
@@ -66,8 +74,8 @@ def strict_match(text: str) -> str | None:
 
     It does not know ``\boxed{…}``: a model that was taught to box its answers scores 0 by construction.
     """
-    found = _STRICT.search(text)
-    return found.group(1).strip() if found else None
+    match = _STRICT.search(text)
+    return match[1].strip() if match else None
 
 
 def flexible_extract(text: str) -> str | None:
@@ -75,10 +83,8 @@ def flexible_extract(text: str) -> str | None:
 
     The run need not be a number: of ``"It is 5..."`` it reads ``"..."`` last.
     """
-    found = _FLEXIBLE.findall(text)
-    if not found:
-        return None
-    return str(next(group for group in found[-1] if group)).strip()
+    matches = _FLEXIBLE.findall(text)
+    return str(next(group for group in matches[-1] if group)).strip() if matches else None
 
 
 def exact_match(extracted: str | None, gold: str) -> bool:
@@ -148,17 +154,24 @@ class _Reading:
 
 
 _CHARACTERS = str.maketrans({"−": "-", "×": r"\times ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "})
+# A new row: `\\`, `\\[2mm]`. A space: `\,`, `\quad`, `~`. Without meaning: `\!`, `\(`, `\$`, `€`, `\left`, `^\circ`.
 _TOKEN = re.compile(
     r"(?P<row>\\\\(?:\[[0-9.]+\s*[a-z]{2}\])?)|(?P<space>\\[,;: ]|\\q?quad(?![A-Za-z])|~)|"
     r"\\!|\\[\[\]()]|\\?[$€£¥]|\\(?:left|right)(?![A-Za-z])|\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
 )
+# `\text{ cm}`, `\mathrm{5}`; not `\text{a {b}}`.
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox)\s*\{([^{}]*)\}")
+# `\dfrac`, `\frac\pi`; not `\fraction`.
 _FRAC = re.compile(r"\\[dtc]?frac(?![A-Za-z])\s*(\\pi(?![A-Za-z]))?")
+# `2 and 3`, `2, or 3`, `x\text{ or }y`; not `band`.
 _AND_OR = re.compile(r",?\s*(?:\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+# `5%`, `5 \%`
 _PERCENT = re.compile(r"\s*\\?%$")
-# A word that stands alone; `\sin`, `2xyz`, `x_{max}` and `{pmatrix}` hold none.
+# `even` and `numbers` in `even numbers`; none in `\sin`, `2xyz`, `x_{max}`, `{pmatrix}`, `log(`.
 _WORD = re.compile(r"(?<![\\A-Za-z0-9{_^])[A-Za-z]{3,}(?![A-Za-z0-9}_^(])")
+# `5 m`, `-1,000 g`
 _LETTER_UNIT = re.compile(r"-?[0-9][0-9.,/ ]* ([A-Za-z])")
+# `Tuesday`, `(B)`, `a.m.`
 _ONLY_LETTERS = re.compile(r"[A-Za-z.,;:'() ]*")
 
 
@@ -223,14 +236,18 @@ class Number:
         return abs(digits) >= 10**5 and round(exact.value * 10**self.places) == digits
 
 
+# `10^5`, `10^{-33}`
 _POWER_OF_TEN = r"10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,4})\s*\}|([0-9]))"
+# `-1,450.5`, `1 000` (`1\,000` is tidied to that), `5e-1`, `4.5\times10^{33}`, `2*10^5`
 _SCIENTIFIC = re.compile(
-    rf"([+-]?)\s*({DECIMAL}|[0-9]{{1,3}}(?: [0-9]{{3}})+(?:\.[0-9]*)?)"  # by spaces too: `1\,000` is tidied to that
+    rf"([+-]?)\s*({DECIMAL}|[0-9]{{1,3}}(?: [0-9]{{3}})+(?:\.[0-9]*)?)"
     rf"(?:{EXPONENT}|\s*(?:\\times|\\cdot|\*|x)\s*{_POWER_OF_TEN})?"
 )
+# `-10^5`
 _ONLY_POWER = re.compile(rf"([+-]?)\s*{_POWER_OF_TEN}")
+# `-1/2`, `\frac12`, `\frac{3}{4}`, and mixed numbers: `3 1/2`, `3\frac{1}{2}`
 _QUOTIENT = re.compile(
-    r"([+-]?)\s*(?:([0-9]+)(?=\s|\\)\s*)?"  # a mixed number's whole part
+    r"([+-]?)\s*(?:([0-9]+)(?=\s|\\)\s*)?"
     r"(?:\\frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))|([^/\\{}\s]+)\s*/\s*([^/\\{}\s]+))"
 )
 
@@ -243,7 +260,7 @@ def read_number(text: str) -> Number | None:
         sign, digits, *exponents = match.groups()
         plain = re.sub("[, ]", "", digits)
         value = Fraction(Decimal(sign + plain))
-        exponent = next((each for each in exponents if each is not None), None)
+        exponent = next((power for power in exponents if power is not None), None)
         if exponent is not None:
             return Number(value * Fraction(10) ** int(exponent))
         return Number(value, len(plain.partition(".")[2]) if "." in plain else None)
@@ -263,10 +280,12 @@ def read_number(text: str) -> Number | None:
 
 # -------- units --------
 
+# After a number or another quantity: `\text{ cm}^2`, `\mathrm{square feet}`; ` apples`, ` cm^2`, ` p.m`, not ` x`.
 _WORDS = r"[A-Za-z.\s/-]*"
 _POWER = r"(?:\s*\^\s*\{?\s*([23])\s*\}?)?$"
 _WRAPPED_UNIT = re.compile(rf"\s*\\(?:text|textrm|textbf|mathrm|mbox)\s*\{{\s*([A-Za-z]{_WORDS})\}}{_POWER}")
 _PLAIN_UNIT = re.compile(rf"\s([A-Za-z]{{2}}{_WORDS}|[ap]\.m){_POWER}")
+# `11_2`, `11_{16}`
 _BASE = re.compile(r"([0-9]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
 _FACTORS = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PERCENT_WORDS = ("percent", "percentage", "pct")

@@ -64,6 +64,7 @@ def _compare(gold: str, predicted: str) -> bool:
     return not _far_apart(parsed[0][0], parsed[1][0])
 
 
+# `V`, `\Omega`, `\sin`, `\begin{pmatrix}` as a whole: its letters name nothing.
 _LETTER = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _SPARE_LETTERS = (r"\xi", r"\chi", r"\kappa", r"\eta", r"\nu", r"\iota", r"\upsilon", r"\tau")
 
