@@ -26,7 +26,7 @@ from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.questions import shown_path
 from stepjepa.evaluation.results import question_ids, read_results
-from stepjepa.evaluation.run import SYSTEM_PROMPTS, system_prompt
+from stepjepa.evaluation.scoring import SYSTEM_PROMPTS, system_prompt
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES, Checkpoint, locate_model

@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS
 from stepjepa.evaluation.results import summary_path, table
-from stepjepa.evaluation.run import PROBLEM_SEED, PROBLEMS, SYSTEM_PROMPTS, EvaluateOptions, evaluate
+from stepjepa.evaluation.run import PROBLEM_SEED, PROBLEMS, EvaluateOptions, evaluate
+from stepjepa.evaluation.scoring import SYSTEM_PROMPTS
 from stepjepa.models.checkpoint import BUILTIN, DTYPES
 
 SAMPLING_TEMPERATURE = 0.7  # Wang et al. 2022, for majority votes

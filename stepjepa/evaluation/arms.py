@@ -43,10 +43,6 @@ JEPA_ONLY = (
 """Training settings that mean nothing where λ = 0."""
 
 
-class CompareError(UserError):
-    """Result files that cannot be compared as asked; the message names the files and what to do."""
-
-
 @dataclass
 class Run:
     """One result file: one trained model, one training seed."""
@@ -79,16 +75,14 @@ class Arm:
         """Correctness `[S, Q]` of the runs on these questions.
 
         Raises:
-            CompareError: a row does not say whether it is correct by this metric.
+            UserError: a row does not say whether it is correct by this metric.
         """
         table = []
         for run in self.runs:
             verdicts = {row["id"]: row.get(metric) for row in run.results.rows}
             silent = next((name for name in ids if not isinstance(verdicts[name], bool)), None)
             if silent is not None:
-                raise CompareError(
-                    f"{run.path}: question {silent} has no {metric}: true or false; --metric takes another"
-                )
+                raise UserError(f"{run.path}: question {silent} has no {metric}: true or false; --metric takes another")
             table.append([verdicts[name] for name in ids])
         return np.array(table, dtype=bool)
 
@@ -106,14 +100,14 @@ def read_run(word: str) -> Run:
     """The run that `FILE` or `NAME=FILE` stands for.
 
     Raises:
-        ResultsError: see `read_results`.
-        CompareError: the summary is not one of `stepjepa evaluate`.
+        UserError: see `read_results`.
+        UserError: the summary is not one of `stepjepa evaluate`.
     """
     name, path = split_word(word)
     results = read_results(path)
     missing = [part for part in SUMMARY if part not in results.summary]
     if missing:
-        raise CompareError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
+        raise UserError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
     settings = results.summary.get("training") or {}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Run(path, name, results, settings.get("seed"), settings, digest)
@@ -135,7 +129,7 @@ def check_questions(runs: Sequence[Run]) -> list[str]:
     """Names of the questions, in the order of the first file.
 
     Raises:
-        CompareError: two files hold different questions.
+        UserError: two files hold different questions.
     """
     first = runs[0]
     here = {row["id"]: row["question"] for row in first.results.rows}
@@ -145,7 +139,7 @@ def check_questions(runs: Sequence[Run]) -> list[str]:
             continue
         only_here, only_there = ([n for n in a if n not in b] for a, b in ((here, there), (there, here)))
         example = here[only_here[0]] if only_here else there[only_there[0]]
-        raise CompareError(
+        raise UserError(
             f"{first.path} and {run.path} hold different questions: {len(only_here):,} of {len(here):,} in the first "
             f"are not in the second, {len(only_there):,} of {len(there):,} in the second are not in the first; for "
             f"example {_shortened(example)!r}. Evaluate both on the same test files"
@@ -157,7 +151,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     """Arms in the order of their first file; files without NAME are named by the settings that differ.
 
     Raises:
-        CompareError: fewer than two arms, or a seed or a file twice in one.
+        UserError: fewer than two arms, or a seed or a file twice in one.
     """
     differing = _differing([run.settings for run in runs if run.settings])
     arms: dict[str, Arm] = {}
@@ -167,7 +161,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     for arm in arms.values():
         _check_distinct(arm)
     if len(arms) < 2:
-        raise CompareError(
+        raise UserError(
             f"one arm only ({next(iter(arms))}): the files differ in nothing but the seed; add the files of another "
             "arm, or tell them apart with NAME=FILE"
         )
@@ -181,7 +175,7 @@ def pair_seeds(arms: Sequence[Arm]) -> str:
     that have nothing in common may be paired in any order.
 
     Raises:
-        CompareError: the arms have different numbers of runs, or share some of their seeds only.
+        UserError: the arms have different numbers of runs, or share some of their seeds only.
     """
     trained = [arm for arm in arms if not arm.fixed]
     if max(len(arm.runs) for arm in arms) == 1:
@@ -193,7 +187,7 @@ def pair_seeds(arms: Sequence[Arm]) -> str:
     equal = known and all(each == sets[0] for each in sets)
     if len({len(arm.runs) for arm in trained}) > 1 or (shared and not equal):
         listed = "; ".join(f"{arm.name}: {_seeds_of(arm)}" for arm in trained)
-        raise CompareError(
+        raise UserError(
             f"the arms have different training seeds ({listed}). Give the same seeds for every arm: a seed that one "
             "arm lacks would count for the other alone"
         )
@@ -253,7 +247,7 @@ def _check_distinct(arm: Arm) -> None:
             else None
         )
         if twice:
-            raise CompareError(
+            raise UserError(
                 f"{first.path} and {second.path} are both of arm {arm.name} and have {twice}: seeds of an arm are runs "
                 "of different training seeds. Leave one out, or tell them apart with NAME=FILE"
             )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import (
     Arm,
-    CompareError,
     arm_settings,
     check_questions,
     evaluation_differences,
@@ -26,7 +25,7 @@ from stepjepa.evaluation.arms import (
     pair_seeds,
     read_run,
 )
-from stepjepa.records import environment
+from stepjepa.records import UserError, environment
 
 Correct = NDArray[np.bool_]
 
@@ -49,8 +48,8 @@ def compare(
         points.
 
     Raises:
-        ResultsError: a file that is missing, broken or unfinished.
-        CompareError: files that cannot be compared; see `arms.py`.
+        UserError: a file that is missing, broken or unfinished.
+        UserError: files that cannot be compared; see `arms.py`.
     """
     runs = [read_run(word) for word in files]
     ids = check_questions(runs)
@@ -85,7 +84,7 @@ def _baseline(arms: Sequence[Arm], wanted: str | None) -> tuple[Arm, str]:
     names = [arm.name for arm in arms]
     if wanted is not None:
         if wanted not in names:
-            raise CompareError(f"--baseline {wanted}: the arms are {', '.join(names)}")
+            raise UserError(f"--baseline {wanted}: the arms are {', '.join(names)}")
         return arms[names.index(wanted)], "as asked"
     plain = [arm for arm in arms if all(run.settings.get("lbd") == 0 for run in arm.runs)]
     return (plain[0], "the only arm with λ = 0") if len(plain) == 1 else (arms[0], "the first arm")

@@ -15,7 +15,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,6 @@ READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_
 GROUPS = ("source", "level", "type")
 NEAR_ZERO = 0.05
 """A model whose interval ends below this solves practically nothing."""
-
-
-class ResultsError(UserError):
-    """A result file cannot be used; the message names file and line."""
 
 
 @dataclass
@@ -48,7 +44,7 @@ def summary_path(path: str | os.PathLike[str]) -> Path:
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
-    """`results.jsonl` → `results.partial.jsonl`, the journal of an unfinished evaluation."""
+    """`results.jsonl` → `results.partial.jsonl`, the finished rows of an evaluation that goes on or was stopped."""
     return Path(path).with_suffix(".partial.jsonl")
 
 
@@ -68,28 +64,28 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a result file.
 
     Raises:
-        ResultsError: no such file, no rows, a line that is no result row, or a question twice.
+        UserError: no such file, no rows, a line that is no result row, or a question twice.
     """
     path = Path(path)
     if not path.is_file():
         if partial_path(path).is_file():
-            raise ResultsError(f"{path}: unfinished; the same `stepjepa evaluate` command goes on where it stopped")
-        raise ResultsError(f"{path}: no such result file; `stepjepa evaluate --output_file {path}` writes one")
+            raise UserError(f"{path}: unfinished; the same `stepjepa evaluate` command goes on where it stopped")
+        raise UserError(f"{path}: no such result file; `stepjepa evaluate --output_file {path}` writes one")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(_lines(path), start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ResultsError(f"{path}:{number}: not JSON: {error}") from error
+            raise UserError(f"{path}:{number}: not JSON: {error}") from error
         missing = [name for name in REQUIRED if name not in row] if isinstance(row, dict) else list(REQUIRED)
         if missing:
-            raise ResultsError(f"{path}:{number}: not a result row: no {', '.join(missing)}")
+            raise UserError(f"{path}:{number}: not a result row: no {', '.join(missing)}")
         rows.append(row)
     if not rows:
-        raise ResultsError(f"{path}: an empty result file")
+        raise UserError(f"{path}: an empty result file")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise ResultsError(f"{path}: question {twice[0]} has more than one row")
+        raise UserError(f"{path}: question {twice[0]} has more than one row")
     return sorted(rows, key=lambda row: row["index"])
 
 
@@ -102,7 +98,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     """A finished result file and its summary.
 
     Raises:
-        ResultsError: as `read_rows`, or the summary is missing, unreadable, says that the file is unfinished, or is
+        UserError: as `read_rows`, or the summary is missing, unreadable, says that the file is unfinished, or is
             that of other rows.
     """
     rows = read_rows(path)
@@ -110,13 +106,13 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     try:
         summary = json.loads(beside.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: its summary {beside.name} is missing; evaluate again") from error
+        raise UserError(f"{path}: its summary {beside.name} is missing; evaluate again") from error
     except json.JSONDecodeError as error:
-        raise ResultsError(f"{beside}: not JSON: {error}") from error
+        raise UserError(f"{beside}: not JSON: {error}") from error
     if not summary.get("complete"):
-        raise ResultsError(f"{path}: unfinished; the same `stepjepa evaluate` command goes on where it stopped")
+        raise UserError(f"{path}: unfinished; the same `stepjepa evaluate` command goes on where it stopped")
     if summary.get("results_sha256") not in (None, _digest(path)):
-        raise ResultsError(
+        raise UserError(
             f"{path}: its rows are not those of its summary {beside.name}: changed, or the writing was interrupted; "
             "evaluate again"
         )
@@ -141,6 +137,77 @@ def _digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# -------- the rows of an unfinished evaluation --------
+
+
+@dataclass
+class Partial:
+    """The finished rows of an evaluation, kept on disk as they come.
+
+    The first line says what is evaluated (`identity`); each further one holds the rows that a batch has finished and
+    the seconds that it took. Nothing is written before the first batch is done.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What it held when it was read, by `index`."""
+    seconds: float = 0.0
+    size: int = 0
+    """Bytes of the complete lines."""
+
+    def append(self, rows: Sequence[dict[str, Any]], seconds: float) -> None:
+        """Add the rows of one batch, and have them on disk when this returns.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        entries: list[dict[str, Any]] = [] if self.size else [{"identity": self.identity}]
+        entries.append({"seconds": round(seconds, 3), "rows": rows})
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        try:
+            with self.path.open("ab") as file:
+                file.truncate(self.size)  # of a line that was cut off, or of what is to be overwritten
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                self.size = file.tell()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        self.seconds += seconds
+
+
+def read_partial(path: Path) -> Partial | None:
+    """What a partial file holds up to its last complete line; None if there is none, or no such line.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    partial = None
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break  # cut off by the stop; only the last line can be
+        try:
+            entry = json.loads(line)
+            if partial is None:
+                partial = Partial(path, dict(entry["identity"]))
+            else:
+                partial.rows |= {int(row["index"]): dict(row) for row in entry["rows"]}
+                partial.seconds += float(entry["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}:{number}: not the answers of an unfinished evaluation ({error!r}); --overwrite begins anew"
+            ) from error
+        partial.size += len(line)
+    return partial
+
+
 # -------- figures of a summary, and the table that `stepjepa evaluate` ends with --------
 
 
@@ -162,7 +229,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     responses = [sample for row in rows for sample in row.get("samples", [row])]
     lengths = [response["tokens"] for response in responses]
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "n": len(rows),
         "accuracy": {reader: share(row[name] for row in rows) for reader, name in READERS.items()},
         "truncated": _rate(response["truncated"] for response in responses),
@@ -170,13 +237,13 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "tokens": {"mean": statistics.fmean(lengths), "median": statistics.median(lengths), "max": max(lengths)},
     }
     if "samples" in rows[0]:
-        found["sampled"] = _sampled(rows)
+        summary["sampled"] = _sampled(rows)
     for name in GROUPS:
         values = sorted({row[name] for row in rows if name in row}, key=str)
-        found[f"by_{name}"] = {
+        summary[f"by_{name}"] = {
             str(value): share(row["correct"] for row in rows if row.get(name) == value) for value in values
         }
-    return found
+    return summary
 
 
 def _rate(flags: Iterable[bool]) -> dict[str, Any]:
@@ -199,15 +266,9 @@ def table(summary: Mapping[str, Any]) -> str:
     """A summary as lines of text."""
     sampled = summary.get("sampled")
     ours = f"majority of {sampled['samples']}" if sampled else "accuracy"
+    names = {"ours": ours, "flexible": "  lm-eval flexible", "strict": "  lm-eval strict (#### only)"}
     lines = [("", "right", "of", "share", "95% interval")]
-    lines += [
-        _line(name, summary["accuracy"][reader])
-        for reader, name in (
-            ("ours", ours),
-            ("flexible", "  lm-eval flexible"),
-            ("strict", "  lm-eval strict (#### only)"),
-        )
-    ]
+    lines += [_line(name, summary["accuracy"][reader]) for reader, name in names.items()]
     for name in GROUPS:
         groups = summary[f"by_{name}"]
         # One source for all is the whole; levels and types may be named by a part of the rows only.
@@ -224,12 +285,12 @@ def table(summary: Mapping[str, Any]) -> str:
         f"truncated {truncated['count']:,} ({truncated['share']:.1%}), without end of turn {endless['count']:,} "
         f"({endless['share']:.1%})"
     )
-    if summary["unreadable"]:
-        places = ", ".join(each["place"] for each in summary["unreadable"][:5])
-        reasons = Counter(each["reason"] for each in summary["unreadable"])
+    if unreadable := summary["unreadable"]:
+        places = ", ".join(row["place"] for row in unreadable[:5])
+        reasons = ", ".join(dict.fromkeys(row["reason"] for row in unreadable))
         shown.append(
-            f"NOT COUNTED: {len(summary['unreadable']):,} rows hold no question ({', '.join(reasons)}): {places}"
-            + ("; all are in the summary" if len(summary["unreadable"]) > 5 else "")
+            f"NOT COUNTED: {len(unreadable):,} rows hold no question ({reasons}): {places}"
+            + ("; all are in the summary" if len(unreadable) > 5 else "")
         )
     high = summary["accuracy"]["ours"]["interval"][1]
     if high < NEAR_ZERO:

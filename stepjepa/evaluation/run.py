@@ -1,36 +1,59 @@
 """One model on test files → one result file with a row a question, and its summary.
 
-A run that stopped goes on where it stopped, and writes the file that it would have written. A finished file is never
-answered again, and never replaced unasked.
+Finished rows are kept in a partial file beside it while the run goes on. A run that was stopped is started again in the
+same way: it answers the questions that the partial file lacks, the batch that was in work among them, and in float32
+writes the result file that it would have written, greedy or sampled (`generation.py`); in half precision an answer may
+depend on the batch it is generated in. A finished file is never answered again. What belongs to another evaluation is
+never touched unasked: two evaluations are the same if everything that their answers follow from is the same (weights,
+questions, prompts and the settings of generation: their `identity`, a flat mapping).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.data.chat import ChatRenderer
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
-from stepjepa.evaluation.earlier import EvaluateError, check_output, digest, earlier, replay
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
-from stepjepa.evaluation.journal import Journal
 from stepjepa.evaluation.questions import Question, QuestionSet, read_questions, shown_path
-from stepjepa.evaluation.results import figures, partial_path, question_ids, write_results
-from stepjepa.evaluation.scoring import token_ids, verdict, vote
+from stepjepa.evaluation.results import (
+    Partial,
+    figures,
+    partial_path,
+    question_ids,
+    read_partial,
+    read_results,
+    summary_path,
+    write_results,
+)
+from stepjepa.evaluation.scoring import (
+    SYSTEM_PROMPTS,
+    accuracy,
+    render_prompts,
+    system_prompt,
+    token_ids,
+    verdict,
+    vote,
+)
 from stepjepa.jepa.architectures import base_model
-from stepjepa.models.checkpoint import BUILTIN, Checkpoint, locate_model
+from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
-from stepjepa.records import environment
+from stepjepa.records import UserError, environment
 
-SYSTEM_PROMPTS = ("train", "file", "none")
+Say = Callable[[str], object]
+"""Where the lines go that tell how a run gets on."""
 PROBLEMS, PROBLEM_SEED = 1000, 1  # the test problems of seed 0 were looked at when settings were chosen
+DIGESTS = ("model weights", "questions", "prompts")
+"""Parts of an identity that are digests: that they differ can be said, the values say nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +88,11 @@ class EvaluateOptions:
         return Sampling(self.max_new_tokens, self.samples, self.temperature, self.top_p, self.seed)
 
 
-def evaluate(
-    options: EvaluateOptions, say: Callable[[str], None] = lambda _text: None, progress: bool = True
-) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions, say: Say = str, progress: bool = True) -> dict[str, Any]:
     """Evaluate as configured and write result file and summary; a finished file of the same evaluation is just read.
+
+    Args:
+        say: Takes each line of text about the run, such as `print`; by default nothing is said.
 
     Returns:
         The summary.
@@ -87,34 +111,31 @@ def evaluate(
     model = locate_model(options.model_path, options.revision)
     tokenizer = load_tokenizer(model, options.trust_remote_code, options.pad_token)
     system, origin = system_prompt(options.system_prompt, model)
-    prompts = _prompts(data.questions, options.system_prompt, system, tokenizer)
+    prompts = render_prompts(data.questions, options.system_prompt, system, tokenizer)
     device = choose_device(options.device)
     identity = _identity(options, model, data, prompts, device)
-    say(f"{len(prompts):,} questions from {', '.join(each['name'] for each in data.files)}; model {model.name}")
+    say(f"{len(prompts):,} questions from {', '.join(file['name'] for file in data.files)}; model {model.name}")
     say(f"system prompt: {origin}" + (f": «{system}»" if system is not None else ""))
 
-    finished, kept = earlier(options.output_file, options.overwrite, identity)
+    finished, partial = _earlier(options.output_file, options.overwrite, identity)
     if finished is not None:
         say(f"{options.output_file} is finished already: the same model, questions and settings; nothing was done")
         return finished
     began_with = environment()  # now: the files on disk may change while a long run goes on
-    journal = Journal(partial_path(options.output_file), kept, identity)
-    try:
-        weights = load_weights(
-            model,
-            tokenizer,
-            dtype=options.dtype,
-            attn_implementation=options.attn_implementation,
-            device=device,
-            trust_remote_code=options.trust_remote_code,
-        )
-        context = context_length(weights)
-        state = Generation(token_ids(prompts, tokenizer), options.sampling, options.batch_size, context)
-        replay(kept, state, journal.path)
-        rows = _answer(weights, tokenizer, state, data.questions, prompts, journal, say, progress)
-    finally:
-        journal.close()
-    tokens = sum(len(answer.tokens) for answer in state.answers)
+    weights = load_weights(
+        model,
+        tokenizer,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        device=device,
+        trust_remote_code=options.trust_remote_code,
+    )
+    context = context_length(weights)
+    state = Generation(
+        token_ids(prompts, tokenizer), options.sampling, options.batch_size, context, finished=partial.rows
+    )
+    rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
+    tokens = sum(response["tokens"] for row in rows for response in row.get("samples", [row]))
     configuration = {name: value for name, value in asdict(options).items() if name not in ("output_file", "overwrite")}
     summary = {
         **figures(rows),
@@ -122,7 +143,7 @@ def evaluate(
         "configuration": configuration
         | {
             "model_path": model.name,
-            "test_file": [shown_path(each) for each in options.test_file],
+            "test_file": [shown_path(source) for source in options.test_file],
             "device": str(device),
             "attn_implementation": base_model(weights).config._attn_implementation,
         },
@@ -144,55 +165,40 @@ def evaluate(
         "training": model.training(),
         "environment": began_with,
         "identity": identity,
-        "seconds": round(journal.seconds, 3),
-        "tokens_per_second": round(tokens / journal.seconds, 1) if journal.seconds else None,
+        "seconds": round(partial.seconds, 3),
+        "tokens_per_second": round(tokens / partial.seconds, 1) if partial.seconds else None,
     }
     written = write_results(rows, summary, options.output_file)
-    journal.path.unlink(missing_ok=True)  # there is none if no question could be asked
+    partial.path.unlink(missing_ok=True)  # there is none if no question could be asked
     return written
-
-
-def system_prompt(mode: str, model: Checkpoint) -> tuple[str | None, str]:
-    """The system message for every question, None for none or for the rows' own, and where it comes from."""
-    if mode == "none":
-        return None, "none"
-    if mode == "file":
-        return None, "that of each test row, if it has one"
-    if model.name == BUILTIN:
-        return None, "none, as in the training of the built-in model"
-    if model.record is not None and "system_prompt" in model.record:
-        prompt = model.record["system_prompt"]
-        return prompt, "none, as in its training" if prompt is None else "that of its training"
-    return DEFAULT_SYSTEM_PROMPT, "no training record beside the model names one; the package's default"
-
-
-def _prompts(
-    questions: Sequence[Question], mode: str, system: str | None, tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
-    try:
-        renderer = ChatRenderer(tokenizer)
-    except ValueError as error:
-        raise EvaluateError(str(error)) from error
-    prompts = []
-    for question in questions:
-        turns = question["messages"]
-        if mode != "file":
-            turns = [turn for turn in turns if turn["role"] != "system"]
-            turns = turns if system is None else [{"role": "system", "content": system}, *turns]
-        try:
-            prompts.append(renderer.prompt(turns))
-        except (TemplateError, ValueError) as error:
-            raise EvaluateError(f"{question['place']}: the chat template refuses this conversation: {error}") from error
-    return prompts
 
 
 def _check_options(options: EvaluateOptions) -> None:
     _ = options.sampling  # raises by name
     if options.batch_size < 1:
-        raise EvaluateError(f"--batch_size {options.batch_size} has to be at least 1")
+        raise UserError(f"--batch_size {options.batch_size} has to be at least 1")
     if options.system_prompt not in SYSTEM_PROMPTS:
-        raise EvaluateError(f"--system_prompt {options.system_prompt}: choose one of {', '.join(SYSTEM_PROMPTS)}")
-    check_output(options.output_file, options.test_file)
+        raise UserError(f"--system_prompt {options.system_prompt}: choose one of {', '.join(SYSTEM_PROMPTS)}")
+    _check_output(Path(options.output_file), options.test_file)
+
+
+# ---- what lies there already ---------------------------------------------------------------------------------
+
+
+def _check_output(output: Path, test_files: Iterable[str]) -> None:
+    """Refuse an output file that is a folder, a test file, or no `.jsonl`: two files might share one summary."""
+    if output.is_dir():
+        raise UserError(f"--output_file {output} is a folder; name a file, such as {output / 'results.jsonl'}")
+    if output.suffix != ".jsonl":
+        raise UserError(f"--output_file {output}: a result file ends in .jsonl, as {output}.jsonl does")
+    for written in (output, summary_path(output), partial_path(output)):
+        for source in test_files:
+            if written.exists() and Path(source).exists() and os.path.samefile(written, source):
+                raise UserError(f"--output_file {output} would overwrite the test file {source}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _identity(
@@ -200,20 +206,66 @@ def _identity(
 ) -> dict[str, Any]:
     """What the answers follow from. In single precision a greedy answer does not depend on how it was computed."""
     greedy = options.temperature == 0
-    told: dict[str, Any] = {
+    identity: dict[str, Any] = {
         "model weights": model.identity(),
-        "questions": digest(question_ids(data.questions)),
-        "prompts": digest(prompts),
+        "questions": _digest(question_ids(data.questions)),
+        "prompts": _digest(prompts),
         "max_new_tokens": options.max_new_tokens,
         "dtype": options.dtype,
         "samples": options.samples,
         "temperature": options.temperature,
     }
     if not greedy:
-        told |= {"top_p": options.top_p, "seed": options.seed}
+        identity |= {"top_p": options.top_p, "seed": options.seed}
     if not greedy or options.dtype != "float32":
-        told |= {"batch_size": options.batch_size, "device": device.type, "attention": options.attn_implementation}
-    return told
+        identity |= {"batch_size": options.batch_size, "device": device.type, "attention": options.attn_implementation}
+    return identity
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+
+
+def _earlier(output_file: str, overwrite: bool, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Partial]:
+    """The summary of a finished file if nothing is to be done, and what an unfinished run has left.
+
+    Raises:
+        UserError: there is something else under this name, and it is not to be overwritten.
+    """
+    output, path = Path(output_file), partial_path(output_file)
+    way_out = "; give another --output_file, or --overwrite to replace it"
+    try:
+        partial = read_partial(path)
+    except UserError:
+        if not overwrite:
+            raise
+        partial = None
+    same = partial is not None and partial.identity == identity
+    if output.exists() and not overwrite:
+        try:
+            summary = read_results(output).summary
+        except UserError as error:
+            if not same:  # else it was stopped while it wrote its last files
+                raise UserError(f"{error}{way_out}") from error
+        else:
+            if differing := _differences(summary.get("identity", {}), identity):
+                raise UserError(f"{output} holds another evaluation; different: {differing}{way_out}")
+            return summary, Partial(path, identity)
+    if partial is None or (overwrite and not same):
+        return None, Partial(path, identity)
+    if not same:
+        differing = _differences(partial.identity, identity)
+        raise UserError(f"{path} is another evaluation, unfinished; different: {differing}{way_out}")
+    return None, partial
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if "questions" in differing and "prompts" in differing:
+        differing.remove("prompts")  # that is why
+    return ", ".join(
+        name if name in DIGESTS else f"{name} ({there.get(name)} there, {here.get(name)} here)" for name in differing
+    )
 
 
 # ---- answering -----------------------------------------------------------------------------------------------
@@ -225,51 +277,49 @@ def _answer(
     state: Generation,
     questions: Sequence[Question],
     prompts: Sequence[str],
-    journal: Journal,
-    say: Any,
+    partial: Partial,
+    say: Say,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """Result rows in the order of the questions, answering what the journal does not hold yet."""
+    """Result rows in the order of the questions, answering what the partial file does not hold yet."""
     samples = state.sampling.samples
-    names = question_ids(questions)
-    rows: dict[int, dict[str, Any]] = {}
+    ids = question_ids(questions)
+    rows = dict(partial.rows)
 
-    def finish(index: int) -> None:
-        answers = state.answers[index * samples : (index + 1) * samples]
-        if index in rows or any(answer.end == "unfinished" for answer in answers):
-            return
-        question = questions[index]
-        verdicts = [verdict(answer, question["answer"], tokenizer) for answer in answers]
-        said = vote(verdicts) if samples > 1 else verdicts[0]
-        labels: dict[str, Any] = {name: question[name] for name in ("level", "type") if name in question}
-        rows[index] = {
-            "id": names[index],
-            "index": index,
-            "question": question["question"],
-            "source": question["source"],
-            **labels,
-            "prompt": prompts[index],
-            "gold": question["answer"],
-            **said,
-        }
+    def finish(indices: Iterable[int]) -> list[dict[str, Any]]:
+        """Take in the rows of those questions whose answers have ended, and return them."""
+        new = []
+        for index in indices:
+            question, answers = questions[index], state.answers[index * samples : (index + 1) * samples]
+            if index in rows or any(answer.end == "unfinished" for answer in answers):
+                continue
+            verdicts = [verdict(answer, question["answer"], tokenizer) for answer in answers]
+            rows[index] = {
+                "id": ids[index],
+                "index": index,
+                "question": question["question"],
+                "source": question["source"],
+                **{name: question[name] for name in ("level", "type") if name in question},
+                "prompt": prompts[index],
+                "gold": question["answer"],
+                **(vote(verdicts) if samples > 1 else verdicts[0]),
+            }
+            new.append(rows[index])
+        return new
 
-    for index in range(len(questions)):
-        finish(index)
-    if state.batches:
+    finish(range(len(questions)))
+    if partial.rows:
         say(f"going on: {len(rows):,} of {len(questions):,} questions are answered already")
     elif rows:
         say(f"{len(rows):,} prompts leave no room in the context of {state.context:,} tokens; they count as wrong")
-    right = sum(row["correct"] for row in rows.values())
     with tqdm(total=len(questions), initial=len(rows), desc="answering", unit="question", disable=not progress) as bar:
         began = time.perf_counter()
-        for outcome in generate(model, tokenizer, state):
-            journal.append(outcome, time.perf_counter() - began)
-            before = len(rows)
-            for index in sorted({request // samples for request, _, _ in outcome.rows}):
-                finish(index)
-                right += index in rows and rows[index]["correct"]
-            bar.update(len(rows) - before)
+        for batch in generate(model, tokenizer, state):
+            seconds = time.perf_counter() - began
+            new = finish(sorted({request // samples for request in batch}))
+            partial.append(new, seconds)
+            bar.update(len(new))
             if rows:
-                bar.set_postfix(accuracy=f"{right / len(rows):.1%}")
+                bar.set_postfix(accuracy=f"{accuracy(list(rows.values())):.1%}")
             began = time.perf_counter()
     return [rows[index] for index in range(len(questions))]

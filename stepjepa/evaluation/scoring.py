@@ -2,7 +2,7 @@
 
 Every question counts: a cut-off or answerless response is wrong, not dropped. Each response is read three ways: by
 the package's own reader, and by the strict and the flexible filter of lm-evaluation-harness, so that published numbers
-compare. `stepjepa evaluate` (evaluate_command.py) does the same for whole test files.
+compare. `stepjepa evaluate` (`run.py`) does the same for whole test files.
 """
 
 from __future__ import annotations
@@ -10,12 +10,58 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jinja2.exceptions import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, generate
+from stepjepa.evaluation.questions import Question
+from stepjepa.models.checkpoint import BUILTIN, Checkpoint
+from stepjepa.records import UserError
+
+SYSTEM_PROMPTS = ("train", "file", "none")
+
+
+def system_prompt(mode: str, model: Checkpoint) -> tuple[str | None, str]:
+    """The system message for every question, None for none or for the rows' own, and where it comes from."""
+    if mode == "none":
+        return None, "none"
+    if mode == "file":
+        return None, "that of each test row, if it has one"
+    if model.name == BUILTIN:
+        return None, "none, as in the training of the built-in model"
+    if model.record is not None and "system_prompt" in model.record:
+        prompt = model.record["system_prompt"]
+        return prompt, "none, as in its training" if prompt is None else "that of its training"
+    return DEFAULT_SYSTEM_PROMPT, "no training record beside the model names one; the package's default"
+
+
+def render_prompts(
+    questions: Sequence[Question], mode: str, system: str | None, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """The prompt of each question, with the system message of `mode` (see `system_prompt`).
+
+    Raises:
+        UserError: the chat template cannot be used, or refuses a conversation.
+    """
+    try:
+        renderer = ChatRenderer(tokenizer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    prompts = []
+    for question in questions:
+        turns = question["messages"]
+        if mode != "file":
+            turns = [turn for turn in turns if turn["role"] != "system"]
+            turns = turns if system is None else [{"role": "system", "content": system}, *turns]
+        try:
+            prompts.append(renderer.prompt(turns))
+        except (TemplateError, ValueError) as error:
+            raise UserError(f"{question['place']}: the chat template refuses this conversation: {error}") from error
+    return prompts
 
 
 def accuracy(results: Sequence[Mapping[str, Any]]) -> float:
@@ -52,7 +98,7 @@ def generate_answers(
         One dict per example, in the order given: `prompt`, `gold`, and what `verdict` says.
 
     Raises:
-        GenerationError: the tokenizer has no pad or no end-of-turn token.
+        UserError: the tokenizer has no pad or no end-of-turn token.
     """
     renderer = ChatRenderer(tokenizer)  # once: it probes the template
     prompts = [renderer.prompt(example["messages"]) for example in examples]
@@ -60,8 +106,8 @@ def generate_answers(
         token_ids(prompts, tokenizer), Sampling(max_new_tokens=max_new_tokens), batch_size, context_length(model)
     )
     with tqdm(total=len(prompts), desc="generating", unit="problem", disable=not progress) as bar:
-        for outcome in generate(model, tokenizer, state):
-            bar.update(sum(end != "unfinished" for _, _, end in outcome.rows))
+        for batch in generate(model, tokenizer, state):
+            bar.update(sum(state.answers[request].end != "unfinished" for request in batch))
     return [
         {"prompt": prompt, "gold": example["answer"], **verdict(answer, example["answer"], tokenizer)}
         for prompt, answer, example in zip(prompts, state.answers, examples, strict=True)
@@ -102,7 +148,7 @@ def vote(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Where no sample has an answer it is the first sample, which is wrong.
     """
-    chosen = majority([each["extracted"] for each in verdicts], answers_match)
+    chosen = majority([sample["extracted"] for sample in verdicts], answers_match)
     return {**verdicts[chosen or 0], "samples": list(verdicts)}
 
 

@@ -77,11 +77,11 @@ def bench_generation(
     with tqdm(total=problems, desc="batched and one at a time", unit="problem", disable=not progress) as bar:
         while True:
             start = time.perf_counter()
-            outcome = next(batched, None)
+            batch = next(batched, None)
             seconds = time.perf_counter() - start
-            if outcome is None:
+            if batch is None:
                 break
-            finished = [request for request, _, end in outcome.rows if end != "unfinished"]
+            finished = [request for request in batch if state.answers[request].end != "unfinished"]
             # Evenly over all problems, whatever the size of the batches.
             wanted = (done + len(finished)) * single // problems - done * single // problems
             done += len(finished)
@@ -92,7 +92,7 @@ def bench_generation(
             same += sum(answer == state.answers[request] for answer, request in zip(answers, chosen, strict=True))
             batches.append(
                 {
-                    "rows": len(outcome.rows),
+                    "rows": len(batch),
                     "finished": len(finished),
                     "seconds": seconds,
                     "alone": len(chosen),

@@ -10,10 +10,10 @@ from scipy import stats
 
 from stepjepa.commands.compare import main
 from stepjepa.evaluation import statistics
-from stepjepa.evaluation.arms import CompareError, split_word
+from stepjepa.evaluation.arms import split_word
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.compare_report import format_report, sentence
-from stepjepa.evaluation.results import ResultsError, question_ids, read_results, summary_path, write_results
+from stepjepa.evaluation.results import question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
 from stepjepa.records import UserError, write_json
@@ -157,9 +157,9 @@ def test_unknown_or_unshared_seeds_pair_up_in_order_and_it_is_said(tmp_path):
 
     assert "no training seed is shared" in compare(files((1, 2), "a") + files((3, 4), "b"))["pairing"]
     assert "not all training seeds are known" in compare(files((1, 2), "a") + files((None, None), "b"))["pairing"]
-    with pytest.raises(CompareError, match=r"different training seeds \(a: 1, 2; b: 2, 3\)"):
+    with pytest.raises(UserError, match=r"different training seeds \(a: 1, 2; b: 2, 3\)"):
         compare(files((1, 2), "a") + files((2, 3), "b"))
-    with pytest.raises(CompareError, match=r"different training seeds \(a: 1, 2; b: 1\)"):
+    with pytest.raises(UserError, match=r"different training seeds \(a: 1, 2; b: 1\)"):
         compare(files((1, 2), "a") + files((1,), "b"))
 
 
@@ -195,7 +195,7 @@ def test_mistakes_get_one_message_and_leave_earlier_files(grid, tmp_path, choose
 
 def test_different_questions_name_both_files_and_an_example(grid, tmp_path):
     other = write_verdicts(tmp_path / "short.jsonl", np.ones(150), {**TRAINING, "seed": 9})
-    with pytest.raises(CompareError) as error:
+    with pytest.raises(UserError) as error:
         compare(["a=" + grid[0, 1], "b=" + other])
     assert str(error.value) == (
         f"{grid[0, 1]} and {other} hold different questions: 50 of 200 in the first are not in the second, 0 of 150 in "
@@ -207,16 +207,16 @@ def test_an_unfinished_file_or_a_row_without_verdict_is_refused(grid, tmp_path):
     unfinished = write_verdicts(tmp_path / "half.jsonl", np.ones(200), TRAINING)
     summary = json.loads(summary_path(unfinished).read_text())
     write_json({**summary, "complete": False}, summary_path(unfinished))
-    with pytest.raises(ResultsError, match=r"half\.jsonl: unfinished"):
+    with pytest.raises(UserError, match=r"half\.jsonl: unfinished"):
         compare([grid[0, 1], unfinished])
     rows = read_results(grid[0.1, 1]).rows
     blank = tmp_path / "blank.jsonl"
     write_results([{**row, "strict_correct": None} for row in rows], {**summary, "training": None}, blank)
     assert compare([grid[0, 1], str(blank)])["questions"] == 200
-    with pytest.raises(CompareError, match=r"blank\.jsonl: question \w+ has no strict_correct"):
+    with pytest.raises(UserError, match=r"blank\.jsonl: question \w+ has no strict_correct"):
         compare([grid[0, 1], str(blank)], metric="strict_correct")
     write_results(rows, {"training": TRAINING}, blank)
-    with pytest.raises(CompareError, match="its summary lacks configuration, generation, test_files, environment"):
+    with pytest.raises(UserError, match="its summary lacks configuration, generation, test_files, environment"):
         compare([grid[0, 1], str(blank)])
 
 
@@ -241,7 +241,7 @@ def test_files_of_the_evaluation_itself(tmp_path):
             "builtin", ["builtin"], str(tmp_path / f"{limit}.jsonl"), problems=6, max_new_tokens=limit, device="cpu"
         )
         evaluate(options, say=lambda text: None, progress=False)
-    with pytest.raises(CompareError, match="both of arm untrained and have no training seed"):
+    with pytest.raises(UserError, match="both of arm untrained and have no training seed"):
         compare([str(tmp_path / "4.jsonl"), str(tmp_path / "8.jsonl")])
     record = compare([f"short={tmp_path / '4.jsonl'}", f"long={tmp_path / '8.jsonl'}"])
     assert (record["baseline"], record["questions"]) == ("short", 6)

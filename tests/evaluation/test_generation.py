@@ -20,10 +20,9 @@ from stepjepa.evaluation.generation import (
     MAX_NEW_TOKENS,
     Answer,
     Generation,
-    GenerationError,
     GrowingLayer,
-    Outcome,
     Sampling,
+    _Draw,
     context_length,
     end_ids,
     generate,
@@ -33,6 +32,7 @@ from stepjepa.evaluation.generation import (
 from stepjepa.experiments.benchmark_generation import alone
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
 
 TOKENS: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2)  # what generation needs of the small models' tokenizer
 
@@ -84,15 +84,22 @@ def test_every_architecture_answers_alike_in_a_batch(name):
     assert together == [alone(model, TOKENS, prompt, 20) for prompt in prompts]
 
 
-def test_the_batch_size_and_leaving_stragglers_change_no_answer(builtin, prompts, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9}], ids=["greedy", "sampled"])
+def test_the_batch_size_and_leaving_stragglers_change_no_answer(options, builtin, prompts, monkeypatch):
     model, tokenizer = builtin
     some = prompts[:16]
-    expected = answer(model, tokenizer, some, batch_size=16).answers
-    kept = answer(model, tokenizer, some, batch_size=8)
+    expected = answer(model, tokenizer, some, batch_size=16, **options).answers
+
+    def in_eights() -> tuple[list[Answer], int]:
+        state = Generation(some, Sampling(**options), 8, context_length(model))
+        batches = sum(1 for _ in generate(model, tokenizer, state))
+        return state.answers, batches
+
+    kept, few = in_eights()
     monkeypatch.setattr(generation, "PATIENCE", 1.0)
-    left = answer(model, tokenizer, some, batch_size=8)
-    assert expected == left.answers == kept.answers
-    assert left.batches > kept.batches == 2
+    left, many = in_eights()
+    assert expected == left == kept
+    assert many > few >= 2
 
 
 def test_a_cut_off_answer_is_the_beginning_of_the_whole_one(builtin, prompts):
@@ -197,9 +204,9 @@ def test_what_is_missing_is_named(builtin, prompts):
     model, _ = builtin
     bare = AutoTokenizer.from_pretrained(BUILTIN_PATH)
     bare.pad_token = None
-    with pytest.raises(GenerationError, match="no pad token"):
+    with pytest.raises(UserError, match="no pad token"):
         answer(model, bare, prompts[:1])
-    with pytest.raises(GenerationError, match="end-of-turn"):
+    with pytest.raises(UserError, match="end-of-turn"):
         end_ids(SimpleNamespace(generation_config=None), SimpleNamespace(eos_token_id=None))
     configured = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=[4, 7]))
     assert end_ids(configured, SimpleNamespace(eos_token_id=2)) == {2, 4, 7}
@@ -216,7 +223,7 @@ def test_what_is_missing_is_named(builtin, prompts):
     ],
 )
 def test_impossible_sampling_is_refused(options, words):
-    with pytest.raises(GenerationError, match=words):
+    with pytest.raises(UserError, match=words):
         Sampling(**options)
 
 
@@ -238,6 +245,21 @@ def test_samples_follow_from_the_seed_and_leave_the_random_state_alone(builtin, 
     assert len(samples) > 9  # the samples of one question differ
 
 
+def test_more_samples_begin_with_the_same_ones(builtin, prompts):
+    model, tokenizer = builtin
+    options = {"temperature": 1.0, "max_new_tokens": 20, "seed": 1}
+    two, three = (answer(model, tokenizer, prompts[:3], samples=samples, **options).answers for samples in (2, 3))
+    assert [two[0:2], two[2:4], two[4:6]] == [three[0:2], three[3:5], three[6:8]]
+
+
+def test_a_number_draws_the_token_where_the_cumulative_probability_passes_it():
+    numbers = torch.tensor([[0.0, 0.05], [0.09, 0.05], [0.11, 0.05], [0.31, 0.05], [0.9999, 0.05]], dtype=torch.float64)
+    scores = torch.tensor([0.0, 0.1, 0.2, 0.7]).log().expand(5, 4)
+    draw = _Draw(numbers, prompt_length=3)
+    assert draw(torch.zeros(5, 3), scores).argmax(dim=1).tolist() == [1, 1, 2, 3, 3]  # never 0, which has no chance
+    assert draw(torch.zeros(5, 4), scores).argmax(dim=1).tolist() == [1] * 5  # the next numbers for the next token
+
+
 def test_nothing_but_the_temperature_and_top_p_shapes_the_samples():
     """The library's own top-k of 50 would leave two thirds of this vocabulary out."""
     model = small_model("llama")
@@ -256,34 +278,16 @@ def test_nothing_but_the_temperature_and_top_p_shapes_the_samples():
 
 
 @pytest.mark.parametrize("options", [{}, {"samples": 2, "temperature": 1.0, "seed": 0}], ids=["greedy", "sampled"])
-def test_told_what_was_done_it_goes_on_as_if_never_stopped(options, builtin, prompts, monkeypatch):
+def test_what_is_finished_is_not_asked_and_the_rest_is_answered_alike(options, builtin, prompts, monkeypatch):
     monkeypatch.setattr(generation, "PATIENCE", 1.0)
     model, tokenizer = builtin
-    some = prompts[:12]
-
-    def begin() -> Generation:
-        return Generation(some, Sampling(max_new_tokens=150, **options), 8, 2048)
-
-    whole = begin()
-    outcomes = list(generate(model, tokenizer, whole))
-    assert any(end == "unfinished" for outcome in outcomes for _, _, end in outcome.rows)
-    for stop in range(len(outcomes) + 1):
-        resumed = begin()
-        for outcome in outcomes[:stop]:
-            written = json.loads(json.dumps([outcome.batch, outcome.rows]))  # as it comes back from a file
-            resumed.record(Outcome(written[0], [tuple(row) for row in written[1]]))
-        assert list(generate(model, tokenizer, resumed)) == outcomes[stop:]
-        assert resumed.answers == whole.answers
-
-
-def test_a_batch_of_another_run_is_refused():
-    state = Generation([[1], [2]], Sampling(), 1)
-    with pytest.raises(ValueError, match="does not follow"):
-        state.record(Outcome(1, [(0, [5], "stopped")]))
-    state.record(Outcome(0, [(0, [5], "stopped")]))
-    with pytest.raises(ValueError, match="does not follow"):
-        state.record(Outcome(1, [(0, [5], "stopped")]))
-    assert state.next_batch() == [1]
+    some, samples = prompts[:12], options.get("samples", 1)
+    whole = answer(model, tokenizer, some, max_new_tokens=150, **options).answers
+    for finished in ({0, 5, 6}, {*range(12)} - {3}, {*range(12)}):
+        state = Generation(some, Sampling(max_new_tokens=150, **options), 8, 2048, finished)
+        asked = {request for batch in generate(model, tokenizer, state) for request in batch}
+        assert asked == {request for request in range(12 * samples) if request // samples not in finished}
+        assert state.answers == [given if i in asked else Answer() for i, given in enumerate(whole)]
 
 
 # ---- how long answers are ------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from stepjepa.evaluation.results import (
-    ResultsError,
     figures,
     partial_path,
     question_ids,
@@ -23,6 +22,7 @@ from stepjepa.evaluation.results import (
     table,
     write_results,
 )
+from stepjepa.records import UserError
 
 
 def row(index: int = 0, correct: bool = True, **more: Any) -> dict[str, Any]:
@@ -64,16 +64,16 @@ def test_rows_beside_the_summary_of_others_are_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     write_results([row(0)], {}, path)
     path.write_text(path.read_text().replace('"7"', '"6"'))
-    with pytest.raises(ResultsError, match="not those of its summary"):
+    with pytest.raises(UserError, match="not those of its summary"):
         read_results(path)
 
 
 def test_unfinished_and_missing_files_are_told_apart(tmp_path):
     path = tmp_path / "r.jsonl"
-    with pytest.raises(ResultsError, match="no such result file"):
+    with pytest.raises(UserError, match="no such result file"):
         read_rows(path)
     partial_path(path).write_text("")
-    with pytest.raises(ResultsError, match=r"unfinished; the same .* goes on"):
+    with pytest.raises(UserError, match=r"unfinished; the same .* goes on"):
         read_rows(path)
     assert partial_path("a/r.jsonl") == Path("a/r.partial.jsonl")
 
@@ -90,7 +90,7 @@ def test_unfinished_and_missing_files_are_told_apart(tmp_path):
 def test_other_files_are_refused(tmp_path, text, words):
     path = tmp_path / "r.jsonl"
     path.write_text(text)
-    with pytest.raises(ResultsError, match=words):
+    with pytest.raises(UserError, match=words):
         read_rows(path)
 
 

@@ -16,8 +16,7 @@ import torch
 
 import stepjepa.evaluation.run as evaluation
 from stepjepa.commands.evaluate import main
-from stepjepa.evaluation.journal import Journal
-from stepjepa.evaluation.results import partial_path, read_results
+from stepjepa.evaluation.results import Partial, partial_path, read_results
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError
 
@@ -56,19 +55,27 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_stopped_anywhere_it_goes_on_to_the_same_file(words, tmp_path, monkeypatch, capsys):
     whole = tmp_path / "whole.jsonl"
     kept: list[bytes] = []
-    close = Journal.close
-    monkeypatch.setattr(Journal, "close", lambda self: (kept.append(self.path.read_bytes()), close(self)))
+    write = evaluation.write_results
+
+    def look(rows: Any, summary: Any, path: Any) -> Any:
+        kept.append(partial_path(path).read_bytes())
+        return write(rows, summary, path)
+
+    monkeypatch.setattr(evaluation, "write_results", look)
     evaluate(whole, *SHORT, *words)
-    journal = kept[0]
-    ends = [place + 1 for place, byte in enumerate(journal) if byte == ord("\n")]
+    partial = kept[0]
+    ends = [place + 1 for place, byte in enumerate(partial) if byte == ord("\n")]
     assert len(ends) >= 4  # the first line and three batches
     for place in (0, ends[0] // 2, ends[0], ends[1] - 1, ends[1] + 9, ends[2], ends[-1] - 2, ends[-1]):
         output = tmp_path / f"{place}.jsonl"
-        partial_path(output).write_bytes(journal[:place])
+        partial_path(output).write_bytes(partial[:place])
         assert evaluate(output, *SHORT, *words) == 0
         assert output.read_bytes() == whole.read_bytes()
         assert not partial_path(output).exists()
-        assert kept[-1].count(b"\n") == len(ends)
+        # What was kept stays, and no question is answered twice.
+        assert kept[-1].startswith(partial[: max([0, *(end for end in ends if end <= place)])])
+        rows = [row["index"] for line in kept[-1].splitlines()[1:] for row in json.loads(line)["rows"]]
+        assert sorted(rows) == list(range(6))
     assert "going on: 6 of 6 questions are answered already" in capsys.readouterr().out
 
 
@@ -77,9 +84,9 @@ def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
     words = ["--model_path", "builtin", "--test_file", "builtin", "--output_file", str(output), *SHORT]
     # One batch at a time, each waiting to be killed.
     code = (
-        "import sys, time; import stepjepa.evaluation.journal as j; append = j.Journal.append\n"
+        "import sys, time; from stepjepa.evaluation.results import Partial; append = Partial.append\n"
         "def slow(self, *words): append(self, *words); time.sleep(60)\n"
-        "j.Journal.append = slow\n"
+        "Partial.append = slow\n"
         "from stepjepa.commands.evaluate import main; main(sys.argv[1:])"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -101,7 +108,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stop(*words: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Journal, "append", stop)
+    monkeypatch.setattr(Partial, "append", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "r.jsonl", *SHORT)
     assert "the same command goes on" in capsys.readouterr().err
@@ -157,7 +164,7 @@ def test_results_of_another_evaluation_are_left_alone(words, different, finished
 
 def test_an_unfinished_run_of_another_evaluation_is_left_alone(tmp_path, finished):
     output = tmp_path / "r.jsonl"
-    header = {"format": 1, "configuration": {**read_results(finished).summary["identity"], "max_new_tokens": 9}}
+    header = {"identity": {**read_results(finished).summary["identity"], "max_new_tokens": 9}}
     partial_path(output).write_text(json.dumps(header) + "\n")
     with pytest.raises(UserError, match=r"r\.partial\.jsonl is another evaluation.*max_new_tokens \(9 there, 40 here"):
         evaluate(output, *SHORT)
@@ -172,35 +179,18 @@ def test_overwriting_replaces_when_the_new_results_are_whole(tmp_path, finished,
     output = tmp_path / "r.jsonl"
     evaluate(output, *SHORT, "--max_new_tokens", "3")
     before = snapshot(tmp_path)
-    append, calls = Journal.append, []
+    append, calls = Partial.append, []
 
-    def stop_at_second(self: Journal, *words: Any) -> None:
+    def stop_at_second(self: Partial, *words: Any) -> None:
         calls.append(words)
         if len(calls) == 2:
             raise KeyboardInterrupt
         append(self, *words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", stop_at_second)
+        patch.setattr(Partial, "append", stop_at_second)
         with pytest.raises(KeyboardInterrupt):
             evaluate(output, *SHORT, "--overwrite")
     assert {name: snapshot(tmp_path)[name] for name in before} == before
     assert evaluate(output, *SHORT, "--overwrite") == 0
     assert output.read_bytes() == finished.read_bytes()
-
-
-def test_two_runs_that_wrote_one_journal_are_noticed(tmp_path, monkeypatch):
-    output = tmp_path / "r.jsonl"
-    append = Journal.append
-
-    def twice(self: Journal, *words: Any) -> None:
-        append(self, *words)
-        append(self, *words)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", twice)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(output, *SHORT)
-    with pytest.raises(UserError, match="two runs"):
-        evaluate(output, *SHORT)

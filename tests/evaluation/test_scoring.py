@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepjepa.data.problems import generate_problems
 from stepjepa.evaluation.answers import answers_match
-from stepjepa.evaluation.generation import Answer, GenerationError
+from stepjepa.evaluation.generation import Answer
 from stepjepa.evaluation.scoring import accuracy, generate_answers, majority, verdict, vote
+from stepjepa.records import UserError
 
 BUILTIN = Path(str(files("stepjepa.models") / "builtin"))
 
@@ -106,7 +107,7 @@ def test_no_examples_give_no_results(model, tokenizer):
 def test_a_tokenizer_without_pad_is_refused(model, examples):
     bare = AutoTokenizer.from_pretrained(BUILTIN)
     bare.pad_token = None
-    with pytest.raises(GenerationError, match="no pad token"):
+    with pytest.raises(UserError, match="no pad token"):
         generate_answers(model, bare, examples, progress=False)
 
 
