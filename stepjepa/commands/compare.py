@@ -7,8 +7,7 @@ import os
 from collections.abc import Sequence
 
 from stepjepa.evaluation.arms import METRICS, split_word
-from stepjepa.evaluation.compare import compare
-from stepjepa.evaluation.compare_report import format_report
+from stepjepa.evaluation.compare import compare, format_report
 from stepjepa.evaluation.results import summary_path
 from stepjepa.records import UserError, write_json
 
@@ -25,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="[NAME=]FILE",
         help="result files of `stepjepa evaluate`; the same NAME several times: seeds of one arm. Without NAME the arm "
-        "is named by the training settings in which the files differ",
+        "has the name of the file",
     )
     add(
         "--baseline",

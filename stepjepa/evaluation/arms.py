@@ -1,7 +1,8 @@
 """Result files → arms: which files are seeds of one arm, whether they are comparable, and in which order seeds pair up.
 
-An arm is a way of training (or not training) a model; its runs differ by training seed alone. All files must hold the
-same questions. Other settings of the evaluation that differ do not forbid a comparison, but are said with it.
+An arm is a way of training (or not training) a model; its runs differ by training seed alone. `NAME=FILE` says to which
+arm a file belongs; a bare `FILE` belongs to the arm of its own name. All files must hold the same questions. Other
+settings of the evaluation that differ do not forbid a comparison, but the report warns of them.
 """
 
 from __future__ import annotations
@@ -28,19 +29,6 @@ SUMMARY = ("configuration", "generation", "test_files", "environment")
 GENERATION = ("max_new_tokens", "samples", "temperature", "top_p", "dtype")
 READERS = ("stepjepa", "math-verify")
 """Packages that read the answers."""
-JEPA_ONLY = (
-    "jepa_loss_type",
-    "temperature",
-    "jepa_ratio",
-    "jepa_ratio_rescale",
-    "pairs",
-    "horizon",
-    "isolation",
-    "predictors",
-    "target",
-    "target_gradient",
-)
-"""Training settings that mean nothing where λ = 0."""
 
 
 @dataclass
@@ -48,8 +36,9 @@ class Run:
     """One result file: one trained model, one training seed."""
 
     path: Path
-    name: str | None
-    """The arm, if given as NAME=FILE."""
+    arm: str
+    named: bool
+    """Whether the arm was given, as NAME=FILE."""
     results: Results
     seed: int | None
     """Training seed; None if the model has no training record."""
@@ -100,8 +89,7 @@ def read_run(word: str) -> Run:
     """The run that `FILE` or `NAME=FILE` stands for.
 
     Raises:
-        UserError: see `read_results`.
-        UserError: the summary is not one of `stepjepa evaluate`.
+        UserError: see `read_results`; or the summary is not one of `stepjepa evaluate`.
     """
     name, path = split_word(word)
     results = read_results(path)
@@ -110,7 +98,7 @@ def read_run(word: str) -> Run:
         raise UserError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
     settings = results.summary.get("training") or {}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Run(path, name, results, settings.get("seed"), settings, digest)
+    return Run(path, name or path.stem, name is not None, results, settings.get("seed"), settings, digest)
 
 
 def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +108,7 @@ def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: configuration[name] for name in GENERATION},
         "system prompt": "that of each test row" if own else summary["generation"]["system_prompt"],
-        "test files (SHA-256)": [each["sha256"] for each in summary["test_files"]],
+        "test files (SHA-256)": [file["sha256"] for file in summary["test_files"]],
         **{f"version of {name}": packages.get(name) for name in READERS},
     }
 
@@ -148,23 +136,18 @@ def check_questions(runs: Sequence[Run]) -> list[str]:
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
-    """Arms in the order of their first file; files without NAME are named by the settings that differ.
+    """Arms in the order of their first file.
 
     Raises:
         UserError: fewer than two arms, or a seed or a file twice in one.
     """
-    differing = _differing([run.settings for run in runs if run.settings])
     arms: dict[str, Arm] = {}
     for run in runs:
-        name = run.name or _automatic_name(run, differing, runs)
-        arms.setdefault(name, Arm(name, [])).runs.append(run)
+        arms.setdefault(run.arm, Arm(run.arm, [])).runs.append(run)
     for arm in arms.values():
         _check_distinct(arm)
     if len(arms) < 2:
-        raise UserError(
-            f"one arm only ({next(iter(arms))}): the files differ in nothing but the seed; add the files of another "
-            "arm, or tell them apart with NAME=FILE"
-        )
+        raise UserError(f"one arm only ({runs[0].arm}); add the files of another arm, with another NAME=FILE")
     return list(arms.values())
 
 
@@ -182,9 +165,9 @@ def pair_seeds(arms: Sequence[Arm]) -> str:
         seeds = {run.seed for arm in trained for run in arm.runs}
         return "one run an arm" + (", of different training seeds" if len(seeds) > 1 else "")
     sets = [{run.seed for run in arm.runs} for arm in trained]
-    known = not any(None in each for each in sets)
+    known = not any(None in seeds for seeds in sets)
     shared = any(a & b for a, b in itertools.combinations(sets, 2)) if known else False
-    equal = known and all(each == sets[0] for each in sets)
+    equal = known and all(seeds == sets[0] for seeds in sets)
     if len({len(arm.runs) for arm in trained}) > 1 or (shared and not equal):
         listed = "; ".join(f"{arm.name}: {_seeds_of(arm)}" for arm in trained)
         raise UserError(
@@ -203,13 +186,13 @@ def pair_seeds(arms: Sequence[Arm]) -> str:
 def evaluation_differences(arms: Sequence[Arm]) -> dict[str, dict[str, list[str]]]:
     """Settings of the evaluation in which the files differ: setting → value → names of the arms with that value."""
     settings = [(arm.name, evaluation_settings(run.results.summary)) for arm in arms for run in arm.runs]
-    found: dict[str, dict[str, list[str]]] = {}
-    for name in _differing([each for _, each in settings]):
-        for arm, each in settings:
-            having = found.setdefault(name, {}).setdefault(_shortened(str(each.get(name))), [])
+    differences: dict[str, dict[str, list[str]]] = {}
+    for name in _differing([values for _, values in settings]):
+        for arm, values in settings:
+            having = differences.setdefault(name, {}).setdefault(_shortened(str(values.get(name))), [])
             if arm not in having:
                 having.append(arm)
-    return found
+    return differences
 
 
 def arm_settings(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
@@ -221,18 +204,8 @@ def arm_settings(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
 
 def mixed_arms(arms: Iterable[Arm]) -> dict[str, list[str]]:
     """Arms, by name, whose runs differ in more than the training seed, and in what."""
-    found = {arm.name: _differing([run.settings for run in arm.runs]) for arm in arms}
-    return {name: settings for name, settings in found.items() if settings}
-
-
-def _automatic_name(run: Run, differing: Sequence[str], runs: Sequence[Run]) -> str:
-    if run.settings:
-        ignored = JEPA_ONLY if run.settings.get("lbd") == 0 else ()
-        telling = [name for name in differing if name not in ignored]
-        return ", ".join(f"{name}={_value(run.settings.get(name))}" for name in telling) or "trained"
-    model = str(run.results.summary["configuration"]["model_path"])
-    bases = {other.settings.get("model_name") for other in runs}
-    return "untrained" if model in bases or model == "builtin" else Path(model).name
+    mixed = {arm.name: _differing([run.settings for run in arm.runs]) for arm in arms}
+    return {name: settings for name, settings in mixed.items() if settings}
 
 
 def _check_distinct(arm: Arm) -> None:
@@ -243,7 +216,7 @@ def _check_distinct(arm: Arm) -> None:
             else "the same answers"
             if first.digest == second.digest
             else "no training seed"
-            if first.seed is None and first.name is None
+            if first.seed is None and not (first.named and second.named)
             else None
         )
         if twice:
@@ -255,8 +228,8 @@ def _check_distinct(arm: Arm) -> None:
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the settings that are not the same everywhere, seeds of the training aside."""
-    names = dict.fromkeys(name for each in settings for name in each if name not in SAME_ARM)
-    return [name for name in names if any(each.get(name) != settings[0].get(name) for each in settings)]
+    names = dict.fromkeys(name for values in settings for name in values if name not in SAME_ARM)
+    return [name for name in names if any(values.get(name) != settings[0].get(name) for values in settings)]
 
 
 def _seeds_of(arm: Arm) -> str:
@@ -267,7 +240,7 @@ def _seeds_of(arm: Arm) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "+".join(Path(str(each)).name for each in value) if isinstance(value, list) else Path(str(value)).name
+    return "+".join(Path(str(path)).name for path in value) if isinstance(value, list) else Path(str(value)).name
 
 
 def _shortened(text: str, width: int = 80) -> str:

@@ -8,6 +8,7 @@ number of arms (Holm), and beside each difference stands the smallest one that c
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ from stepjepa.evaluation.arms import (
     pair_seeds,
     read_run,
 )
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError, environment, points, text_table
+
+WIDTH = 120  # of the report, in characters
 
 Correct = NDArray[np.bool_]
 
@@ -48,8 +51,7 @@ def compare(
         points.
 
     Raises:
-        UserError: a file that is missing, broken or unfinished.
-        UserError: files that cannot be compared; see `arms.py`.
+        UserError: a file that is missing, broken or unfinished, or files that cannot be compared (see `arms.py`).
     """
     runs = [read_run(word) for word in files]
     ids = check_questions(runs)
@@ -58,21 +60,23 @@ def compare(
     base, why = _baseline(arms, baseline)
     correct = {arm.name: arm.correct(metric, ids) for arm in arms}
     others = [arm.name for arm in arms if arm is not base]
-    found = [paired_difference(correct[name], correct[base.name]) for name in others]
-    for each, corrected in zip(found, statistics.holm([each["p"] for each in found]), strict=True):
-        each["p_holm"] = corrected
-    for each, means in zip(found, _bootstrap(correct, others, base.name, draws, seed), strict=True):
-        each["bootstrap"] = dict(zip(("low", "high"), np.percentile(means, (2.5, 97.5)).tolist(), strict=True))
-    differences: dict[str, dict[str, Any]] = dict(zip(others, found, strict=True))
+    differences = {name: paired_difference(correct[name], correct[base.name]) for name in others}
+    p_holm = statistics.holm([difference["p"] for difference in differences.values()])
+    draws_of_means = _bootstrap(correct, others, base.name, draws, seed)
+    for difference, p, means in zip(differences.values(), p_holm, draws_of_means, strict=True):
+        low, high = np.percentile(means, (2.5, 97.5)).tolist()
+        difference |= {"p_holm": p, "bootstrap": {"low": low, "high": high}}
     settings = arm_settings(arms)
-    described = [_arm(arm, correct[arm.name]) | {"settings": settings[arm.name]} for arm in arms]
     return {
         "metric": metric,
         "questions": len(ids),
         "baseline": base.name,
         "baseline_because": why,
         "pairing": pairing,
-        "arms": [each | {"difference": differences.get(each["name"])} for each in described],
+        "arms": [
+            _arm(arm, correct[arm.name]) | {"settings": settings[arm.name], "difference": differences.get(arm.name)}
+            for arm in arms
+        ],
         "by_source": _by_source(correct, base.name, [row.get("source") for row in runs[0].results.rows]),
         "warnings": _warnings(arms),
         "configuration": {"baseline": baseline, "metric": metric, "draws": draws, "seed": seed},
@@ -139,7 +143,7 @@ def _bootstrap(
 ) -> NDArray[np.float64]:
     """Bootstrap means `[A, draws]` of the differences; a model without seed stands beside every seed."""
     seeds = max(map(len, correct.values()))
-    full = {name: np.broadcast_to(each, (seeds, each.shape[1])).astype(float) for name, each in correct.items()}
+    full = {name: np.broadcast_to(own, (seeds, own.shape[1])).astype(float) for name, own in correct.items()}
     return statistics.crossed_bootstrap(np.stack([full[name] - full[base] for name in others]), draws, seed)
 
 
@@ -164,23 +168,117 @@ def _by_source(correct: Mapping[str, Correct], base: str, sources: Sequence[str 
 
 def _warnings(arms: Sequence[Arm]) -> list[str]:
     """What a reader must know before believing the figures."""
-    found = []
+    warnings = []
     for name, values in evaluation_differences(arms).items():
         listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-        found.append(f"the files were not evaluated alike: {name}: {listed}")
+        warnings.append(f"the files were not evaluated alike: {name}: {listed}")
     for mixed, settings in mixed_arms(arms).items():
-        found.append(f"the runs of {mixed} differ in more than the training seed: {', '.join(settings)}")
+        warnings.append(f"the runs of {mixed} differ in more than the training seed: {', '.join(settings)}")
     most = max(len(arm.runs) for arm in arms)
     for arm in arms:
         if arm.fixed and most > 1:
-            found.append(f"{arm.name} is one model without training seed: the same answers stand beside every seed")
+            warnings.append(f"{arm.name} is one model without training seed: the same answers stand beside every seed")
     if most == 1 and not all(arm.fixed for arm in arms):
-        found.append(
+        warnings.append(
             "one training run an arm: intervals and p-values cover the choice of questions, not the training seed; "
             "they are about these models, not about the methods that made them"
         )
     if most == 2:
-        found.append(
+        warnings.append(
             "two seeds say little about seeds: where seeds matter much, such 95% intervals hold in about 87% of cases"
         )
-    return found
+    return warnings
+
+
+# -------- the report: a table, a sentence for every arm, and what to know before believing them --------
+
+
+def format_report(record: Mapping[str, Any]) -> str:
+    """The record as lines of text; accuracies in per cent, differences in points of per cent."""
+    lines = [
+        f"{record['questions']:,} questions, {record['metric']}; baseline: {record['baseline']} "
+        f"({record['baseline_because']}); {record['pairing']}",
+        "",
+    ]
+    heads = ["arm", "seeds", "accuracy (95%)", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
+    rows = [heads, *([*_accuracy(arm), *_difference(arm["difference"])] for arm in record["arms"])]
+    lines += text_table(rows)
+    lines += [
+        "",
+        "difference, bootstrap, detectable: in points; +/−: answers right here only / in the baseline only;",
+        "detectable: the smallest true difference that a test at 5% finds with 80% power, before correction",
+    ]
+    if record["by_source"]:
+        lines += ["", *text_table(_source_rows(record))]
+    lines.append("")
+    others = [arm for arm in record["arms"] if arm["difference"]]
+    sentences = [sentence(arm, record["baseline"], len(others)) for arm in others]
+    for text in (*sentences, *(f"warning: {warning}" for warning in record["warnings"])):
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def sentence(arm: Mapping[str, Any], baseline: str, arms: int) -> str:
+    """What can be read from one arm's difference, in plain words."""
+    name, difference = arm["name"], arm["difference"]
+    p, p_holm, span = difference["p"], difference["p_holm"], _span(difference)
+    if p_holm < statistics.ALPHA:
+        side = "better" if difference["value"] > 0 else "worse"
+        size = f"{100 * abs(difference['value']):.1f} points ({span})"
+        corrected = f", corrected for {arms} arms p {_is(p_holm)}" if arms > 1 else ""
+        return f"{name}: {side} than {baseline} by {size}; p {_is(p)}{corrected}."
+    blind = (
+        "with so few questions no difference could have been found"
+        if difference["detectable"] is None
+        else f"a true difference under {100 * difference['detectable']:.1f} points is missed more than one time in five"
+    )
+    if p < statistics.ALPHA:
+        return (
+            f"{name}: no difference to {baseline} is shown ({span} points): p {_is(p)} by itself, {_p(p_holm)} "
+            f"corrected for {arms} arms; {blind}."
+        )
+    return f"{name}: no difference to {baseline} can be read from these data (p {_is(p)}, {span} points); {blind}."
+
+
+def _accuracy(arm: Mapping[str, Any]) -> list[str]:
+    return [arm["name"], "–" if arm["fixed"] else str(len(arm["runs"])), _percent(arm)]
+
+
+def _percent(entry: Mapping[str, Any]) -> str:
+    return f"{100 * entry['accuracy']:.1f} ({100 * entry['low']:.1f}–{100 * entry['high']:.1f})"
+
+
+def _difference(difference: Mapping[str, Any] | None) -> list[str]:
+    if difference is None:
+        return ["baseline", *[""] * 5]
+    detectable = "–" if difference["detectable"] is None else f"{100 * difference['detectable']:.1f}"
+    return [
+        f"{points(difference['value'])} ({_span(difference)})",
+        _span(difference["bootstrap"]),
+        f"{difference['gained']}/{difference['lost']}",
+        _p(difference["p"]),
+        _p(difference["p_holm"]),
+        detectable,
+    ]
+
+
+def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["by source (no tests)", "questions", "arm", "accuracy (95%)", "difference (95%)"]]
+    for source, part in record["by_source"].items():
+        for arm, entry in part["arms"].items():
+            difference = entry.get("difference")
+            shown = f"{points(difference['value'])} ({_span(difference)})" if difference else "baseline"
+            rows.append([source, f"{part['questions']:,}", arm, _percent(entry), shown])
+    return rows
+
+
+def _span(difference: Mapping[str, Any]) -> str:
+    return f"{points(difference['low'])} to {points(difference['high'])}"
+
+
+def _is(p: float) -> str:
+    return _p(p) if p < 0.001 else f"= {_p(p)}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepjepa.evaluation import statistics
-from stepjepa.evaluation.compare import accuracy_interval, paired_difference
-from stepjepa.evaluation.compare_report import WIDTH
+from stepjepa.evaluation.compare import WIDTH, accuracy_interval, paired_difference
 from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
 from stepjepa.jepa.metrics import METRICS

@@ -11,8 +11,7 @@ from scipy import stats
 from stepjepa.commands.compare import main
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import split_word
-from stepjepa.evaluation.compare import compare
-from stepjepa.evaluation.compare_report import format_report, sentence
+from stepjepa.evaluation.compare import compare, format_report, sentence
 from stepjepa.evaluation.results import question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import EvaluateOptions, evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
@@ -83,14 +82,33 @@ def grid(tmp_path):
 # ---- files → arms --------------------------------------------------------------------------------------------
 
 
-def test_names_seeds_and_baseline_come_from_the_training_records(grid):
-    record = compare([grid["untrained"], *(grid[lbd, seed] for lbd in (0.1, 0) for seed in (3, 1, 2))])
+def named(grid, *keys):
+    """`NAME=FILE` for files of the grid: the untrained model, or (λ, seed)."""
+    return [f"untrained={grid[key]}" if key == "untrained" else f"lbd={key[0]}={grid[key]}" for key in keys]
+
+
+def test_seeds_and_baseline_come_from_the_training_records(grid):
+    record = compare(named(grid, "untrained", *((lbd, seed) for lbd in (0.1, 0) for seed in (3, 1, 2))))
     assert [arm["name"] for arm in record["arms"]] == ["untrained", "lbd=0.1", "lbd=0"]
     assert (record["baseline"], record["baseline_because"]) == ("lbd=0", "the only arm with λ = 0")
     assert record["pairing"] == "runs paired by training seed"
     assert [[run["seed"] for run in arm["runs"]] for arm in record["arms"]] == [[None], [1, 2, 3], [1, 2, 3]]
     assert record["arms"][1]["settings"] == {"lbd": "0.1"}
     assert [run["file"] for run in record["arms"][1]["runs"]] == ["l0.1s1.jsonl", "l0.1s2.jsonl", "l0.1s3.jsonl"]
+
+
+def test_a_bare_file_is_the_arm_of_its_name(grid, tmp_path):
+    assert [arm["name"] for arm in compare([grid["untrained"], grid[0, 1], "x=" + grid[0.1, 1]])["arms"]] == [
+        "u",
+        "l0s1",
+        "x",
+    ]
+    seeds = [
+        write_verdicts(tmp_path / str(seed) / "plain.jsonl", np.arange(200) % 3 == seed, {**TRAINING, "seed": seed})
+        for seed in (1, 2)
+    ]
+    record = compare([*seeds, *named(grid, (0.1, 1), (0.1, 2))])
+    assert [(arm["name"], len(arm["runs"])) for arm in record["arms"]] == [("plain", 2), ("lbd=0.1", 2)]
 
 
 def test_names_given_on_the_command_line(grid, tmp_path):
@@ -105,30 +123,7 @@ def test_names_given_on_the_command_line(grid, tmp_path):
     assert record["baseline"] == "a"
 
 
-def test_settings_of_the_jepa_term_do_not_name_an_arm_without_it(tmp_path):
-    files = [
-        write_verdicts(
-            tmp_path / f"{lbd}{isolation}.jsonl",
-            np.arange(50) % 3 > 0,
-            {**TRAINING, "lbd": lbd, "isolation": isolation},
-        )
-        for lbd, isolation in ((0.1, "step"), (0.1, "none"), (0, "step"))
-    ]
-    names = [arm["name"] for arm in compare(files)["arms"]]
-    assert names == ["lbd=0.1, isolation=step", "lbd=0.1, isolation=none", "lbd=0"]
-
-
-def test_control_arms_are_arms_of_their_own(tmp_path):
-    files = [
-        write_verdicts(
-            tmp_path / f"{target}{seed}.jsonl",
-            np.arange(50) % (3 + seed) > 0,
-            {**TRAINING, "lbd": 0.1, "target": target, "seed": seed},
-        )
-        for target in ("step", "shuffled")
-        for seed in (1, 2)
-    ]
-    assert [arm["name"] for arm in compare(files)["arms"]] == ["target=step", "target=shuffled"]
+def test_every_setting_of_the_objective_is_in_a_training_record():
     own = StepJEPAConfig.__annotations__.keys() - RECORDED
     assert own == {
         "collapse_threshold",
@@ -166,16 +161,16 @@ def test_unknown_or_unshared_seeds_pair_up_in_order_and_it_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("choose", "message"),
     [
-        (lambda g: [g[0, 1], g[0, 2]], r"one arm only \(trained\)"),
+        (lambda g: ["a=" + g[0, 1], "a=" + g[0, 2]], r"one arm only \(a\)"),
         (
             lambda g: [g[0, 1], g[0, 1], g[0.1, 1]],
-            "l0s1.jsonl and .*l0s1.jsonl are both of arm lbd=0 and have the training seed 1",
+            "l0s1.jsonl and .*l0s1.jsonl are both of arm l0s1 and have the training seed 1",
         ),
         (
             lambda g: ["a=" + g["untrained"], "a=" + g["untrained"], g[0.1, 1]],
             "both of arm a and have the same answers",
         ),
-        (lambda g: [g[0, 1], g[0.1, 1], "--baseline", "x"], "--baseline x: the arms are lbd=0, lbd=0.1"),
+        (lambda g: [g[0, 1], g[0.1, 1], "--baseline", "x"], "--baseline x: the arms are l0s1, l0.1s1"),
         (lambda g: [g[0, 1], "gone.jsonl"], "gone.jsonl: no such result file"),
         (lambda g: [g[0, 1], g[0.1, 1], "--draws", "10"], "--draws 10: at least 100"),
         (lambda g: [g[0, 1], g[0.1, 1], "--plot", "forest.bmp"], "forest.bmp"),
@@ -223,7 +218,7 @@ def test_an_unfinished_file_or_a_row_without_verdict_is_refused(grid, tmp_path):
 def test_different_evaluations_are_said(grid, tmp_path):
     def unlike(**changed):
         other = write_verdicts(tmp_path / "o.jsonl", np.ones(200), TRAINING, **changed)
-        return [text for text in compare([grid[0, 1], other])["warnings"] if "alike" in text]
+        return [text for text in compare([*named(grid, (0, 1)), f"lbd=0.1={other}"])["warnings"] if "alike" in text]
 
     assert unlike(settings={"batch_size": 3, "device": "cuda", "seed": 7}) == []
     said = "the files were not evaluated alike: "
@@ -238,12 +233,18 @@ def test_files_of_the_evaluation_itself(tmp_path):
     """What `stepjepa evaluate` writes is what is read here."""
     for limit in (4, 8):
         options = EvaluateOptions(
-            "builtin", ["builtin"], str(tmp_path / f"{limit}.jsonl"), problems=6, max_new_tokens=limit, device="cpu"
+            "builtin",
+            ["builtin"],
+            str(tmp_path / f"{limit}" / "r.jsonl"),
+            problems=6,
+            max_new_tokens=limit,
+            device="cpu",
         )
-        evaluate(options, say=lambda text: None, progress=False)
-    with pytest.raises(UserError, match="both of arm untrained and have no training seed"):
-        compare([str(tmp_path / "4.jsonl"), str(tmp_path / "8.jsonl")])
-    record = compare([f"short={tmp_path / '4.jsonl'}", f"long={tmp_path / '8.jsonl'}"])
+        evaluate(options, progress=False)
+    short, long = (tmp_path / limit / "r.jsonl" for limit in ("4", "8"))
+    with pytest.raises(UserError, match="both of arm r and have no training seed"):
+        compare([str(short), str(long)])
+    record = compare([f"short={short}", f"long={long}"])
     assert (record["baseline"], record["questions"]) == ("short", 6)
     assert record["warnings"] == ["the files were not evaluated alike: max_new_tokens: 4 for short; 8 for long"]
 
@@ -278,7 +279,7 @@ def test_one_seed_is_judged_by_mcnemar(grid):
 
 
 def test_several_seeds_are_crossed_with_questions(grid):
-    record = compare([grid["untrained"], *(grid[lbd, seed] for lbd in (0, 0.1) for seed in (1, 2, 3))])
+    record = compare(named(grid, "untrained", *((lbd, seed) for lbd in (0, 0.1) for seed in (1, 2, 3))))
     untrained, base, arm = (
         verdicts(files) for files in ([grid["untrained"]], *([grid[lbd, s] for s in (1, 2, 3)] for lbd in (0, 0.1)))
     )
@@ -295,7 +296,8 @@ def test_several_seeds_are_crossed_with_questions(grid):
 
 def test_two_fixed_models_are_one_pair_beside_arms_of_several_seeds(grid, tmp_path):
     other = write_verdicts(tmp_path / "v.jsonl", verdicts([grid["untrained"]])[0] | (np.arange(200) < 9), model="other")
-    record = compare([grid["untrained"], other, *(grid[0.1, seed] for seed in (1, 2, 3))], baseline="untrained")
+    words = [*named(grid, "untrained"), f"other={other}", *("trained=" + grid[0.1, seed] for seed in (1, 2, 3))]
+    record = compare(words, baseline="untrained")
     assert [arm["name"] for arm in record["arms"]] == ["untrained", "other", "trained"]
     assert [arm["difference"]["test"] for arm in record["arms"][1:]] == ["exact McNemar", "t over seeds and questions"]
 
@@ -303,7 +305,8 @@ def test_two_fixed_models_are_one_pair_beside_arms_of_several_seeds(grid, tmp_pa
 def test_sources_are_broken_down(tmp_path):
     right = np.arange(60) % 2 == 0
     files = [
-        write_verdicts(
+        f"lbd={lbd}="
+        + write_verdicts(
             tmp_path / f"{lbd}.jsonl", right if lbd else ~right, {**TRAINING, "lbd": lbd}, sources=("even", "odd")
         )
         for lbd in (0, 0.1)
@@ -328,7 +331,7 @@ def test_too_few_questions_to_find_anything(tmp_path):
 
 
 def test_the_command_prints_and_writes_everything(grid, tmp_path, capsys):
-    files = [grid["untrained"], *(grid[lbd, seed] for lbd in (0, 0.1) for seed in (1, 2, 3))]
+    files = named(grid, "untrained", *((lbd, seed) for lbd in (0, 0.1) for seed in (1, 2, 3)))
     out = tmp_path / "new" / "out.json"
     assert main([*files, "--json", str(out), "--plot", str(tmp_path / "f.pdf"), "--draws", "500"]) == 0
     printed = capsys.readouterr().out
@@ -361,7 +364,7 @@ def test_words_for_what_is_not_shown(grid):
 
 @pytest.mark.parametrize("size", ["notebook", "paper"])
 def test_forest_shows_what_the_record_says(grid, size):
-    record = compare([grid["untrained"], *(grid[lbd, seed] for lbd in (0, 0.1) for seed in (1, 2, 3))], draws=200)
+    record = compare(named(grid, "untrained", *((lbd, seed) for lbd in (0, 0.1) for seed in (1, 2, 3))), draws=200)
     figure = forest(record, size=size)
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["untrained", "lbd=0\n3 seeds", "lbd=0.1\n3 seeds"]
