@@ -1,4 +1,4 @@
-"""How much faster batches are than one question at a time, and do they answer the same.
+"""How much faster batches are than one question at a time, and whether they answer the same.
 
 Both run in turns: after each batch some of its questions are answered again one at a time, by a plain
 `model.generate`, so that a busy machine slows both alike.
@@ -29,7 +29,7 @@ from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.experiments.benchmark import spread
 from stepjepa.models.checkpoint import BUILTIN, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError, environment, text_table
 
 
 def bench_generation(
@@ -159,13 +159,12 @@ def _speed(problems: int, seconds: float, tokens: int) -> dict[str, float]:
 
 def table(record: dict[str, Any]) -> str:
     """The record as lines of text."""
-    lines = [f"{'':14}  {'problems':>8}  {'seconds':>8}  {'problems/s':>10}  {'tokens/s':>8}"]
-    for name, label in (("batched", "batched"), ("one_at_a_time", "one at a time")):
-        speed = record[name]
-        lines.append(
-            f"{label:14}  {speed['problems']:8,}  {speed['seconds']:8.1f}  {speed['problems_per_second']:10.1f}  "
-            f"{speed['tokens_per_second']:8,.0f}"
-        )
+    rows = [["", "problems", "seconds", "problems/s", "tokens/s"]]
+    for label in ("batched", "one at a time"):
+        speed = record[label.replace(" ", "_")]
+        each_second = f"{speed['problems_per_second']:.1f}", f"{speed['tokens_per_second']:,.0f}"
+        rows.append([label, f"{speed['problems']:,}", f"{speed['seconds']:.1f}", *each_second])
+    lines = text_table(rows)
     ratio, agreement = record["ratio"], record["agreement"]
     lines.append(
         f"batched is {ratio['overall']:.1f} times as fast (median of {len(record['batches'])} batches "

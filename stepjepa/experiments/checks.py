@@ -167,20 +167,13 @@ def run_check(name: str, function: Callable[[Subject], Outcome], subject: Subjec
     return Check(name, status, outcome.figures, advice, outcome.values, time.perf_counter() - began)
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """Largest relative differences that rounding explains, for one dtype of the weights."""
+def tolerances(dtype: torch.dtype) -> dict[str, float]:
+    """Largest relative differences of LM loss, views and gradients that rounding explains, for a dtype of the weights.
 
-    lm: float
-    views: float
-    gradient: float
-
-    @classmethod
-    def of(cls, dtype: torch.dtype) -> Tolerance:
-        """float32 (and wider): LM loss 1e-6, views and gradients 1e-5. Half precisions keep 8 (bfloat16) or 11
-        (float16) bits, so only gross errors show: 5e-3, 5e-2, 1e-1 and 1e-3, 1e-2, 2e-2."""
-        half = {torch.bfloat16: cls(5e-3, 5e-2, 1e-1), torch.float16: cls(1e-3, 1e-2, 2e-2)}
-        return half.get(dtype, cls(1e-6, 1e-5, 1e-5))
+    Half precisions keep 8 (bfloat16) or 11 (float16) bits, so that only gross errors show.
+    """
+    half = {torch.bfloat16: (5e-3, 5e-2, 1e-1), torch.float16: (1e-3, 1e-2, 2e-2)}
+    return dict(zip(("lm", "views", "gradient"), half.get(dtype, (1e-6, 1e-5, 1e-5)), strict=True))
 
 
 def finite(value: float) -> float:

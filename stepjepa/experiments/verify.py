@@ -20,7 +20,14 @@ from stepjepa.experiments.checks_data import (
     check_labels,
     check_resources,
 )
-from stepjepa.experiments.checks_model import MODEL_CHECKS, check_model
+from stepjepa.experiments.checks_model import (
+    check_architecture_holds,
+    check_lm_loss,
+    check_model,
+    check_perturbation,
+    check_predictor_gradient,
+    check_two_passes,
+)
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import environment
 
@@ -32,7 +39,11 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
     ("model", check_model),
     ("boundaries", check_boundaries),
     ("labels", check_labels),
-    *MODEL_CHECKS,
+    ("architecture", check_architecture_holds),
+    ("LM loss", check_lm_loss),
+    ("two passes", check_two_passes),
+    ("isolation", check_perturbation),
+    ("predictor", check_predictor_gradient),
     ("resources", check_resources),
 )
 MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip"}
