@@ -77,8 +77,8 @@ class ChatRenderer:
         plain = tokenizer.chat_template is None
         template = PLAIN_TEMPLATE if plain else tokenizer.get_chat_template()
         self.template = _PINNED_CLOCK + template if "strftime_now" in template else template
-        if plain and tokenizer.eos_token is None:
-            raise ValueError(_NO_END.format(type(tokenizer).__name__))
+        if plain:
+            self._eos_token()  # or an error: the plain template ends turns with it
         self.folds_system = self._folds_system()
         self._suffix: str | None = None
 
@@ -93,6 +93,14 @@ class ChatRenderer:
         )
         assert isinstance(rendered, str)
         return rendered
+
+    def _eos_token(self) -> str:
+        if self.tokenizer.eos_token is None:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} has no eos token and no template that ends the turn, so the model "
+                "could not learn to stop; set tokenizer.eos_token"
+            )
+        return str(self.tokenizer.eos_token)
 
     def _folds_system(self) -> bool:
         probe = [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "Question"}]
@@ -133,9 +141,8 @@ class ChatRenderer:
             raise ValueError("the chat template changes the text of the answer, so its steps cannot be found")
         ending = suffix.rstrip()
         if not ending:
-            if self.tokenizer.eos_token is None:
-                raise ValueError(_NO_END.format(type(self.tokenizer).__name__))
-            text, ending = prefix + answer + self.tokenizer.eos_token, self.tokenizer.eos_token
+            ending = self._eos_token()
+            text = prefix + answer + ending
         start = len(prefix)
         end = start + len(answer)
         return Rendering(text, len(_common_prompt(prompt, prefix)), start, end, end + len(ending))
@@ -147,8 +154,8 @@ class ChatRenderer:
         quotes it, or find the answer ``e`` in ``<|eot_id|>``.
         """
         marked = self._render([*turns, {"role": "assistant", "content": _SENTINEL}])
-        prefix, found, suffix = marked.rpartition(_SENTINEL)
-        if not found:
+        prefix, mark, suffix = marked.rpartition(_SENTINEL)
+        if not mark:
             raise ValueError("the chat template does not show the assistant's message")
         return prefix, suffix
 
@@ -160,12 +167,6 @@ def _common_prompt(prompt: str, trained_prefix: str) -> str:
     answers here do not have: generation is then given what was trained, not what was never seen.
     """
     return prompt if trained_prefix.startswith(prompt) else trained_prefix
-
-
-_NO_END = (
-    "{} has no eos token and no template that ends the turn, so the model could not learn to stop; set "
-    "tokenizer.eos_token"
-)
 
 
 def render_prompt(example: Mapping[str, Any] | Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:

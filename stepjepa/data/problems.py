@@ -199,10 +199,9 @@ def _ordinary_event(rng: random.Random, level: Difficulty, previous: Event, room
         if kind == previous.kind and kind in ("multiply", "divide"):
             continue
         operation, _, product = kind.partition("_")
+        numbers: tuple[int, ...] = (change,) if operation in ("add", "subtract") else (factor,)
         if product:
-            numbers: tuple[int, ...] = (factor, per_item)
-        else:
-            numbers = (factor if kind in ("multiply", "divide") else change,)
+            numbers = (factor, per_item)
         latent = Latent(operation, previous.amount, math.prod(numbers))
         if _fits(latent, level):
             first = (Latent("multiply", factor, per_item),) if product else ()
@@ -319,15 +318,14 @@ class Story:
         self._add_sentence(template, fields)
 
     def _add_sentence(self, template: str, fields: Mapping[str, Any]) -> None:
-        first = not self.sentences
-        self.sentences.append(self._fill(template, fields, clear=self.named, first=first))
+        self.sentences.append(self._fill(template, fields, clear=self.named))
         self.named = "{friend}" not in template and any(
             field in template for field in ("{Sub}", "{sub}", "{name}", "{him}", "{whose}")
         )
 
-    def _fill(self, template: str, fields: Mapping[str, Any], clear: bool, first: bool = False) -> str:
+    def _fill(self, template: str, fields: Mapping[str, Any], clear: bool) -> str:
         """Fill a template; the subject is a pronoun half of the time where it is clear who is meant."""
-        subject = self.opener if first else self.name
+        subject = self.name if self.sentences else self.opener
         if clear and self.rng.random() < 0.5:
             subject = self.pronoun
         text = template.format(

@@ -19,16 +19,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.data.chat import PLAIN_TEMPLATE, ChatRenderer, Rendering, render_prompt
+from stepjepa.data.chat import ChatRenderer, Rendering
 from stepjepa.data.formats import RowError, check_steps
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
 
-__all__ = ["PLAIN_TEMPLATE", "TokenReport", "TooLongError", "render_prompt", "tokenize_dataset", "tokenize_example"]
-
 _BATCH = 512
-
-Offsets = Sequence[tuple[int, int]]
 
 
 class TooLongError(ValueError):
@@ -71,7 +67,7 @@ def tokenize_example(
     Args:
         example: ``messages`` ending with the assistant's answer, and ``steps`` with
             ``"\n\n".join(steps)`` equal to it, as :func:`stepjepa.data.sources.read_examples` gives them.
-        tokenizer: a fast tokenizer; its chat template is used, or ``PLAIN_TEMPLATE`` if it has none.
+        tokenizer: a fast tokenizer; its chat template is used, or ``chat.PLAIN_TEMPLATE`` if it has none.
         max_length: the most tokens to keep. A longer example keeps its whole steps that fit and loses the
             rest, the end of turn too: after a cut it would teach the model to stop early.
 
@@ -182,7 +178,7 @@ def _align(
 ) -> tuple[list[int], list[int], list[int]]:
     """``(input_ids, labels, step_ids)`` of one text of a batch, before any cut."""
     ids: list[int] = encoding["input_ids"][index]
-    offsets: Offsets = encoding["offset_mapping"][index]
+    offsets: list[tuple[int, int]] = encoding["offset_mapping"][index]
     starts = [start for start, _ in offsets]
     if starts != sorted(starts):
         raise ValueError("the tokenizer's offsets are not in order, so tokens cannot be given to steps")
@@ -204,7 +200,7 @@ def _align(
     return ids, labels, step_ids
 
 
-def _first_token(text: str, offsets: Offsets, starts: list[int], position: int) -> int:
+def _first_token(text: str, offsets: Sequence[tuple[int, int]], starts: list[int], position: int) -> int:
     """Index of the first token of what begins at character ``position`` (not whitespace, or a whole part)."""
     index = bisect_left(starts, position)
     # Metaspace tokenizers glue the space before a word to it: `▁Natalia` begins one character earlier.

@@ -18,9 +18,9 @@ from small_tokenizers import (
 )
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from stepjepa.data.chat import PLAIN_TEMPLATE
+from stepjepa.data.chat import PLAIN_TEMPLATE, render_prompt
 from stepjepa.data.sources import make_example, read_examples
-from stepjepa.data.tokens import TooLongError, render_prompt, tokenize_dataset, tokenize_example
+from stepjepa.data.tokens import TooLongError, tokenize_dataset, tokenize_example
 from stepjepa.jepa.pairs import BranchLayout, step_spans
 
 GSM8K = DATA / "gsm8k" / "train.jsonl"
