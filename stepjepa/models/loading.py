@@ -87,8 +87,8 @@ def load_model(
     with _explained(repr(name), advice):
         adapter = find_adapter_config_file(path, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
-        options = {"dtype": dtype, "attn_implementation": attn_implementation, "use_safetensors": True, **remote}
-        model = _load_adapter(path, options) if adapter else AutoModelForCausalLM.from_pretrained(path, **options)
+        options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
+        model = _slim_saving(_adapter(path, options, trained=True)) if adapter else _full_model(path, options)
     if adapter and lora:
         raise ValueError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")
 
@@ -203,10 +203,14 @@ def _add_lora(
         return _slim_saving(get_peft_model(model, config))
 
 
-def _load_adapter(path: str, options: dict[str, Any]) -> Any:
+def _full_model(path: str, options: dict[str, Any]) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
+
+
+def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
     from peft import AutoPeftModelForCausalLM
 
-    return _slim_saving(AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options))
+    return AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
 
 
 def _slim_saving(model: Any) -> Any:
@@ -265,20 +269,10 @@ def load_weights(
     Raises:
         UserError: it cannot be loaded.
     """
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "use_safetensors": True,
-        "trust_remote_code": trust_remote_code,
-        "revision": model.revision,
-    }
+    remote = {"revision": model.revision, "trust_remote_code": trust_remote_code}
+    options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
     with _explained(repr(model.given)):
-        if model.base is None:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
-        else:
-            from peft import AutoPeftModelForCausalLM
-
-            loaded = AutoPeftModelForCausalLM.from_pretrained(model.path, **options)
+        loaded = _adapter(model.path, options, trained=False) if model.base else _full_model(model.path, options)
         loaded.to(device)
     set_end_of_turn(base_model(loaded), tokenizer)
     return loaded.eval()

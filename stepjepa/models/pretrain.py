@@ -10,6 +10,7 @@ import argparse
 import math
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -38,11 +39,6 @@ _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-
-def chat(question: str, steps: list[str]) -> list[dict[str, str]]:
-    """A problem and its solution as chat messages, the steps separated by blank lines."""
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": "\n\n".join(steps)}]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -122,11 +118,11 @@ def pretrain(
     model = build_model(tokenizer)
     documents = [_document(problem, tokenizer) for problem in train]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    stream = _Stream(documents, rows, length, random.Random(seed))
+    batches = _batches(documents, rows, length, random.Random(seed))
     model.train()
-    progress = trange(1, optimizer_steps + 1, unit="optimizer step")
+    progress = trange(1, optimizer_steps + 1, unit=" optimizer steps")
     for step in progress:
-        batch = stream.next_batch()
+        batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _schedule(step, optimizer_steps)
         loss = model(input_ids=batch, labels=batch).loss
@@ -157,26 +153,21 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def _document(problem: dict, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    text = tokenizer.apply_chat_template(chat(problem["question"], problem["steps"]), tokenize=False)
+    solution = "\n\n".join(problem["steps"])
+    messages = [{"role": "user", "content": problem["question"]}, {"role": "assistant", "content": solution}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-class _Stream:
-    """An endless run of shuffled documents, handed out as `[rows, length]` batches of token ids."""
-
-    def __init__(self, documents: list[list[int]], rows: int, length: int, rng: random.Random) -> None:
-        self.documents, self.rows, self.length, self.rng = documents, rows, length, rng
-        self.waiting: list[list[int]] = []
-        self.tokens: list[int] = []
-
-    def next_batch(self) -> torch.Tensor:
-        needed = self.rows * self.length
-        while len(self.tokens) < needed:
-            if not self.waiting:
-                self.waiting = self.rng.sample(self.documents, len(self.documents))
-            self.tokens += self.waiting.pop()
-        batch, self.tokens = self.tokens[:needed], self.tokens[needed:]
-        return torch.tensor(batch).view(self.rows, self.length)
+def _batches(documents: list[list[int]], rows: int, length: int, rng: random.Random) -> Iterator[torch.Tensor]:
+    """An endless run of documents, shuffled anew each time round, as `[rows, length]` batches of token ids."""
+    tokens: list[int] = []
+    while True:
+        for document in reversed(rng.sample(documents, len(documents))):
+            tokens += document
+            if len(tokens) >= rows * length:
+                yield torch.tensor(tokens[: rows * length]).view(rows, length)
+                tokens = tokens[rows * length :]
 
 
 def _schedule(step: int, total: int, warmup: int = 100) -> float:
