@@ -11,6 +11,7 @@ import tempfile
 import torch
 from peft import LoraConfig, get_peft_model
 from small_models import Tokens, small_model, small_rows
+from small_objective import Distance
 
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -21,6 +22,7 @@ SETTINGS = {
     "checkpointing": {"activation_checkpointing": True},
     # steps alternate so that in the order of two processes one of them has no pair at all
     "no_pairs_on_one": {"steps": (3, 1)},
+    "objective_with_weights": {"steps": (3, 1), "head": True},
 }
 
 
@@ -31,7 +33,9 @@ class InOrder(StepJEPATrainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def run(lora: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: object) -> dict[str, object]:
+def run(
+    lora: bool = False, head: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: object
+) -> dict[str, object]:
     """Gradient step of all weights, logged losses, and evaluation of seven examples."""
     model = small_model("llama")
     if lora:
@@ -64,11 +68,13 @@ def run(lora: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: ob
         train_dataset=small_rows(16, steps=steps),
         eval_dataset=small_rows(7, seed=9),
         processing_class=Tokens(),
+        objective=Distance() if head else None,
     )
     trainer.train()
+    weights = [*trainer.model.parameters(), *trainer.objective.parameters()]
     logs = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
     return {
-        "weights": torch.cat([p.detach().double().flatten() for p in trainer.model.parameters() if p.requires_grad]),
+        "weights": torch.cat([p.detach().double().flatten() for p in weights if p.requires_grad]),
         "logs": [[entry[name] for name in ("loss", "lm_loss", "jepa_loss", "without_pair")] for entry in logs],
         "eval": {k: v for k, v in trainer.evaluate().items() if k.endswith(("loss", "without_pair"))},
     }

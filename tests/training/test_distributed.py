@@ -41,7 +41,7 @@ def results(tmp_path_factory):
     return {name: run(**setting) for name, setting in SETTINGS.items()}, torch.load(folder / "2.pt")
 
 
-@pytest.mark.parametrize("setting", ["full", "lora", "checkpointing", "no_pairs_on_one"])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_two_processes_equal_one(results, setting):
     one, two = (result[setting] for result in results)
     assert (one["weights"] - two["weights"]).norm() / one["weights"].norm() < 1e-6

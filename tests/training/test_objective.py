@@ -3,38 +3,14 @@
 import pytest
 import torch
 from small_models import CONFIGS, collator, small_model, small_rows
+from small_objective import SIZE, Distance, Head
 from small_trainer import flat_weights, make_trainer
-from torch import nn
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from stepjepa.jepa.losses import LOSSES, OBJECTIVES, Objective, PairObjective
+from stepjepa.jepa.losses import LOSSES, OBJECTIVES, PairObjective
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
-
-SIZE = CONFIGS["llama"]().hidden_size
-
-
-class Head(Objective):
-    """A linear head predicts the target; the contexts' spread is held at that of a running mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(SIZE, SIZE, bias=False)
-        nn.init.eye_(self.head.weight)
-        self.register_buffer("spread", torch.ones(()))
-
-    def forward(self, context, target, example):
-        if not len(context):
-            return {"distance": context.sum(dim=-1), "variance": context.sum()}
-        spread = context.var(dim=0, correction=0).mean()
-        if self.training:
-            self.spread.mul_(0.9).add_(0.1 * spread.detach())
-        return {
-            "distance": 1 - F.cosine_similarity(self.head(context), target),
-            "variance": (spread - self.spread) ** 2,
-        }
 
 
 def trainer_of(folder, **options):
@@ -81,10 +57,6 @@ def test_the_step_is_that_of_all_terms_as_written(tmp_path):
 
 def test_pair_terms_do_not_depend_on_the_accumulation(tmp_path):
     """The head's gradient of 8 × 1 and 1 × 8; the variance, of a microbatch, is left out."""
-
-    class Distance(Head):
-        def forward(self, context, target, example):
-            return {"distance": super().forward(context, target, example)["distance"]}
 
     weights = []
     for size in (8, 1):
