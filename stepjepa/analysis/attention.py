@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.tokens import TooLongError, tokenize_example
-from stepjepa.jepa.architectures import base_model, longest_trunk
+from stepjepa.jepa.architectures import base_model, evaluating, longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed, layer_windows, within_window
 from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
@@ -46,16 +46,15 @@ def read_attention(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
     inner = base_model(model)
-    implementation, training = inner.config._attn_implementation, model.training
-    model.eval()  # dropout falls on the weights
-    if implementation != "eager":
-        inner.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.train(training)
+    implementation = inner.config._attn_implementation
+    with evaluating(model):  # dropout falls on the weights
         if implementation != "eager":
-            inner.set_attn_implementation(implementation)
+            inner.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            if implementation != "eager":
+                inner.set_attn_implementation(implementation)
 
 
 def windows_by_layer(config: Any) -> list[int | None]:

@@ -23,7 +23,7 @@ from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.results import Results, question_ids
-from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids, predictor_tokens
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout
 from stepjepa.jepa.views import Views, encode_views
@@ -116,20 +116,15 @@ def _encode(
     """Everything `encode_views` gives, as arrays in the order of the rows; batches go from the longest row on."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
     parts: dict[str, list[np.ndarray]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(rows), desc="embedding", unit="example", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                # Without labels the language-modelling head, most of the work under a large vocabulary, has none.
-                batch = collate([{**rows[i], "labels": [IGNORE] * len(rows[i]["labels"])} for i in chosen])
-                views = encode_views(model, batch, layers=layers, step_states=True)
-                for name, array in _arrays(views, np.array(chosen)):
-                    parts.setdefault(name, []).append(array)
-                bar.update(len(chosen))
-    finally:
-        model.train(was_training)
+    with evaluating(model), tqdm(total=len(rows), desc="embedding", unit="example", disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            # Without labels the language-modelling head, most of the work under a large vocabulary, has none.
+            batch = collate([{**rows[i], "labels": [IGNORE] * len(rows[i]["labels"])} for i in chosen])
+            views = encode_views(model, batch, layers=layers, step_states=True)
+            for name, array in _arrays(views, np.array(chosen)):
+                parts.setdefault(name, []).append(array)
+            bar.update(len(chosen))
     arrays = {name: np.concatenate(batches) for name, batches in parts.items()}
     of_pairs, of_states = (np.argsort(arrays[name], kind="stable") for name in ("pair_example", "state_example"))
     return {name: array[of_states if name.startswith("state") else of_pairs] for name, array in arrays.items()}

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from stepjepa.analysis.attention import windows_by_layer
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.jepa.architectures import base_model, longest_trunk
+from stepjepa.jepa.architectures import base_model, evaluating, longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, ViewPair, step_spans
 from stepjepa.jepa.views import Views, encode_views
@@ -102,29 +102,25 @@ def audit_rows(
     """
     tolerance = EXPERT_TOLERANCE if has_experts(model) else 0.0
     reach = Reach.of(model)
-    training = model.training
-    model.eval()
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     named = [[text_segments(row, collator.layout.isolation) for row in batch] for batch in batches]
     order = sorted({name for batch in named for parts in batch for name in parts}, key=_order)
-    try:
-        with tqdm(total=len(batches) * (len(order) + 1), desc="auditing", unit="pass", disable=not progress) as bar:
-            for batch, parts in zip(batches, named, strict=True):
-                before = encode_views(model, collator(batch))
+    passes = len(batches) * (len(order) + 1)
+    with evaluating(model), tqdm(total=passes, desc="auditing", unit="pass", disable=not progress) as bar:
+        for batch, parts in zip(batches, named, strict=True):
+            before = encode_views(model, collator(batch))
+            bar.update()
+            if not bool(before.context.isfinite().all() and before.target.isfinite().all()):
+                raise UserError("the views are not finite numbers: the model is broken")
+            for name in order:
+                spans = [own.get(name) for own in parts]
+                changed = [perturb(row, *span) if span else row for row, span in zip(batch, spans, strict=True)]
+                if any(spans):
+                    after = encode_views(model, collator(changed))
+                    for view, cell in _compare(before, after, batch, spans, collator, reach):
+                        _merge(cells.setdefault((name, view), {"segment": name, "view": view}), cell, tolerance)
                 bar.update()
-                if not bool(before.context.isfinite().all() and before.target.isfinite().all()):
-                    raise UserError("the views are not finite numbers: the model is broken")
-                for name in order:
-                    spans = [own.get(name) for own in parts]
-                    changed = [perturb(row, *span) if span else row for row, span in zip(batch, spans, strict=True)]
-                    if any(spans):
-                        after = encode_views(model, collator(changed))
-                        for view, cell in _compare(before, after, batch, spans, collator, reach):
-                            _merge(cells.setdefault((name, view), {"segment": name, "view": view}), cell, tolerance)
-                    bar.update()
-    finally:
-        model.train(training)
     faults = [_fault(cell) for cell in cells.values() if not cell["ok"]]
     return {
         "layout": {name: getattr(collator.layout, name) for name in ("pairs", "horizon", "predictors", "isolation")},

@@ -7,6 +7,8 @@ that the caller can give, and a token's position is what the caller says it is.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,17 @@ RECURRENT_NAMES = ("mamba", "rwkv", "recurrent", "xlstm", "deltanet", "shortconv
 
 class UnsupportedArchitectureError(UserError):
     """The model cannot hold the single-pass invariants; the message names the model and the reason."""
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model without dropout; its mode is restored on leaving."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def base_model(model: Any) -> Any:
@@ -106,8 +119,6 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
     from stepjepa.jepa.masks import attention_masks
 
     inner = base_model(model)
-    training = inner.training
-    inner.eval()
     device = next(inner.parameters()).device
     ids = torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 4, 5, 6]], device=device)
     batch = {
@@ -120,10 +131,10 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
     batch = whole_blocks(inner.config, batch)
     mask = attention_masks(inner.config, batch, inner.dtype)
     decoder = inner.get_decoder()
-    states = decoder(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False
-    ).last_hidden_state
-    inner.train(training)
+    with evaluating(inner):
+        states = decoder(
+            input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False
+        ).last_hidden_state
     isolated = states[:, 3:6].float()
     leak = ((isolated[0] - isolated[1]).abs().max() / isolated.abs().max()).item()
     if not leak <= tolerance:

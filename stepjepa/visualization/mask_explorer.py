@@ -27,7 +27,7 @@ from stepjepa.data.formats import make_example
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.jepa.layout import StepJEPACollator, predictor_tokens, without_branches
 from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
 from stepjepa.jepa.views import encode_views
@@ -239,11 +239,8 @@ class MaskExplorer(VBox):
         wanted = (*self._story_of, plain)
         if wanted != self._weights_of:
             batch = without_branches(self._batch) if plain else self._batch
-            training = self._model.training
-            self._model.eval()
-            with torch.no_grad():
+            with evaluating(self._model), torch.no_grad():
                 attentions = encode_views(self._model, batch, attentions=True).attentions
-            self._model.train(training)
             assert attentions is not None
             self._layers = [layer[0].float().cpu().numpy().astype(np.float16) for layer in attentions]
             self._weights_of = wanted
