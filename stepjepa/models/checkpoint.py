@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 NAME = re.compile(r"checkpoint-(\d+)")  # `checkpoint-500`: a checkpoint of a training run, after 500 optimizer steps
 TRAINING = (
     *("lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient"),
-    *("temperature", "jepa_ratio", "jepa_ratio_rescale", "packing_length", "max_length"),
+    *("temperature", "jepa_ratio", "packing_length", "max_length"),
     *("learning_rate", "weight_decay", "warmup_steps", "num_train_epochs", "max_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
     *("model_name", "lora", "lora_rank", "lora_alpha", "lora_dropout"),
