@@ -19,6 +19,8 @@ from stepjepa.records import UserError
 
 SUPPORTED_ATTENTION = ("sdpa", "eager", "flex_attention")
 ATTENTION_LAYERS = ("full_attention", "sliding_attention")
+TRIED = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi3", "mixtral", "gpt2", "gpt_oss")
+"""Model types that the tests run; any other is tried for leaks before it is trained."""
 RECURRENT_NAMES = ("mamba", "rwkv", "recurrent", "xlstm", "deltanet", "shortconv", "retention", "linearattention")
 
 
@@ -142,3 +144,18 @@ def check_isolation(model: Any, tolerance: float = 1e-4) -> None:
             f"{type(inner).__name__} is not supported: an isolated step changes by {leak:.1e} (relative) when tokens "
             "it must not see change, so this architecture passes information outside the attention mask."
         )
+
+
+def check_trainable(model: Any) -> None:
+    """Refuse a model that cannot be trained with views; one of an untried architecture is run on a few tokens.
+
+    Raises:
+        UnsupportedArchitectureError: see `check_architecture` and `check_isolation`.
+        ValueError: it adds a loss of its own, which would be lost.
+    """
+    check_architecture(model)
+    config = base_model(model).config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        raise ValueError("Step-JEPA cannot honour output_router_logits: the router's loss is not added.")
+    if config.model_type not in TRIED:
+        check_isolation(model)

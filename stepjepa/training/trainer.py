@@ -13,46 +13,28 @@ import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation, max_positions
+from stepjepa.jepa.architectures import check_trainable, max_positions
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
 from stepjepa.jepa.views import Views, encode_views, next_labels
-from stepjepa.records import UserError
-from stepjepa.training.checkpoints import OBJECTIVE_FILE, CompleteCheckpoints
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
 from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
+from stepjepa.training.objective import TrainedObjective
 
 logger = logging.get_logger(__name__)
 
-TRIED_ARCHITECTURES = (
-    "llama",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "mistral",
-    "phi3",
-    "mixtral",
-    "gpt2",
-    "gpt_oss",
-)
 
-
-class StepJEPATrainer(CompleteCheckpoints):
+class StepJEPATrainer(TrainedObjective):
     """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
 
     Args:
@@ -85,7 +67,6 @@ class StepJEPATrainer(CompleteCheckpoints):
     """
 
     args: StepJEPAConfig
-    objective: Objective
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -112,7 +93,7 @@ class StepJEPATrainer(CompleteCheckpoints):
         if processing_class is None:
             raise ValueError("processing_class is missing: pass the tokenizer from stepjepa.load_model.")
         if model is not None:
-            self._check_model(model)
+            check_trainable(model)
             if args.learning_rate is None:
                 args = copy.copy(args)  # the caller may use the same for another model
                 args.learning_rate = LEARNING_RATE_LORA if hasattr(model, "peft_config") else LEARNING_RATE_FULL
@@ -154,15 +135,6 @@ class StepJEPATrainer(CompleteCheckpoints):
         self.add_callback(self.monitor)
 
     # ---- what goes in ------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _check_model(model: nn.Module) -> None:
-        check_architecture(model)
-        inner = base_model(model)
-        if getattr(inner.config.get_text_config(), "output_router_logits", False):
-            raise ValueError("Step-JEPA cannot honour output_router_logits: the router's loss is not added.")
-        if inner.config.get_text_config().model_type not in TRIED_ARCHITECTURES:
-            check_isolation(model)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the parent's, with view pairs also when λ = 0, and without packing."""
@@ -232,6 +204,7 @@ class StepJEPATrainer(CompleteCheckpoints):
         """
         views = encode_views(model, inputs)
         training = num_items_in_batch is not None
+        self.objective.train(training)
         terms = self._terms(views, self._target(views, inputs) if training else views.target)
         tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
         pairs, microbatches = (self._pairs_in_step, self._microbatches_in_step) if training else (len(views.context), 1)
@@ -271,31 +244,6 @@ class StepJEPATrainer(CompleteCheckpoints):
             return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
         return self.objective(views.context, target, views.example)
 
-    # ---- the objective's weights -------------------------------------------------------------------------
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As the parent's, with the weights of the objective in a group of their own."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        weights = list(self.objective.parameters())
-        if weights and is_new:
-            optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
-            self.add_callback(ObjectiveGradients(self.objective, self.accelerator))
-        return optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict=state_dict)
-        if self.args.should_save and self.objective.state_dict():
-            save_file(self.objective.state_dict(), Path(output_dir or str(self.args.output_dir)) / OBJECTIVE_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.objective.state_dict():
-            path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
-            if not path.is_file():
-                raise UserError(f"{path} is missing: the checkpoint is of a run with another objective.")
-            self.objective.load_state_dict(load_file(path, device=str(self.args.device)))
-
     # ---- what is reported --------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -324,6 +272,7 @@ class StepJEPATrainer(CompleteCheckpoints):
         inputs = self._prepare_inputs(inputs)
         views = encode_views(model, inputs)
         rows = len(inputs["input_ids"])
+        self.objective.eval()
         terms = self._terms(views, views.target).values()
         losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
         sums = example_sums(views, losses, rows)
@@ -351,23 +300,6 @@ class StepJEPATrainer(CompleteCheckpoints):
         output = super().evaluation_loop(*args, **kwargs)
         metrics = {**(output.metrics or {}), f"{prefix}_loss": self._summary(output.predictions)["loss"]}
         return output._replace(metrics=metrics)
-
-
-class ObjectiveGradients(TrainerCallback):
-    """What a trainer does to the gradients of its model, done to those of the objective."""
-
-    def __init__(self, objective: Objective, accelerator: Any) -> None:
-        self.objective, self.accelerator = objective, accelerator
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Average over processes; one without a view pair has no gradient, and counts as 0."""
-        for weight in self.objective.parameters():
-            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            weight.grad = self.accelerator.reduce(gradient, reduction="mean")
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The parent resets the gradients of the model only."""
-        self.objective.zero_grad()
 
 
 def _at_least_one(count: Tensor | int) -> Tensor | int:

@@ -80,10 +80,11 @@ def test_terms_are_logged_and_evaluated(tmp_path):
     log = trainer.state.log_history[0]
     assert log["jepa_loss"] == pytest.approx(log["jepa_distance"] + log["jepa_variance"], abs=2e-6)
     assert log["jepa_variance"] > 0
-    trainer.objective.eval()
+    before = trainer.objective.spread.clone()
+    found = trainer.evaluate()
+    assert torch.equal(trainer.objective.spread, before)  # evaluation leaves its state alone
     views = encode_views(trainer.model, trainer.eval_collator(small_rows(4, seed=2)))
     terms = trainer.objective(views.context, views.target, views.example)
-    found = trainer.evaluate()
     assert found["eval_jepa_loss"] == pytest.approx((terms["distance"].mean() + terms["variance"]).item(), rel=1e-5)
 
 

@@ -1,0 +1,64 @@
+"""A trainer that trains the weights of its objective, and saves and resumes them with its checkpoints.
+
+The stock trainer knows one model. The weights of an `Objective` are none of it: a model saved beside them loads and
+generates without. They get a group of the optimizer, gradients as data parallelism would give, and a file of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from stepjepa.jepa.losses import Objective
+from stepjepa.records import UserError
+from stepjepa.training.checkpoints import OBJECTIVE_FILE, CompleteCheckpoints
+
+
+class TrainedObjective(CompleteCheckpoints):
+    """`CompleteCheckpoints` with an `objective`, an `nn.Module` on the device."""
+
+    objective: Objective
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As the parent's, with the weights of the objective in a group of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        weights = list(self.objective.parameters())
+        if weights and is_new:
+            optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
+            self.add_callback(ObjectiveGradients(self.objective, self.accelerator))
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save and self.objective.state_dict():
+            save_file(self.objective.state_dict(), Path(output_dir or str(self.args.output_dir)) / OBJECTIVE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.objective.state_dict():
+            path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+            if not path.is_file():
+                raise UserError(f"{path} is missing: the checkpoint is of a run with another objective.")
+            self.objective.load_state_dict(load_file(path, device=str(self.args.device)))
+
+
+class ObjectiveGradients(TrainerCallback):
+    """What a trainer does to the gradients of its model, done to those of the objective."""
+
+    def __init__(self, objective: Objective, accelerator: Any) -> None:
+        self.objective, self.accelerator = objective, accelerator
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average over processes; one without a view pair has no gradient, and counts as 0."""
+        for weight in self.objective.parameters():
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = self.accelerator.reduce(gradient, reduction="mean")
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The parent resets the gradients of the model only."""
+        self.objective.zero_grad()
