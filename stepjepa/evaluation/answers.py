@@ -3,7 +3,8 @@ r"""Reading the final answer out of a response, and deciding whether it is the r
 Two independent readers: the package's own (`extract_answer`, `answers_match`: boxed answers, mathematical
 equivalence), and, so that published numbers compare, those of lm-evaluation-harness's ``gsm8k`` task
 (`strict_match`, `flexible_extract`, `exact_match`). Numbers are compared exactly, texts up to notation; what
-neither settles goes to math-verify (`stepjepa.evaluation.equivalence`).
+neither settles goes to math-verify (`equivalence.py`). Alone that library is no judge: it took 3/2^98 for 3/2^99,
+`left` for `felt` and `5 million` for 5, and needed 10 s for a degenerate pair (`figures/README.md`).
 
 References: Hendrycks et al. 2021 (MATH, normalised answers), Lewkowycz et al. 2022 (Minerva, appendix D),
 lm-evaluation-harness 0.4.13, ``lm_eval/tasks/gsm8k/gsm8k.yaml``.

@@ -183,16 +183,17 @@ def pair_seeds(arms: Sequence[Arm]) -> str:
     )
 
 
-def evaluation_differences(arms: Sequence[Arm]) -> dict[str, dict[str, list[str]]]:
-    """Settings of the evaluation in which the files differ: setting → value → names of the arms with that value."""
+def unlike_evaluations(arms: Sequence[Arm]) -> list[str]:
+    """A warning for each setting of the evaluation in which the files differ, with the arms that have each value."""
     settings = [(arm.name, evaluation_settings(run.results.summary)) for arm in arms for run in arm.runs]
-    differences: dict[str, dict[str, list[str]]] = {}
+    warnings = []
     for name in _differing([values for _, values in settings]):
+        having: dict[str, dict[str, None]] = {}
         for arm, values in settings:
-            having = differences.setdefault(name, {}).setdefault(_shortened(str(values.get(name))), [])
-            if arm not in having:
-                having.append(arm)
-    return differences
+            having.setdefault(_shortened(str(values.get(name))), {})[arm] = None
+        listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in having.items())
+        warnings.append(f"the files were not evaluated alike: {name}: {listed}")
+    return warnings
 
 
 def arm_settings(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
@@ -202,10 +203,14 @@ def arm_settings(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
     return {arm.name: {n: _value(arm.runs[0].settings[n]) for n in names if n in arm.runs[0].settings} for arm in arms}
 
 
-def mixed_arms(arms: Iterable[Arm]) -> dict[str, list[str]]:
-    """Arms, by name, whose runs differ in more than the training seed, and in what."""
+def mixed_arms(arms: Iterable[Arm]) -> list[str]:
+    """A warning for each arm whose runs differ in more than the training seed."""
     mixed = {arm.name: _differing([run.settings for run in arm.runs]) for arm in arms}
-    return {name: settings for name, settings in mixed.items() if settings}
+    return [
+        f"the runs of {name} differ in more than the training seed: {', '.join(settings)}"
+        for name, settings in mixed.items()
+        if settings
+    ]
 
 
 def _check_distinct(arm: Arm) -> None:

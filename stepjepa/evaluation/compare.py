@@ -20,11 +20,11 @@ from stepjepa.evaluation.arms import (
     Arm,
     arm_settings,
     check_questions,
-    evaluation_differences,
     group,
     mixed_arms,
     pair_seeds,
     read_run,
+    unlike_evaluations,
 )
 from stepjepa.records import UserError, environment, points, text_table
 
@@ -119,7 +119,7 @@ def paired_difference(first: Correct, second: Correct) -> dict[str, Any]:
     gained, lost = int((first & ~second).sum()), int((~first & second).sum())
     seeds = max(len(first), len(second))
     if seeds == 1:
-        p = statistics.mcnemar(first[0], second[0]).p
+        p = statistics.mcnemar(first[0], second[0])
         detectable = statistics.detectable_mcnemar((gained + lost) / first.size, first.size)
     else:
         p, detectable = estimate.p, statistics.detectable_difference(estimate)
@@ -168,12 +168,7 @@ def _by_source(correct: Mapping[str, Correct], base: str, sources: Sequence[str 
 
 def _warnings(arms: Sequence[Arm]) -> list[str]:
     """What a reader must know before believing the figures."""
-    warnings = []
-    for name, values in evaluation_differences(arms).items():
-        listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-        warnings.append(f"the files were not evaluated alike: {name}: {listed}")
-    for mixed, settings in mixed_arms(arms).items():
-        warnings.append(f"the runs of {mixed} differ in more than the training seed: {', '.join(settings)}")
+    warnings = [*unlike_evaluations(arms), *mixed_arms(arms)]
     most = max(len(arm.runs) for arm in arms)
     for arm in arms:
         if arm.fixed and most > 1:

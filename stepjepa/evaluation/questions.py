@@ -131,8 +131,8 @@ def _from_example(example: Mapping[str, Any], row: Mapping[str, Any]) -> Questio
 
 def _labels(row: Mapping[str, Any]) -> dict[str, Any]:
     """Level and type of a problem; MATH-500 calls the type its subject."""
-    found = {"level": row.get("level"), "type": row.get("type", row.get("subject"))}
-    return {name: value for name, value in found.items() if isinstance(value, str | int)}
+    labels = {"level": row.get("level"), "type": row.get("type", row.get("subject"))}
+    return {name: value for name, value in labels.items() if isinstance(value, str | int)}
 
 
 def _bare(row: Mapping[str, Any], source: str) -> Question:
@@ -183,7 +183,7 @@ def _gold(row: Mapping[str, Any]) -> str | None:
 def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:
     if not unreadable:
         return " (it is empty)"
-    return "; " + "; ".join(f"{each['place']}: {each['reason']}" for each in unreadable[:PLACES])
+    return "; " + "; ".join(f"{row['place']}: {row['reason']}" for row in unreadable[:PLACES])
 
 
 def _file_digest(path: Path) -> str:

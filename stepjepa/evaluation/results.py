@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.evaluation.statistics import pass_at_k, powers_of_two, wilson
+from stepjepa.evaluation.statistics import pass_at_k, wilson
 from stepjepa.records import UserError, text_table, write_json, write_jsonl
 
 REQUIRED = ("id", "index", "question", "response", "extracted", "gold", "correct")
@@ -255,7 +255,7 @@ def _sampled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     samples = len(rows[0]["samples"])
     right = [sum(sample["correct"] for sample in row["samples"]) for row in rows]
     estimates = {}
-    for k in powers_of_two(samples):
+    for k in (1 << power for power in range(samples.bit_length())):  # 1, 2, 4, …
         values = [pass_at_k(samples, count, k) for count in right]
         error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
         estimates[str(k)] = {"estimate": statistics.fmean(values), "standard_error": error}

@@ -50,7 +50,7 @@ from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
 from stepjepa.records import UserError, environment
 
 Say = Callable[[str], object]
-"""Where the lines go that tell how a run gets on."""
+"""Takes the lines that report how a run goes on."""
 PROBLEMS, PROBLEM_SEED = 1000, 1  # the test problems of seed 0 were looked at when settings were chosen
 DIGESTS = ("model weights", "questions", "prompts")
 """Parts of an identity that are digests: that they differ can be said, the values say nothing."""
@@ -88,7 +88,7 @@ class EvaluateOptions:
         return Sampling(self.max_new_tokens, self.samples, self.temperature, self.top_p, self.seed)
 
 
-def evaluate(options: EvaluateOptions, say: Say = str, progress: bool = True) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: bool = True) -> dict[str, Any]:
     """Evaluate as configured and write result file and summary; a finished file of the same evaluation is just read.
 
     Args:
@@ -204,7 +204,11 @@ def _check_output(output: Path, test_files: Iterable[str]) -> None:
 def _identity(
     options: EvaluateOptions, model: Checkpoint, data: QuestionSet, prompts: Sequence[str], device: torch.device
 ) -> dict[str, Any]:
-    """What the answers follow from. In single precision a greedy answer does not depend on how it was computed."""
+    """What the answers follow from.
+
+    In single precision a greedy answer does not depend on how it was computed; a sampled one might, where rounding
+    carries a probability past its random number.
+    """
     greedy = options.temperature == 0
     identity: dict[str, Any] = {
         "model weights": model.identity(),

@@ -20,6 +20,9 @@ from too few seeds to know how far they spread. The p-value of `difference` is t
 alarms at α = 0.05 is one minus the coverage, 1–7% with three seeds, 1–5% with five. To take one seed's McNemar test for
 a statement about methods gives 16–25% false alarms at 4 points of spread and 56–68% at 14. One seed, no spread: 96% of
 the intervals hold the truth, exact McNemar gives 3–4% false alarms.
+
+What a library has is taken from it (statsmodels, scipy); for crossed seeds and questions, for the power of the exact
+McNemar test and for pass@k neither has a function.
 """
 
 from __future__ import annotations
@@ -51,15 +54,6 @@ class Estimate:
     """Two-sided, that the mean is 0."""
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Questions that only one of two models solves, and the exact two-sided p-value that both are as likely."""
-
-    gained: int
-    lost: int
-    p: float
-
-
 def wilson(right: int, total: int) -> tuple[float, float]:
     """95% interval of a proportion (Wilson 1927), inside 0 to 1 and of positive width also at 0 and at `total`."""
     from statsmodels.stats.proportion import proportion_confint
@@ -68,13 +62,15 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
-    """Exact McNemar test (McNemar 1947) of two models on the same questions, both `[Q]`; `gained`: only `first`."""
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """p-value of the exact test that two models `[Q]` are as likely to be the only one to solve a question.
+
+    Source: McNemar (1947).
+    """
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
-    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
-    table = [[int((first & second).sum()), gained], [lost, int((~first & ~second).sum())]]
-    return McNemar(gained, lost, float(exact(table, exact=True).pvalue))
+    table = [[int((a & b).sum()) for b in (second, ~second)] for a in (first, ~first)]
+    return float(exact(table, exact=True).pvalue)
 
 
 def accuracy(correct: NDArray[np.bool_]) -> Estimate:
@@ -204,8 +200,3 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     if not (0 <= correct <= samples and 1 <= k <= samples):
         raise ValueError(f"pass@{k} of {correct} right among {samples} samples is not defined")
     return 1 - comb(samples - correct, k) / comb(samples, k)
-
-
-def powers_of_two(limit: int) -> list[int]:
-    """1, 2, 4, … up to `limit`."""
-    return [1 << i for i in range(limit.bit_length())]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,13 @@ def test_every_row_of_the_usual_test_sets_is_a_question(name, count, levels):
     assert (len(data.questions), data.unreadable) == (count, [])
     assert len({each["level"] for each in data.questions if "level" in each}) == levels
     assert len(set(question_ids(data.questions))) == count
+
+
+def test_reading_questions_and_answers_needs_no_torch():
+    code = (
+        "import sys; from stepjepa.evaluation.questions import NoGoldError, read_question; "
+        "from stepjepa.evaluation.answers import answers_match, extract_answer; "
+        "print(answers_match(extract_answer('So 1/2'), '0.5'), sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True []\n"
