@@ -1,12 +1,14 @@
-"""Arms against a baseline: the record of `stepjepa compare` → a forest plot, those of `stepjepa bench` → bars."""
+"""Arms against a baseline: the record of `stepjepa compare` → a forest plot, those of `stepjepa bench` → bars.
+
+The marks (mean with its interval, single seeds, the bar of what a test would miss) are also those of grids' figures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,8 +18,11 @@ from matplotlib.ticker import MaxNLocator
 from stepjepa.evaluation.statistics import ALPHA
 from stepjepa.visualization.style import BLUE, GREY, ORANGE, VERMILION, new_figure, small, styled
 
-ROW, MARGINS = 3.1, 7.8  # heights in lines of type: of an arm, and of axis and legend together
 UNSEEN, SHADE = "#E4E4E4", "#444444"
+SEED = 3.0
+"""Size of the dot of a seed in the forest plot, in points."""
+SMALL_SEED = 0.6
+"""The same in the figures of grids, a share of the house's own size of marks."""
 
 
 @styled
@@ -30,30 +35,31 @@ def forest(record: Mapping[str, Any]) -> Figure:
         record: as `stepjepa compare --json` writes it.
     """
     arms = record["arms"]
-    figure = new_figure(height=1.0)
-    figure.set_figheight((MARGINS + ROW * len(arms)) * mpl.rcParams["font.size"] / 72)
+    figure = figure_of_lines(7.8 + 3.1 * len(arms))
     left, right = figure.subplots(1, 2, sharey=True)
     for row, arm in enumerate(arms):
-        if arm["difference"] is None:
-            _accuracy(left, row, arm, GREY)
-            right.text(0, row, "  baseline", color=GREY, va="center", fontsize=small())
+        difference, seeds = arm["difference"], [100 * run["accuracy"] for run in arm["runs"]]
+        colour = BLUE if difference else GREY
+        interval(left, row, arm, "accuracy", colour, across=True)
+        if len(seeds) > 1:
+            seed_dots(left, row + 0.24, seeds, True, colour, SEED)
+        if difference:
+            difference_marks(right, row, difference, across=True, width=0.44)
         else:
-            _accuracy(left, row, arm, BLUE)
-            _difference(right, row, arm["difference"])
-    left.set_yticks(range(len(arms)), [_label(arm) for arm in arms])
-    left.set_ylim(len(arms) - 0.4, -0.6)
+            right.text(0, row, "  baseline", color=GREY, va="center", fontsize=small())
     left.set_xlabel("accuracy (%)")
     right.set_xlabel("difference to the baseline (points)")
     right.axvline(0, color="black", linewidth=0.8, zorder=1)
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
-        axes.set_axisbelow(True)
+    rows_of_arms((left, right), [_label(arm) for arm in arms], ticks=6, steps=[1, 2, 5, 10])
     figure.set_layout_engine("constrained", wspace=0.06)
-    figure.legend(handles=_legend(arms), loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.6)
+    handles = statistics_legend([len(arm["runs"]) for arm in arms], [arm["difference"] for arm in arms], SEED)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.6)
     return figure
+
+
+def _label(arm: Mapping[str, Any]) -> str:
+    seeds = len(arm["runs"])
+    return arm["name"] if arm["fixed"] else f"{arm['name']}\n{seeds} seed{'s' if seeds > 1 else ''}"
 
 
 @styled
@@ -91,46 +97,113 @@ def price_bars(*results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _accuracy(axes: Axes, row: int, arm: Mapping[str, Any], colour: str) -> None:
-    """One arm in the left panel; several seeds stand a little below the mean."""
-    mean, low, high = (100 * arm[name] for name in ("accuracy", "low", "high"))
-    axes.plot([low, high], [row, row], color=colour, solid_capstyle="butt")
-    axes.plot(mean, row, "o", color=colour)
-    seeds = [100 * run["accuracy"] for run in arm["runs"]]
-    if len(seeds) > 1:
-        below = np.full(len(seeds), row + 0.24)
-        axes.plot(seeds, below, "o", color=colour, alpha=0.55, markersize=3, markeredgewidth=0)
+# -------- marks --------
 
 
-def _difference(axes: Axes, row: int, found: Mapping[str, Any]) -> None:
-    """One arm in the right panel, in colour where the corrected p-value is below 0.05."""
-    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
-    if found["detectable"] is not None:
-        span = 100 * found["detectable"]
-        axes.barh(row, 2 * span, left=-span, height=0.44, color=UNSEEN, zorder=0.6)
-    colour = VERMILION if found["p_holm"] < ALPHA else BLUE
-    axes.plot([low, high], [row, row], color=colour, solid_capstyle="butt")
-    axes.plot(value, row, "s", color=colour)
+def figure_of_lines(lines: float) -> Figure:
+    """An empty figure of the full text width, so many lines of type high."""
+    figure = new_figure(height=1.0)
+    figure.set_figheight(lines * mpl.rcParams["font.size"] / 72)
+    return figure
 
 
-def _label(arm: Mapping[str, Any]) -> str:
-    seeds = len(arm["runs"])
-    return arm["name"] if arm["fixed"] else f"{arm['name']}\n{seeds} seed{'s' if seeds > 1 else ''}"
+def rows_of_arms(panels: Sequence[Axes], labels: Sequence[str], ticks: int, steps: Sequence[float]) -> None:
+    """A row for each arm from top to bottom, named on the left, with lines at the values."""
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=steps))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        grid_lines(axes, "x")
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
 
 
-def _legend(arms: Any) -> list[Any]:
-    """What the marks mean; only those that occur."""
-    found = [arm["difference"] for arm in arms if arm["difference"]]
-    shown = [each["p_holm"] < ALPHA for each in found]
+def grid_lines(axes: Axes, direction: Literal["x", "y"]) -> None:
+    """Pale lines behind everything."""
+    axes.grid(axis=direction, color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def interval(
+    axes: Axes,
+    place: float,
+    shares: Mapping[str, Any],
+    mean: str,
+    colour: str,
+    marker: str = "o",
+    beside: float | None = None,
+    across: bool = False,
+) -> None:
+    """Mean and 95% interval of shares, in per cent; single seeds, if several, at the place `beside`.
+
+    With `across` the values lie on the horizontal axis.
+    """
+    marks(axes, [place] * 2, [100 * shares["low"], 100 * shares["high"]], across, color=colour)
+    if beside is not None and len(shares["by_seed"]) > 1:
+        seed_dots(axes, beside, [100 * share for share in shares["by_seed"]], across, colour, marker_size(SMALL_SEED))
+    marks(axes, [place], [100 * shares[mean]], across, marker=marker, color=colour)
+
+
+def marks(axes: Axes, places: Sequence[float], values: Sequence[float], across: bool, **style: Any) -> None:
+    """A line or a mark, upright or `across`."""
+    axes.plot(*((values, places) if across else (places, values)), solid_capstyle="butt", **style)
+
+
+def seed_dots(axes: Axes, place: float, values: Sequence[float], across: bool, colour: str, size: float) -> None:
+    """Single seeds, small and pale."""
+    look: dict[str, Any] = {"marker": "o", "linestyle": "none", "alpha": 0.55, "markeredgewidth": 0}
+    marks(axes, [place] * len(values), values, across, color=colour, markersize=size, **look)
+
+
+def difference_marks(
+    axes: Axes,
+    place: float,
+    difference: Mapping[str, Any],
+    marker: str = "s",
+    beside: float | None = None,
+    across: bool = False,
+    width: float = 0.5,
+) -> None:
+    """A paired difference as `interval` draws it, in colour where the p-value, corrected for all comparisons, is below
+    0.05; under it the bar of what such a test would miss too often."""
+    if difference["detectable"] is not None:
+        span = 100 * difference["detectable"]
+        if across:
+            axes.barh(place, 2 * span, left=-span, height=width, color=UNSEEN, zorder=0.6)
+        else:
+            axes.plot([place] * 2, [-span, span], color=UNSEEN, linewidth=9, solid_capstyle="butt", zorder=0.6)
+    colour = VERMILION if difference["p_holm"] < ALPHA else BLUE
+    interval(axes, place, difference, "value", colour, marker, beside, across)
+
+
+def statistics_legend(
+    seeds: Iterable[int], differences: Iterable[Mapping[str, Any] | None], seed_size: float
+) -> list[Any]:
+    """What the marks of accuracies and differences mean; only those that occur.
+
+    Args:
+        seeds: how many each arm has.
+        differences: of the arms; None for a baseline.
+        seed_size: size of the dot of a seed, in points.
+    """
+    compared = [difference for difference in differences if difference]
+    shown = [difference["p_holm"] < ALPHA for difference in compared]
+    missable = any(difference["detectable"] is not None for difference in compared)
     entries = [
         (True, Line2D([], [], color=SHADE, marker="o", label="mean, 95% interval")),
-        (any(len(arm["runs"]) > 1 for arm in arms), _dot("one seed", SHADE, "o", 3)),
-        (any(each["detectable"] is not None for each in found), Patch(color=UNSEEN, label="found in < 80% of cases")),
-        (any(shown), _dot("p < 0.05, corrected", VERMILION, "s")),
-        (not all(shown), _dot("no difference shown", BLUE, "s")),
+        (max(seeds) > 1, legend_mark("one seed", SHADE, "o", seed_size)),
+        (missable, Patch(color=UNSEEN, label="found in < 80% of cases")),
+        (any(shown), legend_mark("p < 0.05, corrected", VERMILION, "s")),
+        (not all(shown), legend_mark("no difference shown", BLUE, "s")),
     ]
     return [handle for occurs, handle in entries if occurs]
 
 
-def _dot(label: str, colour: str, marker: str, size: float | None = None) -> Line2D:
+def legend_mark(label: str, colour: str, marker: str, size: float | None = None) -> Line2D:
+    """A mark without a line, for a legend; the size in points, by default the house's own."""
     return Line2D([], [], color=colour, marker=marker, markersize=size, linestyle="none", label=label)
+
+
+def marker_size(share: float) -> float:
+    """A share of the house's own size, in points."""
+    return share * float(mpl.rcParams["lines.markersize"])

@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from stepjepa.visualization.marks import (
-    MARKERS,
+from stepjepa.jepa.metrics import METRICS, NARROW
+from stepjepa.visualization.comparison import (
     SHADE,
-    Curve,
-    Report,
-    all_arms,
-    axis_values,
-    columns,
-    detectable,
-    difference_axis,
-    finish,
+    SMALL_SEED,
+    difference_marks,
+    figure_of_lines,
     grid_lines,
     interval,
-    lambda_axis,
-    mark,
-    measured,
-    metric_panels,
-    on_axis,
-    reading_lines,
-    representations_legend,
-    spread,
+    legend_mark,
+    marker_size,
+    marks,
+    rows_of_arms,
+    seed_dots,
     statistics_legend,
-    verdict_colour,
 )
-from stepjepa.visualization.style import BLUE, CYCLE, GREY, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure, small, styled
+
+Report = Mapping[str, Any]
+Curve = tuple[str, str]
+"""Name of a figure in the report, and its colour."""
+PAIRS = {"first": (BLUE, "first pair of a problem"), "consecutive": (PURPLE, "all consecutive pairs")}
+VIEWS = {"context": (ORANGE, "context view"), "target": (GREEN, "target view")}
+MEAN = 0.8
+"""Size of the dot of a mean over seeds, a share of the house's own."""
+MARKERS = "sD^"
+"""Of differences to the first, second, third baseline."""
 
 
 @styled
@@ -51,7 +51,7 @@ def lambda_accuracy(report: Report) -> Figure:
     A grey bar around zero spans the true differences that such a test finds less than four times in five.
 
     Args:
-        report: of `ablation_report.report`, of a grid with the axis `lbd`.
+        report: of `experiments.report.report`, of a grid with the axis `lbd`.
 
     Raises:
         ValueError: the grid has no such axis.
@@ -59,21 +59,19 @@ def lambda_accuracy(report: Report) -> Figure:
     places = on_axis(report, "lbd")
     figure = new_figure(height=0.42)
     left, right = figure.subplots(1, 2)
-    compared = [each for each in report["comparisons"] if each["arm"] in places]
     for axes in (left, right):
-        lambda_axis(axes, places.values())
+        _lambda_axis(axes, places.values())
     aside = 0.16 * min(value for value in places.values() if value > 0)
     for arm, place in places.items():
         if arm in report["arms"]:
-            beside = max(1.16 * place, aside)
-            interval(left, (place, beside), report["arms"][arm]["test"], "accuracy", BLUE, "o")
-    for each in compared:
-        place = places[each["arm"]]
-        detectable(right, place, each)
-        interval(right, (place, max(1.16 * place, aside)), each, "value", verdict_colour(each), "s")
-    difference_axis(right, "y", "to λ = 0")
+            interval(left, place, report["arms"][arm]["test"], "accuracy", BLUE, beside=max(1.16 * place, aside))
+    comparisons = [entry for entry in report["comparisons"] if entry["arm"] in places]
+    for entry in comparisons:
+        place = places[entry["arm"]]
+        difference_marks(right, place, entry, beside=max(1.16 * place, aside))
+    _difference_axis(right, "y", "to λ = 0")
     left.set_ylabel("test accuracy (%)")
-    finish(figure, report, statistics_legend(report["arms"].values(), compared))
+    _finish(figure, report, _statistics(report, comparisons))
     return figure
 
 
@@ -85,32 +83,31 @@ def lambda_representations(report: Report) -> Figure:
     retrieval and margin also those of all consecutive pairs.
 
     Args:
-        report: of `ablation_report.report`, of a grid with the axis `lbd`.
+        report: of `experiments.report.report`, of a grid with the axis `lbd`.
 
     Raises:
         ValueError: the grid has no such axis.
     """
     places = on_axis(report, "lbd")
-    recorded = sorted((arm for arm in places if arm in report["arms"]), key=places.__getitem__)
-    own = [(places[arm], report["arms"][arm]["validation"]) for arm in recorded]
-    drawn = metric_panels()
-    rows = math.ceil(len(drawn) / 3)
+    splits = [(places[arm], report["arms"][arm]["validation"]) for arm in _recorded(report, places)]
+    panels = metric_panels()
+    rows = math.ceil(len(panels) / 3)
     figure = new_figure(height=0.36 * rows)
-    every = figure.subplots(rows, 3, squeeze=False).flat
-    for axes in every[len(drawn) :]:
+    all_axes = figure.subplots(rows, 3, squeeze=False).flat
+    for axes in all_axes[len(panels) :]:
         axes.remove()
-    for axes, (title, curves) in zip(every, drawn.items(), strict=False):
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
         for name, colour in curves:
-            known = [(place, found) for place, each in own if (found := measured(each, name))]
-            axes.plot(*columns([(place, found["mean"]) for place, found in known]), color=colour, linewidth=1)
-            for place, found in known:
-                spread(axes, place, found, colour)
-            levels = [(place, chance["mean"]) for place, each in own if (chance := measured(each, f"{name}_chance"))]
-            axes.plot(*columns(levels), color=colour, linestyle="--", linewidth=1, zorder=1)
+            summaries = [(place, summary) for place, split in splits if (summary := measured(split, name))]
+            _curve(axes, [(place, summary["mean"]) for place, summary in summaries], color=colour)
+            for place, summary in summaries:
+                _spread(axes, place, summary, colour)
+            chance = [(place, level["mean"]) for place, split in splits if (level := measured(split, f"{name}_chance"))]
+            _curve(axes, chance, color=colour, linestyle="--", zorder=1)
         axes.set_title(title)
-        lambda_axis(axes, places.values())
-        reading_lines(axes.axhline, title)
-    finish(figure, report, representations_legend())
+        _lambda_axis(axes, places.values())
+        _reading_lines(axes.axhline, title)
+    _finish(figure, report, _representations_legend())
     return figure
 
 
@@ -119,7 +116,7 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
     """Accuracy over the amount of training data, a curve for each λ, and the paired difference at every amount.
 
     Args:
-        report: of `ablation_report.report`, of a grid with the axes `option` and `by`.
+        report: of `experiments.report.report`, of a grid with the axes `option` and `by`.
         option: drawn across, on a logarithmic scale.
         by: has a curve for each value; differences are those to its value in the grid's baseline.
 
@@ -134,18 +131,18 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
     for number, level in enumerate(sorted(set(levels.values()))):
         colour = GREY if level == 0 else CYCLE[number % len(CYCLE)]
         shift = 1.09**number  # side by side, or intervals would hide one another
-        arms = sorted((arm for arm in places if levels[arm] == level and arm in report["arms"]), key=places.__getitem__)
-        for arm in arms:
-            at = places[arm] * shift
-            interval(left, (at, at * 1.04), report["arms"][arm]["test"], "accuracy", colour, "o")
-        means = [(places[arm] * shift, 100 * report["arms"][arm]["test"]["accuracy"]) for arm in arms]
-        left.plot(*columns(means), color=colour, linewidth=0.8, zorder=1)
+        means = []
+        for arm in _recorded(report, places):
+            if levels[arm] == level:
+                place, split = places[arm] * shift, report["arms"][arm]["test"]
+                interval(left, place, split, "accuracy", colour, beside=place * 1.04)
+                means.append((place, 100 * split["accuracy"]))
+        _curve(left, means, color=colour, linewidth=0.8, zorder=1)
         handles.append(Line2D([], [], color=colour, marker="o", label=f"{name} = {level:g}"))
-    compared = [each for each in report["comparisons"] if each["arm"] in places]
-    for each in compared:
-        place = places[each["arm"]]
-        detectable(right, place, each)
-        interval(right, (place, place * 1.06), each, "value", verdict_colour(each), "s")
+    comparisons = [entry for entry in report["comparisons"] if entry["arm"] in places]
+    for entry in comparisons:
+        place = places[entry["arm"]]
+        difference_marks(right, place, entry, beside=place * 1.06)
     ticks = sorted(set(places.values()))
     for axes in (left, right):
         axes.set_xscale("log")
@@ -154,10 +151,10 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"training {option}")
         grid_lines(axes, "y")
-    bases = {axis_values(each["baseline"]).get(by) for each in compared}
-    difference_axis(right, "y", f"to {name} = {' or '.join(sorted(filter(None, bases)))}")
+    bases = {axis_values(entry["baseline"]).get(by) for entry in comparisons}
+    _difference_axis(right, "y", f"to {name} = {' or '.join(sorted(filter(None, bases)))}")
     left.set_ylabel("test accuracy (%)")
-    finish(figure, report, [*handles, *statistics_legend(report["arms"].values(), compared)])
+    _finish(figure, report, [*handles, *_statistics(report, comparisons)])
     return figure
 
 
@@ -166,60 +163,193 @@ def arms_forest(report: Report) -> Figure:
     """Every arm in a row: accuracy, paired differences to each baseline, and four figures of its representations.
 
     Args:
-        report: of `ablation_report.report`, of any grid.
+        report: of `experiments.report.report`, of any grid.
     """
-    arms = all_arms(report)
-    rows = {arm: row for row, arm in enumerate(arms)}
-    bases = list(dict.fromkeys(each["baseline"] for each in report["comparisons"]))
-    shown = ["MRR among all steps", "centred margin", "energy in mean direction", "LM loss (nats)"]
-    figure = new_figure(height=1.0)
-    figure.set_figheight((11 + 2.6 * len(arms)) * mpl.rcParams["font.size"] / 72)
-    panels = figure.subplots(1, 2 + len(shown), sharey=True, width_ratios=[1.2, 1.6] + [1] * len(shown))
-    for arm, own in report["arms"].items():
+    rows = {arm: row for row, arm in enumerate(all_arms(report))}
+    bases = list(dict.fromkeys(entry["baseline"] for entry in report["comparisons"]))
+    titles = ["MRR among all steps", "centred margin", "energy in mean direction", "LM loss (nats)"]
+    curves = metric_panels()
+    figure = figure_of_lines(11 + 2.6 * len(rows))
+    panels = figure.subplots(1, 2 + len(titles), sharey=True, width_ratios=[1.2, 1.6] + [1] * len(titles))
+    for arm, splits in report["arms"].items():
         row = rows[arm]
-        interval(panels[0], (row, row + 0.26), own["test"], "accuracy", BLUE, "o", across=True)
-        for axes, title in zip(panels[2:], shown, strict=True):
-            _in_row(axes, row, own["validation"], metric_panels()[title])
-    for each in report["comparisons"]:
-        place = bases.index(each["baseline"])
-        at = rows[each["arm"]] + 0.3 * (place - (len(bases) - 1) / 2)
-        detectable(panels[1], at, each, across=True, width=0.5 / len(bases))
-        marker = MARKERS[place % len(MARKERS)]
-        interval(panels[1], (at, at), {**each, "by_seed": ()}, "value", verdict_colour(each), marker, across=True)
-    for arm in arms:
-        if arm not in report["arms"]:
-            panels[0].text(
-                0.5,
-                rows[arm],
-                "no record",
-                transform=panels[0].get_yaxis_transform(),
-                color=VERMILION,
-                ha="center",
-                va="center",
-                fontsize=small(),
-            )
-    difference_axis(panels[1], "x", f"to {bases[0]}" if len(bases) == 1 else "")
-    for axes, title in zip(panels, ["test accuracy (%)", "", *shown], strict=True):
+        interval(panels[0], row, splits["test"], "accuracy", BLUE, beside=row + 0.26, across=True)
+        for axes, title in zip(panels[2:], titles, strict=True):
+            _in_row(axes, row, splits["validation"], curves[title])
+    for entry in report["comparisons"]:
+        number = bases.index(entry["baseline"])
+        place = rows[entry["arm"]] + 0.3 * (number - (len(bases) - 1) / 2)
+        marker = MARKERS[number % len(MARKERS)]
+        difference_marks(panels[1], place, entry, marker, across=True, width=0.5 / len(bases))
+    for arm in (arm for arm in rows if arm not in report["arms"]):
+        style: dict[str, Any] = {"color": VERMILION, "ha": "center", "va": "center", "fontsize": small()}
+        panels[0].text(0.5, rows[arm], "no record", transform=panels[0].get_yaxis_transform(), **style)
+    _difference_axis(panels[1], "x", f"to {bases[0]}" if len(bases) == 1 else "")
+    for axes, title in zip(panels, ["test accuracy (%)", "", *titles], strict=True):
         if title:
             axes.set_xlabel(textwrap.fill(title, 10))
         axes.xaxis.label.set_size(small())
-        reading_lines(axes.axvline, title)
-        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 3, 5, 10]))
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        grid_lines(axes, "x")
-    panels[0].set_yticks(range(len(arms)), [textwrap.fill(arm, 26) for arm in arms])
-    panels[0].set_ylim(len(arms) - 0.4, -0.6)
-    several = [mark(f"difference to {base}", SHADE, MARKERS[i % len(MARKERS)]) for i, base in enumerate(bases)]
-    handles = [*statistics_legend(report["arms"].values(), report["comparisons"]), *(several if len(bases) > 1 else ())]
-    finish(figure, report, [*handles, *representations_legend(chance="|")])
+        _reading_lines(axes.axvline, title)
+    rows_of_arms(panels, [textwrap.fill(arm, 26) for arm in rows], ticks=3, steps=[1, 2, 3, 5, 10])
+    several = [legend_mark(f"difference to {base}", SHADE, MARKERS[i % len(MARKERS)]) for i, base in enumerate(bases)]
+    handles = [*_statistics(report, report["comparisons"]), *(several if len(bases) > 1 else ())]
+    _finish(figure, report, [*handles, *_representations_legend(chance="|")])
     return figure
 
 
-def _in_row(axes: Axes, row: int, own: Mapping[str, Any], curves: Sequence[Curve]) -> None:
+# -------- what is there --------
+
+
+def metric_panels() -> dict[str, list[Curve]]:
+    """Title of each panel about a model and the figures in it: the LM loss, and the metrics that have a panel.
+
+    Retrieval and pairs are shown of first and of all consecutive pairs, both views of first pairs only.
+    """
+    panels: dict[str, list[Curve]] = {"LM loss (nats)": [("lm_loss", SHADE)]}
+    for name, metric in METRICS.items():
+        if not metric.panel:
+            continue
+        if metric.of == "view":
+            panels[metric.panel] = [(f"first_{name}_{view}", colour) for view, (colour, _) in VIEWS.items()]
+            continue
+        places = {"_all": " among all steps", "_own": " within the problem"} if metric.of == "ranks" else {"": ""}
+        for where, words in places.items():
+            curves = [(f"{pairs}_{name}{where}", colour) for pairs, (colour, _) in PAIRS.items()]
+            panels[metric.panel + words] = curves
+    return panels
+
+
+def axis_values(arm: str) -> dict[str, str]:
+    """What the name of an arm of a grid's axes says: `"problems=64, lbd=0"` → `{"problems": "64", "lbd": "0"}`."""
+    return dict(part.split("=", 1) for part in arm.split(", ") if "=" in part)
+
+
+def missing_cells(report: Report) -> list[str]:
+    """What the figures of a report lack, in words: cells not run or failed, and runs that diverged."""
+    lines = []
+    for what, cells in (("not run to the end", report["unfinished"]), ("failed", report["failed"])):
+        seeds: dict[str, list[int]] = {}
+        for cell in cells:
+            seeds.setdefault(cell["arm"], []).append(cell["seed"])
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for arm, own in seeds.items():
+            alike.setdefault(tuple(own), []).append(arm)
+        for numbers, arms in alike.items():
+            where = "; ".join(arms) if len(arms) < len(all_arms(report)) else "every arm"
+            lines.append(f"{what}: seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of {where}")
+    for arm, splits in report["arms"].items():
+        count = len(splits["seeds"])
+        if diverged := count - splits["validation"]["lm_loss"]["seeds"]:
+            lines.append(f"diverged, only accuracy is known: {diverged} of {count} seeds of {arm}")
+    return lines
+
+
+def all_arms(report: Report) -> list[str]:
+    """The arms of the grid; those without a finished record come last."""
+    return list(dict.fromkeys([*report["arms"], *(cell["arm"] for cell in (*report["failed"], *report["unfinished"]))]))
+
+
+def on_axis(report: Report, option: str) -> dict[str, float]:
+    """Arms of the axis `option`, recorded or not, and their values on it.
+
+    Raises:
+        ValueError: the grid has no such axis.
+    """
+    values = {arm: axis_values(arm) for arm in all_arms(report)}
+    places = {arm: float(own[option]) for arm, own in values.items() if option in own}
+    if not places:
+        raise ValueError(f"{option!r} is no axis of the grid {report['grid']}; its arms are {'; '.join(values)}.")
+    return places
+
+
+def measured(split: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A figure of a split over the seeds; None where no seed has it, as after divergence."""
+    summary = split.get(name)
+    return None if summary is None or summary["mean"] is None else summary
+
+
+def _recorded(report: Report, places: Mapping[str, float]) -> list[str]:
+    """The arms that have a record, in the order of their places."""
+    return sorted((arm for arm in places if arm in report["arms"]), key=places.__getitem__)
+
+
+# -------- parts of the figures --------
+
+
+def _lambda_axis(axes: Axes, values: Any) -> None:
+    """λ on a logarithmic axis that has a place for 0, with a tick at every value."""
+    ticks = sorted(set(values))
+    least = min(value for value in ticks if value > 0)
+    axes.set_xscale("symlog", linthresh=least, linscale=0.6)
+    axes.set_xticks(ticks, [f"{tick:g}".replace("0.", ".") for tick in ticks])  # short: panels may be narrow
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(-0.35 * least, 1.8 * ticks[-1])
+    axes.set_xlabel("λ")
+    grid_lines(axes, "y")
+
+
+def _difference_axis(axes: Axes, direction: str, base: str) -> None:
+    """Names the axis of differences and draws its zero; `direction` is "y" or "x"."""
+    line, label = (axes.axhline, axes.set_ylabel) if direction == "y" else (axes.axvline, axes.set_xlabel)
+    line(0, color="black", linewidth=0.8, zorder=1)
+    text = f"difference {base}".rstrip() + " (points)"
+    label(textwrap.fill(text, 15) if direction == "x" else text)
+
+
+def _reading_lines(line: Any, title: str) -> None:
+    """What a figure is to be read against."""
+    levels = [
+        metric.chance for metric in METRICS.values() if metric.panel == title and isinstance(metric.chance, float)
+    ]
+    for level in levels:
+        line(level, color="black", linewidth=0.8, zorder=1)
+    if title == METRICS["mean_energy"].panel:
+        line(NARROW, color=GREY, linestyle=":", linewidth=1, zorder=1)
+
+
+def _curve(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    """A thin line through points, which may be none."""
+    axes.plot([x for x, _ in points], [y for _, y in points], **{"linewidth": 1, **style})
+
+
+def _spread(axes: Axes, place: float, summary: Mapping[str, Any], colour: str, across: bool = False) -> None:
+    """Mean and range over seeds of a figure, and the seeds, where the report keeps their values."""
+    marks(axes, [place] * 2, [summary["low"], summary["high"]], across, color=colour, linewidth=1)
+    seeds = [value for value in summary.get("by_seed", ()) if value is not None]
+    seed_dots(axes, place, seeds, across, colour, marker_size(SMALL_SEED))
+    marks(axes, [place], [summary["mean"]], across, marker="o", markersize=marker_size(MEAN), color=colour)
+
+
+def _in_row(axes: Axes, row: int, split: Mapping[str, Any], curves: Sequence[Curve]) -> None:
     """The figures of an arm that share a panel, one below the other, with their levels of chance."""
     for number, (name, colour) in enumerate(curves):
-        if found := measured(own, name):
-            spread(axes, row + 0.22 * number - 0.11 * (len(curves) - 1), found, colour, across=True)
-        if chance := measured(own, f"{name}_chance"):
+        if summary := measured(split, name):
+            _spread(axes, row + 0.22 * number - 0.11 * (len(curves) - 1), summary, colour, across=True)
+        if chance := measured(split, f"{name}_chance"):
             axes.plot([chance["mean"]] * 2, [row - 0.3, row + 0.3], color=SHADE, linewidth=0.8, zorder=1)
+
+
+def _statistics(report: Report, comparisons: Iterable[Mapping[str, Any]]) -> list[Any]:
+    seeds = [len(arm["seeds"]) for arm in report["arms"].values()]
+    return statistics_legend(seeds, comparisons, marker_size(SMALL_SEED))
+
+
+def _representations_legend(chance: str = "--") -> list[Any]:
+    """What the colours of the representations' figures mean."""
+    dot: dict[str, Any] = {"marker": "o", "markersize": marker_size(SMALL_SEED)}
+    colours = [Line2D([], [], color=colour, label=label, **dot) for colour, label in (*PAIRS.values(), *VIEWS.values())]
+    line = Line2D([], [], color=SHADE, linestyle="--", label="chance")
+    level = legend_mark("chance", SHADE, "|", marker_size(2)) if chance == "|" else line
+    return [*colours, level, Line2D([], [], color=GREY, linestyle=":", label=f"{NARROW:.0%}: narrow from here")]
+
+
+def _finish(figure: Figure, report: Report, handles: Sequence[Any]) -> None:
+    """Legend below; above, what is missing."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=4, handletextpad=0.5, columnspacing=1.6)
+    missing = missing_cells(report)
+    warnings = ["MISSING: " + ". ".join(missing)] if missing else []
+    if max(len(arm["seeds"]) for arm in report["arms"].values()) == 1:
+        warnings.append("ONE SEED an arm: intervals and p-values are about these models, not about other seeds")
+    if warnings:
+        text = "\n".join(textwrap.fill(warning, 105) for warning in warnings)
+        figure.suptitle(text, color=VERMILION, fontsize=small())

@@ -9,7 +9,7 @@ from stepjepa.analysis.report import as_json, inspect, report_text
 from stepjepa.experiments.cell import representations
 from stepjepa.experiments.report import report_columns
 from stepjepa.jepa.metrics import METRICS, Metric
-from stepjepa.visualization.marks import metric_panels
+from stepjepa.visualization.grids import metric_panels
 
 NEW = {
     "length": Metric("length of a row", "view", lambda x: x.norm(dim=1), per_row=True, panel="length"),
