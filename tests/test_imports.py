@@ -275,12 +275,7 @@ def house() -> House:
     return House(PACKAGE)
 
 
-STILL_BROKEN = {"no circle", "argparse"}
-
-
-@pytest.mark.parametrize(
-    "rule", [pytest.param(r, marks=[pytest.mark.xfail(strict=True)] if r in STILL_BROKEN else []) for r in RULES]
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_the_house_keeps_the_rule(house, rule):
     lines = RULES[rule](house)
     assert not lines, "\n" + "\n".join(lines)

@@ -3,7 +3,7 @@ r"""An example → the text that the model is trained on, through the tokenizer'
 Templates stamp dates, strip content, put ``<think>`` blocks before the answer, refuse the system role, end
 the turn in their own way, or are absent. What matters downstream is only where the prompt ends, where the
 answer begins and ends, and where the turn ends, as character offsets, and that the prompt is exactly what
-generation is given later (DESIGN §6.11).
+generation is given later.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@ r"""One row of any supported data set → one example, in the form that the rest
 A row's kind is recognised by its fields: GSM8K, MATH, teacher responses, chat messages, or an example that is
 already prepared. Its reference answer stands after ``####``, in a box, or is a whole field; a sentence or a whole
 solution is none: taken for one, every right response to it would count as wrong. Whatever is wrong with a row is a
-:class:`RowError` with a reason short enough to be counted by, so that a reader can skip the row and say why
-(DESIGN §5).
+:class:`RowError` with a reason short enough to be counted by, so that a reader can skip the row and say why.
 """
 
 from __future__ import annotations
@@ -163,7 +162,7 @@ def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         if isinstance(value, str) and value.strip():
-            answer = marked_answer(value) or (value.strip() if is_bare(value) else None)
+            answer = marked_answer(value) or (value.strip() if _is_bare(value) else None)
             if answer:
                 return answer
     return None
@@ -175,7 +174,7 @@ def marked_answer(text: str) -> str | None:
     return str(marks[-1]) if marks else last_boxed(text)
 
 
-def is_bare(text: str) -> bool:
+def _is_bare(text: str) -> bool:
     r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
     text = text.strip()
     words = len(_WORD.findall(_COMMAND.sub(" ", text)))

@@ -2,7 +2,7 @@
 
 A source is the built-in problems, one or several JSONL files, or a data set on the Hugging Face Hub. A bad
 line never stops or corrupts the rest: it is skipped, counted by reason, and named by its line (or, with
-``strict``, raised). Files are written whole or not at all (DESIGN §5).
+``strict``, raised). Files are written whole or not at all.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Solution text → reasoning steps, the unit that everything else in the pack
 A splitter is a function that names *cut offsets* in the text; the steps are what lies between the cuts, so
 no splitter can lose or reorder content. Cuts never fall inside mathematics, an ``[asy]`` drawing or a code
 fence, and every step comes out stripped, non-empty and free of blank lines: ``"\n\n".join(steps)`` therefore
-splits back (``"paragraph"``) into the same steps. See DESIGN §5 for how the steps become tokens.
+splits back (``"paragraph"``) into the same steps. `tokens.py` makes tokens of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""Examples → tokens with ``labels`` and ``step_ids``, by character offsets a
 
 A BPE tokenizer merges ``.`` and the blank line after it into one token, and a chat header has blank lines of
 its own, so no search for the token of ``\n\n`` finds the steps: it misses more than half of the boundaries of
-GSM8K and finds some that are none. Offsets need a fast tokenizer (DESIGN §5, §6.9–11).
+GSM8K and finds some that are none. Offsets need a fast tokenizer.
 
 A token belongs to the step in which its first character lies (leading whitespace, which metaspace tokenizers
 glue to the word, does not count); a separator belongs to the step that it ends; the end of the turn is
