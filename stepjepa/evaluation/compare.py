@@ -196,7 +196,7 @@ def format_report(record: Mapping[str, Any]) -> str:
         "",
     ]
     heads = ["arm", "seeds", "accuracy (95%)", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
-    rows = [heads, *([*_accuracy(arm), *_difference(arm["difference"])] for arm in record["arms"])]
+    rows = [heads, *([*_accuracy(arm), *difference_cells(arm["difference"])] for arm in record["arms"])]
     lines += text_table(rows)
     lines += [
         "",
@@ -236,14 +236,16 @@ def sentence(arm: Mapping[str, Any], baseline: str, arms: int) -> str:
 
 
 def _accuracy(arm: Mapping[str, Any]) -> list[str]:
-    return [arm["name"], "–" if arm["fixed"] else str(len(arm["runs"])), _percent(arm)]
+    return [arm["name"], "–" if arm["fixed"] else str(len(arm["runs"])), accuracy_cell(arm)]
 
 
-def _percent(entry: Mapping[str, Any]) -> str:
+def accuracy_cell(entry: Mapping[str, Any]) -> str:
+    """An accuracy and its interval, in per cent."""
     return f"{100 * entry['accuracy']:.1f} ({100 * entry['low']:.1f}–{100 * entry['high']:.1f})"
 
 
-def _difference(difference: Mapping[str, Any] | None) -> list[str]:
+def difference_cells(difference: Mapping[str, Any] | None) -> list[str]:
+    """Difference and bootstrap with intervals, gained and lost, p, p after Holm, and what could have been found."""
     if difference is None:
         return ["baseline", *[""] * 5]
     detectable = "–" if difference["detectable"] is None else f"{100 * difference['detectable']:.1f}"
@@ -263,7 +265,7 @@ def _source_rows(record: Mapping[str, Any]) -> list[list[str]]:
         for arm, entry in part["arms"].items():
             difference = entry.get("difference")
             shown = f"{points(difference['value'])} ({_span(difference)})" if difference else "baseline"
-            rows.append([source, f"{part['questions']:,}", arm, _percent(entry), shown])
+            rows.append([source, f"{part['questions']:,}", arm, accuracy_cell(entry), shown])
     return rows
 
 

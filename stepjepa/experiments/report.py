@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepjepa.evaluation import statistics
-from stepjepa.evaluation.compare import WIDTH, accuracy_interval, paired_difference
+from stepjepa.evaluation.compare import WIDTH, accuracy_cell, accuracy_interval, difference_cells, paired_difference
 from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
 from stepjepa.jepa.metrics import METRICS
-from stepjepa.records import UserError, environment, points, text_table
+from stepjepa.records import UserError, environment, text_table
 
 DRAWS, SEED = 10_000, 0
 SPLITS = ("validation", "test")
@@ -219,7 +219,11 @@ def format_report(record: Mapping[str, Any]) -> str:
     ]
     if record["comparisons"]:
         heads = ["test split", "seeds", "difference (95%)", "bootstrap", "+/−", "p", "Holm", "detectable"]
-        lines += ["", *text_table([heads, *map(_comparison_row, record["comparisons"])])]
+        rows = [
+            [f"{own['arm']} − {own['baseline']}", str(len(own["seeds"])), *difference_cells(own)]
+            for own in record["comparisons"]
+        ]
+        lines += ["", *text_table([heads, *rows])]
         lines += [
             "",
             f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
@@ -242,27 +246,4 @@ def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
         "–" if validation.get(key, {}).get("mean") is None else format(validation[key]["mean"], form)
         for _, key, form in report_columns()
     ]
-    accuracy = f"{100 * test['accuracy']:.1f} ({100 * test['low']:.1f}–{100 * test['high']:.1f})"
-    return [name, str(len(arm["seeds"])), f"{100 * validation['accuracy']:.1f}", accuracy, *figures]
-
-
-def _comparison_row(each: Mapping[str, Any]) -> list[str]:
-    detectable = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
-    return [
-        f"{each['arm']} − {each['baseline']}",
-        str(len(each["seeds"])),
-        f"{points(each['value'])} ({_span(each)})",
-        _span(each["bootstrap"]),
-        f"{each['gained']}/{each['lost']}",
-        _p(each["p"]),
-        _p(each["p_holm"]),
-        detectable,
-    ]
-
-
-def _span(found: Mapping[str, float]) -> str:
-    return f"{points(found['low'])} to {points(found['high'])}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return [name, str(len(arm["seeds"])), f"{100 * validation['accuracy']:.1f}", accuracy_cell(test), *figures]
