@@ -21,4 +21,4 @@ if __name__ == "__main__":
         if cell.address == address and number == int(last):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run_plan(Plan(read_grid(path), GridFolder(folder)), step=step)
+    run_plan(Plan(read_grid(path), GridFolder(folder), save_steps=8), step=step)

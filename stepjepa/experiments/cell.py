@@ -32,8 +32,7 @@ from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.run import TEST_SEED, load_run_model, plain_arguments
 from stepjepa.training.trainer import StepJEPATrainer
 
-LOGGING_STEPS, SAVE_STEPS = 8, 32
-"""Optimizer steps; a checkpoint falls on a logging step, or the means of an interval would not survive a resume."""
+LOGGING_STEPS = 8
 CURVES = (
     "step",
     "loss",
@@ -54,8 +53,8 @@ def run_cell(
     folder: Path,
     environment: Mapping[str, Any],
     keep_questions: Callable[[Sequence[str]], str],
+    save_steps: int,
     callbacks: Sequence[TrainerCallback] = (),
-    save_steps: int = SAVE_STEPS,
 ) -> dict[str, Any]:
     """Train and measure a cell, going on from the newest complete checkpoint in `folder`.
 
@@ -63,8 +62,9 @@ def run_cell(
         folder: for checkpoints.
         environment: of this process when it started.
         keep_questions: stores the names of a split's questions and returns their digest.
+        save_steps: optimizer steps between checkpoints, a multiple of `LOGGING_STEPS`: the means of an interval would
+            not survive a resume within it.
         callbacks: of the trainer.
-        save_steps: optimizer steps between checkpoints, a multiple of `LOGGING_STEPS`.
 
     Returns:
         The record. Everything but `attempt`, which has the times, is the same however often the cell was interrupted.

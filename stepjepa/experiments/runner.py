@@ -39,6 +39,8 @@ class Plan:
     shard: tuple[int, int] = (1, 1)
     """The i-th of n parts, i from 1."""
     max_cells: int | None = None
+    save_steps: int = 32
+    """Optimizer steps between checkpoints."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -87,7 +89,7 @@ def run_plan(plan: Plan, done: Done = lambda _cell, _record: None, step: Step = 
             with plan.folder.taken(cell) as mine:
                 if not mine or plan.folder.record(cell) is not None:  # another has it, or has just finished it
                     continue
-                record = _run(cell, plan.folder, started_with, step)
+                record = _run(cell, plan, started_with, step)
                 plan.folder.write(cell, record)
             gc.collect()  # a trainer refers to itself; its memory, also that on a GPU, would linger
             count += 1
@@ -95,7 +97,7 @@ def run_plan(plan: Plan, done: Done = lambda _cell, _record: None, step: Step = 
     return count
 
 
-def _run(cell: Cell, folder: GridFolder, started_with: dict[str, Any], step: Step) -> dict[str, Any]:
+def _run(cell: Cell, plan: Plan, started_with: dict[str, Any], step: Step) -> dict[str, Any]:
     """Train and measure a cell; an error becomes a failed record."""
     from transformers import TrainerCallback
 
@@ -105,9 +107,9 @@ def _run(cell: Cell, folder: GridFolder, started_with: dict[str, Any], step: Ste
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step(cell, state.global_step, state.max_steps)
 
-    work = folder.prepare(cell, started_with)
+    work = plan.folder.prepare(cell, started_with)
     try:
-        return run_cell(cell, work, started_with, folder.keep_questions, [Report()])
+        return run_cell(cell, work, started_with, plan.folder.keep_questions, plan.save_steps, [Report()])
     except Exception as error:  # whatever it is: one broken cell must not cost the others, and nothing is hidden
         return {
             "kind": KIND,

@@ -27,7 +27,7 @@ from stepjepa.training.checkpoints import newest_complete
 
 WORKER = Path(__file__).parents[1] / "ablate_worker.py"
 TINY = """
-base: {model_name: MODEL, learning_rate: 1e-3, use_cpu: true, problems: 40, max_steps: 36, batch_size: 1, grad_accum: 1, eval_problems: 3,
+base: {model_name: MODEL, learning_rate: 1e-3, use_cpu: true, problems: 40, max_steps: 18, batch_size: 1, grad_accum: 1, eval_problems: 3,
        accuracy_problems: 4, max_new_tokens: 8}
 arms:
   - {name: plain, lbd: 0}
@@ -82,7 +82,7 @@ def command(*words):
 def finished(tiny, tmp_path_factory):
     """The tiny grid, run without interruption in this process."""
     folder = tmp_path_factory.mktemp("grid")
-    plan = Plan(read_grid(write(folder, tiny)), GridFolder(folder / "out"))
+    plan = Plan(read_grid(write(folder, tiny)), GridFolder(folder / "out"), save_steps=8)
     done = []
     assert run_plan(plan, lambda cell, record: done.append((cell.name, record["status"]))) == 3
     assert done == [(f"{arm}, seed 0", FINISHED) for arm in ("plain", "step", "shuffled")]
@@ -102,8 +102,8 @@ def test_a_record_holds_what_a_reader_needs(finished):
         "adamw_torch_fused",
     )
     assert record["configuration"]["run"]["problem_seed"] == 0
-    assert record["train"]["step"] == [1, 8, 16, 24, 32]
-    assert all(len(column) == 5 for column in record["train"].values())
+    assert record["train"]["step"] == [1, 8, 16]
+    assert all(len(column) == 3 for column in record["train"].values())
     for split, count in (("validation", 3), ("test", 4)):
         part = record[split]
         ids = json.loads((finished.folder.path / "questions" / f"{part['questions']}.json").read_text())["ids"]
@@ -134,7 +134,7 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
     file, folder = write(tmp_path, tiny), tmp_path / "out"
     second = finished.cells[1]
     died = subprocess.run(
-        [sys.executable, str(WORKER), file, str(folder), second.address, "34"],
+        [sys.executable, str(WORKER), file, str(folder), second.address, "10"],
         env=ENVIRONMENT,
         check=False,
         capture_output=True,
@@ -142,7 +142,7 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
     assert died.returncode == -signal.SIGKILL
     plan = Plan(read_grid(file), GridFolder(folder))
     assert [plan.folder.state(cell) for cell in plan.cells] == [FINISHED, INTERRUPTED, OPEN]
-    assert (folder / "work" / second.address / "checkpoint-32").is_dir()
+    assert (folder / "work" / second.address / "checkpoint-8").is_dir()
 
     done = subprocess.run(
         command(file, "--output_dir", folder, "--processes", 2),
@@ -156,14 +156,14 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
         "step, seed 0",
         "shuffled, seed 0",
     }
-    assert json.loads((folder / f"{second.address}.json").read_text())["attempt"]["resumed_at_step"] == 32
+    assert json.loads((folder / f"{second.address}.json").read_text())["attempt"]["resumed_at_step"] == 8
     assert records(folder) == records(finished.folder.path)
     assert list((folder / "work").iterdir()) == []
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_all_processes_and_loses_nothing(finished, tiny, tmp_path):
-    file, folder = write(tmp_path, tiny.replace("max_steps: 36", "max_steps: 100000")), tmp_path / "out"
+    file, folder = write(tmp_path, tiny.replace("max_steps: 18", "max_steps: 100000")), tmp_path / "out"
     runner = subprocess.Popen(
         command(file, "--output_dir", folder, "--processes", 2),
         env=ENVIRONMENT,
@@ -190,10 +190,10 @@ def wait_for(condition, process, seconds=300):
 
 
 def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
-    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1)
+    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1, save_steps=8)
 
     def stop(cell, number, total):
-        if number == 33:
+        if number == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +201,7 @@ def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
     assert plan.folder.state(plan.cells[0]) == INTERRUPTED
     steps = []
     assert run_plan(plan, step=lambda cell, number, total: steps.append((number, total))) == 1
-    assert steps == [(n, 36) for n in range(33, 37)]
+    assert steps == [(n, 18) for n in range(9, 19)]
     assert records(tmp_path) == {k: v for k, v in records(finished.folder.path).items() if k in records(tmp_path)}
 
 
