@@ -79,6 +79,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(words, tmp_path, monkeypat
     assert "going on: 6 of 6 questions are answered already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
     output = tmp_path / "r.jsonl"
     words = ["--model_path", "builtin", "--test_file", "builtin", "--output_file", str(output), *SHORT]
