@@ -257,21 +257,21 @@ function render({ model, el }) {
   }
 
   function say(row) {
-    const said = points.words[row];
+    const wording = points.words[row];
     for (const [name, line] of Object.entries(lines)) {
-      line.textContent = said[name] ?? "";
-      line.hidden = said[name] === "";
+      line.textContent = wording[name] ?? "";
+      line.hidden = wording[name] === "";
     }
     lines.question.textContent = `Question: ${points.questions[points.example[row]]}`;
     list.replaceChildren();
-    said.nearest.forEach((near, i) => {
+    wording.nearest.forEach((near, i) => {
       const item = node("li", list);
       node("b", item, "", LETTERS[i]);
       node("span", item, "cosine", near.cosine);
       node("span", item, near.same ? "same" : "", near.words);
       item.addEventListener("click", () => select(near.row));
     });
-    canvas.setAttribute("aria-label", `${picture.summary} ${said.name}.`);
+    canvas.setAttribute("aria-label", `${picture.summary} ${wording.name}.`);
   }
 
   // -------- pointer and keys --------

@@ -178,9 +178,9 @@ class EmbeddingExplorer(VBox):
         key = (self.which.value, self.nearest.value)
         if key not in self._messages:
             words = points.words(self.nearest.value, self._neighbours)
-            self._words[key] = [str(said) for said in words]
+            self._words[key] = [str(point) for point in words]
             self._messages[key] = {
-                "words": [as_message(said) for said in words],
+                "words": [as_message(point) for point in words],
                 "questions": points.embeddings.questions,
                 "view": points.view.tolist(),
                 "example": points.example.tolist(),
@@ -257,7 +257,7 @@ def embedding_explorer(
         seeds: of the t-SNE maps to choose from; none of them leaves PCA.
         perplexity: of t-SNE, see `projections.project`.
         examples: at most so many problems, evenly spaced over those that all sets have; None for all.
-        neighbours: how many nearest steps are told, at most 26 (the map calls them a to z).
+        neighbours: how many nearest steps are named, at most 26 (the map calls them a to z).
 
     Raises:
         UserError: no set, no problem that all sets have, sets in different orders, fewer than four points, or
@@ -268,14 +268,14 @@ def embedding_explorer(
         raise UserError(f"neighbours: {neighbours}; the map has letters for {len(ascii_lowercase)}")
     if not sets:
         raise UserError("no embeddings to explore: give one set, or several by name")
-    first, *others = (each.ids for each in sets.values())
+    first, *others = (embeddings.ids for embeddings in sets.values())
     shared = set(first).intersection(*others)
     common = [place for place, name in enumerate(first) if name in shared]
     if not common:
         raise UserError(f"the sets {', '.join(sets)} have no problem in common: embed the same data with each")
     places = np.array(common)[evenly_spaced(len(common), examples)]
     names, numbers = [first[place] for place in places], (places + 1).tolist()
-    points = {name: Points(_in_order(each, names), numbers) for name, each in sets.items()}
+    points = {name: Points(_in_order(own, names), numbers) for name, own in sets.items()}
     return EmbeddingExplorer(points, seeds, perplexity, neighbours)
 
 

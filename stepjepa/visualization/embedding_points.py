@@ -112,7 +112,7 @@ class Points:
         Args:
             among: one of `NEAREST`.
         """
-        found, cosines = [], []
+        nearest, cosines = [], []
         for view in VIEWS:
             other = view if among == OWN else _PARTNER_VIEW[view]
             similarity = (self._units[view] @ self._units[other].T).numpy().round(_DECIMALS)
@@ -120,15 +120,15 @@ class Points:
                 np.fill_diagonal(similarity, -np.inf)  # not itself
             most = min(count, similarity.shape[1] - (view == other))
             order = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
-            found += list(order + self._starts[other])
+            nearest += list(order + self._starts[other])
             cosines += list(np.take_along_axis(similarity, order, axis=1))
-        return found, cosines
+        return nearest, cosines
 
     # -------- words --------
 
     def words(self, among: str, count: int) -> list[PointWords]:
         """What is said of every row."""
-        (found, cosines), (ranks, sizes) = self.nearest(among, count), self.ranks
+        (nearest, cosines), (ranks, sizes) = self.nearest(among, count), self.ranks
         return [
             PointWords(
                 name=f"Problem {self.numbers[self.example[i]]}: {self.kind(i)}",
@@ -140,7 +140,7 @@ class Points:
                 f"by cosine in all {self.dimensions} dimensions:",
                 nearest=tuple(
                     (int(j), f"{cosine:.3f}", self._neighbour(i, j), bool(self.example[i] == self.example[j]))
-                    for j, cosine in zip(found[i], cosines[i], strict=True)
+                    for j, cosine in zip(nearest[i], cosines[i], strict=True)
                 ),
             )
             for i in range(len(self))

@@ -198,7 +198,7 @@ def _problems(steps: Sequence[Sequence[int]]) -> dict[int, float]:
     places: dict[int, list[int]] = {}
     for place, (example, _) in enumerate(steps):
         places.setdefault(example, []).append(place)
-    return {example: sum(found) / len(found) for example, found in places.items()}
+    return {example: sum(own) / len(own) for example, own in places.items()}
 
 
 def _boundaries(steps: Sequence[Sequence[int]]) -> list[float]:

@@ -21,15 +21,8 @@ from matplotlib.font_manager import font_scalings
 from stepjepa.records import UserError, written_whole
 
 Size = Literal["notebook", "paper"]
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#777777",
-)
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#777777"
 CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 CONTINUOUS, SIGNED = "cividis", "PuOr_r"
 ROLES = {"trunk": "#B9CBD9", "predictor": ORANGE, "copy": GREEN, "isolated": GREEN}
