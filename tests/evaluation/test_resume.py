@@ -53,6 +53,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("words", [(), ("--samples", "2", "--seed", "4")], ids=["greedy", "sampled"])
 def test_stopped_anywhere_it_goes_on_to_the_same_file(words, tmp_path, monkeypatch, capsys):
+    words = (*SHORT, "--max_new_tokens", "12", *words)
     whole = tmp_path / "whole.jsonl"
     kept: list[bytes] = []
     write = evaluation.write_results
@@ -62,14 +63,14 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(words, tmp_path, monkeypat
         return write(rows, summary, path)
 
     monkeypatch.setattr(evaluation, "write_results", look)
-    evaluate(whole, *SHORT, *words)
+    evaluate(whole, *words)
     partial = kept[0]
     ends = [place + 1 for place, byte in enumerate(partial) if byte == ord("\n")]
     assert len(ends) >= 4  # the first line and three batches
     for place in (0, ends[0] // 2, ends[0], ends[1] - 1, ends[1] + 9, ends[2], ends[-1] - 2, ends[-1]):
         output = tmp_path / f"{place}.jsonl"
         partial_path(output).write_bytes(partial[:place])
-        assert evaluate(output, *SHORT, *words) == 0
+        assert evaluate(output, *words) == 0
         assert output.read_bytes() == whole.read_bytes()
         assert not partial_path(output).exists()
         # What was kept stays, and no question is answered twice.
