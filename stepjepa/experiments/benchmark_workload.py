@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stepjepa.data.boundaries import byte_level_bpe
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.architectures import longest_trunk
@@ -185,22 +185,17 @@ def _mean(values: Iterable[int]) -> float:
 
 # -------- model and tokenizer --------
 
+# Contractions, words, numbers, other signs, each with the space before it, and what is left of a run of spaces:
+# "it's 12  «x»" → "it", "'s", " 12", " ", " «", "x", "»".
+GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, predictors: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most `vocab_size` tokens, pad, end and predictor tokens included.
 
     It has no chat template, so that the package's plain one applies.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - predictors,
-        special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = byte_level_bpe(texts, GPT2_PIECES, vocab_size - predictors, [PAD, END])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     add_predictor_tokens(wrapped, predictors)
     return wrapped
