@@ -79,9 +79,9 @@ def test_a_batch_answers_as_plain_generate_does_one_at_a_time(builtin, prompts):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_answers_alike_in_a_batch(name):
     model = small_model(name)
-    prompts = random_prompts(9, 30)
-    together = answer(model, TOKENS, prompts, batch_size=4, max_new_tokens=20).answers
-    assert together == [alone(model, TOKENS, prompt, 20) for prompt in prompts]
+    prompts = random_prompts(6, 30)
+    together = answer(model, TOKENS, prompts, batch_size=4, max_new_tokens=14).answers
+    assert together == [alone(model, TOKENS, prompt, 14) for prompt in prompts]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9}], ids=["greedy", "sampled"])
