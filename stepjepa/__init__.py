@@ -1,6 +1,6 @@
 """Step-JEPA: align consecutive reasoning steps while fine-tuning a language model.
 
-The public names below are imported on first use, so that `import stepjepa` is quick and pulls in neither
+The public names below are imported on first use, so that `import stepjepa` is quick and pulls in neither torch nor
 matplotlib nor ipywidgets.
 """
 
@@ -10,24 +10,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "split_steps": "data.steps",
-    "tokenize_example": "data.tokens",
+    "BranchLayout": "jepa.pairs",
     "StepJEPACollator": "jepa.layout",
     "encode_views": "jepa.views",
+    "Objective": "jepa.losses",
+    "two_pass_views": "jepa.reference",
+    "split_steps": "data.steps",
+    "read_examples": "data.sources",
+    "tokenize_example": "data.tokens",
     "load_model": "models.loading",
+    "NoGoldError": "evaluation.questions",
+    "read_question": "evaluation.questions",
+    "answers_match": "evaluation.answers",
+    "extract_answer": "evaluation.answers",
     "StepJEPAConfig": "training.config",
     "StepJEPATrainer": "training.trainer",
+    "embedding_explorer": "visualization.embedding_explorer",
+    "mask_explorer": "visualization.mask_explorer",
 }
+"""Public name → the module that it lives in."""
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from stepjepa.data.sources import read_examples as read_examples
     from stepjepa.data.steps import split_steps as split_steps
     from stepjepa.data.tokens import tokenize_example as tokenize_example
+    from stepjepa.evaluation.answers import answers_match as answers_match
+    from stepjepa.evaluation.answers import extract_answer as extract_answer
+    from stepjepa.evaluation.questions import NoGoldError as NoGoldError
+    from stepjepa.evaluation.questions import read_question as read_question
     from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
+    from stepjepa.jepa.losses import Objective as Objective
+    from stepjepa.jepa.pairs import BranchLayout as BranchLayout
+    from stepjepa.jepa.reference import two_pass_views as two_pass_views
     from stepjepa.jepa.views import encode_views as encode_views
     from stepjepa.models.loading import load_model as load_model
     from stepjepa.training.config import StepJEPAConfig as StepJEPAConfig
     from stepjepa.training.trainer import StepJEPATrainer as StepJEPATrainer
+    from stepjepa.visualization.embedding_explorer import embedding_explorer as embedding_explorer
+    from stepjepa.visualization.mask_explorer import mask_explorer as mask_explorer
 
 
 def __getattr__(name: str) -> Any:

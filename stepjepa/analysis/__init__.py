@@ -1,7 +1,13 @@
 """What embeddings look like: embedding files, metrics with intervals over problems, probes, attention, leakage.
 
-`encode.py` makes the embeddings of `embeddings.py`. `measurements.py` takes every figure of a file with an interval
-(`intervals.py`): those of the table `METRICS` in `jepa/metrics.py`, of `similarity.py` and of `probes.py`. `report.py`
-sets files side by side and judges; `projections.py` makes what is drawn. `attention.py` shows where a model looks,
-`leakage.py` what a view depends on.
+embeddings.py    the file of views, states and labels
+encode.py        examples and a model → that file's content
+intervals.py     intervals over problems: bootstrap and jackknife
+measurements.py  every metric of one file, with its interval and its chance
+probes.py        what a linear reader finds: operation, running value, order of steps
+similarity.py    two models' embeddings of the same steps; consecutive steps of a solution
+report.py        several files side by side, and a verdict
+projections.py   t-SNE, PCA, similarities and spectra as records
+attention.py     attention over trunk and branches; forbidden cells weigh exactly 0
+leakage.py       which change of the text moves which view
 """

@@ -1,0 +1,14 @@
+"""One thin file for each `stepjepa` command: options → call → print, write, draw.
+
+main.py       `stepjepa <command>`: finds the command's module, turns a `UserError` into one line
+prepare.py    solutions of any source → chat JSONL with steps
+verify.py     check a model and its data before training
+train.py      fine-tune with Step-JEPA
+evaluate.py   answer test problems and check the answers
+compare.py    result files → paired differences
+embed.py      a data set → one embedding file
+inspect.py    embedding files → metrics and a verdict
+attention.py  attention maps; with `--audit`, the leakage audit
+ablate.py     run or report a grid
+bench.py      what the JEPA term costs; with `--generation`, how fast answers come
+"""

@@ -1,7 +1,16 @@
 """Is the method right on your model, what does it cost, does it help? `verify`, the benchmark, grids of runs.
 
-A grid (`grid.py`) is a set of cells, one configuration with one seed each. `runner.py` goes through them, `cell.py`
-trains and measures one, `store.py` keeps the records and lets no two runners take the same cell, `report.py` compares.
-`verify.py` runs the checks: `checks.py` says what a check is, `checks_data.py` and `checks_model.py` have them. The
-benchmark races arms (`benchmark_arms.py`) over a workload (`benchmark_workload.py`), or ways to generate.
+grid.py                  a YAML file → cells, one configuration and seed each, and their addresses
+store.py                 the folder of a grid: records, locks, work under way
+cell.py                  one cell → one record
+runner.py                runs what has no record yet, here or in several processes
+report.py                records → arms, differences, representations
+verify.py                the checks of a model and its data, as a table and a record
+checks.py                what a check is
+checks_data.py           packages, files, boundaries, labels
+checks_model.py          losses, single pass against two passes, gradients, isolation
+benchmark.py             the race: time and memory of each way to compute the losses
+benchmark_arms.py        the ways that are raced
+benchmark_workload.py    the model and the microbatches that they are raced on
+benchmark_generation.py  batched answering against one question at a time
 """

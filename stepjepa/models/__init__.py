@@ -1,0 +1,6 @@
+"""A model and its tokenizer: found, described, loaded; the built-in checkpoint beside what makes it.
+
+checkpoint.py  a checkpoint by its name, and what identifies it, without torch
+loading.py     model and tokenizer, ready for Step-JEPA or just as the checkpoint has them
+pretrain.py    makes the checkpoint in `builtin/` again
+"""

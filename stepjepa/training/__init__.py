@@ -1,0 +1,13 @@
+"""One configuration → one trained model and one record.
+
+config.py          `StepJEPAConfig`: what is added to `TrainingArguments`, and what cannot be honoured
+configurations.py  named configurations and the user's own YAML → options
+objective.py       the weights of an objective: trained, saved and resumed beside those of the model
+dataset.py         what the trainer is given → rows for the collator
+trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`
+monitor.py         what is logged in training and summed up in evaluation
+checkpoints.py     checkpoints that are complete or absent
+folder.py          the output folder of a run: new, or the one that is resumed
+run.py             options → model, data, training, accuracy, record
+summary.py         what a run says of itself
+"""

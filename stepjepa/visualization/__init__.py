@@ -1,7 +1,16 @@
 """Records and arrays → figures, and the two explorers. Nothing here trains, prints or reads global state.
 
-Figures: `style.py` holds the look, `training.py` data and curves, `masks.py` masks, `comparison.py` arms against a
-baseline, `grids.py` arms and seeds of a grid, `embeddings.py` maps and spectra, `attention.py` attention and leakage.
-Explorers: `mask_explorer.py` (with `mask_pictures.py`: the masks in words) and `embedding_explorer.py` (with
-`embedding_points.py`: the points in words, `embedding_drawing.py`: their colours); `widgets.py` is what both share.
+style.py               one look for all figures, at two sizes (`stepjepa.mplstyle`)
+masks.py               masks as figures and as stills
+training.py            steps and tokens of the data; loss curves, also while a model trains
+comparison.py          forest plots of arms, bars of the benchmark
+embeddings.py          maps of views, similarities, spectra
+attention.py           attention maps, the flow between parts, the leakage audit
+grids.py               accuracies and representations of every arm, seed by seed
+widgets.py             what the explorers share (`widgets.js`)
+mask_pictures.py       a batch → labelled masks, every row in words
+mask_explorer.py       point at a token and read what it sees, and why
+embedding_points.py    every point of a map in words
+embedding_drawing.py   colours of the points, and a still picture
+embedding_explorer.py  a live map of step embeddings
 """

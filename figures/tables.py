@@ -1,0 +1,402 @@
+"""Write the generated parts of the Markdown files again: `python figures/tables.py`.
+
+A part stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->` and is a function of the records in `data/`, or of
+the first docstring lines in the package. Nothing is trained or measured here; a test compares the files with this one.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.report import report
+from stepjepa.experiments.store import GridFolder
+from stepjepa.records import points, read_record, written_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "figures" / "data"
+PACKAGE = ROOT / "stepjepa"
+
+ROOMS = (
+    "records.py",
+    "jepa",
+    "data",
+    "models",
+    "evaluation",
+    "training",
+    "analysis",
+    "experiments",
+    "visualization",
+    "commands",
+)
+"""The entries at the top of the package, in the order of the floors."""
+
+record = functools.cache(lambda name: read_record(DATA / f"{name}.json"))
+
+
+@functools.cache
+def grid(name: str) -> dict[str, Any]:
+    """What the records of a grid's cells say. The intervals shown are those of the t-test; bootstraps are not."""
+    return report(read_grid(name), GridFolder(DATA / "ablation"), draws=10)
+
+
+# -------- numbers and tables --------
+
+
+def table(*rows: Sequence[str]) -> list[str]:
+    """A Markdown table of which the first row is the head."""
+    head, *body = (f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows)
+    return [head, "|" + "---|" * len(rows[0]), *body]
+
+
+def percent(share: float, low: float, high: float) -> str:
+    return f"{share:.1%} ({low:.1%}–{high:.1%})"
+
+
+def between(entry: Mapping[str, float]) -> str:
+    return f"{points(entry['low'])} to {points(entry['high'])}"
+
+
+def difference(entry: Mapping[str, float]) -> str:
+    """A paired difference with its interval, for a column in points."""
+    return f"{points(entry['value'])} ({between(entry)})"
+
+
+def in_points(entry: Mapping[str, float]) -> str:
+    """A paired difference with its interval, for a sentence."""
+    return f"{points(entry['value'])} points ({between(entry)})"
+
+
+def measure(entry: Mapping[str, float]) -> str:
+    """An estimate with its interval, in as many places as it deserves."""
+    size = abs(entry["estimate"])
+    places = 3 if size < 1 else 2 if size < 10 else 1
+    value, low, high = (f"{entry[name]:.{places}f}".replace("-", "−") for name in ("estimate", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def quartiles(entry: Mapping[str, float]) -> str:
+    return f"{entry['median']:.2f} ({entry['q1']:.2f}–{entry['q3']:.2f})"
+
+
+# -------- tables of results --------
+
+
+def train() -> list[str]:
+    """The main job and its plain arm."""
+    rows = [["run", "LM loss", "JEPA loss", "retrieval (chance 12.5%)", "held-out accuracy (95% interval)"]]
+    for name, command in (
+        ("train-builtin", "`stepjepa train` (λ = 0.1)"),
+        ("train-builtin-plain", "`stepjepa train --lbd 0`"),
+    ):
+        moments = record(name)["before"], record(name)["after"]
+        row = [command]
+        for key, form in (("lm_loss", ".3f"), ("jepa_loss", ".3f"), ("retrieval", ".1%")):
+            row.append(" → ".join(format(moment[f"eval_{key}"], form) for moment in moments))
+        row.append(" → ".join(percent(moment["accuracy"], *moment["accuracy_interval"]) for moment in moments))
+        rows.append(row)
+    return table(*rows)
+
+
+def compare() -> list[str]:
+    """Three models on 1,000 problems."""
+    names = {"untrained": "untrained", "lbd0": "λ = 0", "lbd0.1": "λ = 0.1"}
+    head = ["model", "accuracy (95% interval)", "difference to λ = 0, points", "exact McNemar", "smallest detectable"]
+    rows = [head]
+    for arm in record("compare-builtin")["arms"]:
+        paired = arm.get("difference")
+        rest = ["", "", ""]
+        if paired:
+            p = "p < 0.001" if paired["p"] < 0.001 else f"p = {paired['p']:.2f}"
+            rest = [difference(paired), p, f"{100 * paired['detectable']:.1f}"]
+        rows.append([names[arm["name"]], percent(arm["accuracy"], arm["low"], arm["high"]), *rest])
+    return table(*rows)
+
+
+REPRESENTATIONS = {
+    "reciprocal_rank_all": "MRR of the true next step among all (chance {:.3f})",
+    "recall_own": "R@1 among the same problem's steps (chance {:.3f})",
+    "centered_margin": "centred cosine margin",
+    "mean_energy_context": "energy in the mean direction, context views",
+    "effective_rank_context": "effective rank of 160, context views",
+    "effective_rank_target": "effective rank of 160, target views",
+    "operation_context": "operation of the next step, read from context views",
+}
+
+
+def representations() -> list[str]:
+    """What `stepjepa inspect` says of four models."""
+    names = {"random": "random weights", "untrained": "untrained", "lbd0": "λ = 0", "lbd0.1": "λ = 0.1"}
+    files = {file["label"]: file for file in record("representations")["files"]}
+    rows = [["", *names.values()]]
+    for key, label in REPRESENTATIONS.items():
+        entries = [files[name]["measures"][key] for name in names]
+        rows.append([label.format(entries[0]["chance"] or 0), *map(measure, entries)])
+    words = [files[name]["verdict"]["word"] for name in names]
+    rows.append(["verdict", *("the control" if word == "control" else word for word in words)])
+    return table(*rows)
+
+
+def gsm8k() -> list[str]:
+    """The built-in model on GSM8K."""
+    run = record("train-gsm8k")
+    log = [entry for entry in run["log_history"] if "lm_loss" in entry]
+    training, tested = (log[0], log[-1]), (run["before"], run["after"])
+
+    def losses(entry: Mapping[str, float], prefix: str = "") -> str:
+        return f"{entry[f'{prefix}lm_loss']:.3f}, {entry[f'{prefix}jepa_loss']:.3f}"
+
+    def accuracy(entry: Mapping[str, Any]) -> str:
+        low, high = entry["accuracy_interval"]
+        return f"{entry['accuracy']:.0%} ({low:.1%}–{high:.1%})"
+
+    return table(
+        ["", "first", "last"],
+        ["training: LM loss, JEPA loss", *map(losses, training)],
+        [
+            f"training: retrieval in the microbatch (chance {log[-1]['retrieval_chance']:.0%})",
+            *(f"{entry['retrieval']:.1%}" for entry in training),
+        ],
+        ["200 test problems: LM loss, JEPA loss", *(losses(entry, "eval_") for entry in tested)],
+        [
+            f"200 test problems: retrieval (chance {tested[1]['eval_retrieval_chance']:.1%})",
+            *(f"{entry['eval_retrieval']:.1%}" for entry in tested),
+        ],
+        [f"accuracy on {tested[1]['accuracy_problems']} test problems (95% interval)", *map(accuracy, tested)],
+    )
+
+
+GRID_COLUMNS = {
+    "LM loss": ("lm_loss", ".3f"),
+    "MRR, all steps": ("first_reciprocal_rank_all", ".3f"),
+    "R@1, own steps": ("first_recall_own", ".0%"),
+    "target rank": ("first_effective_rank_target", ".1f"),
+    "target energy": ("first_mean_energy_target", ".3f"),
+}
+
+
+def grid_table(name: str, baseline: str = "") -> list[str]:
+    """Accuracy, paired differences and representations of every arm; `baseline` names what the last two are to."""
+    said = grid(name)
+    pairs = said["comparisons"]
+    single = len({pair["arm"] for pair in pairs}) == len(pairs)  # each to a baseline of its own: one column does
+    bases = [None] if single else list(dict.fromkeys(pair["baseline"] for pair in pairs))
+    heads = [f"to {base or baseline or pairs[0]['baseline']}, points (95%)" for base in bases]
+    rows = [["arm", "seeds", "test accuracy (95%)", *heads, *GRID_COLUMNS]]
+    for arm, entry in said["arms"].items():
+        if not entry["seeds"]:
+            continue
+        test, validation = entry["test"], entry["validation"]
+        cells = [arm, str(len(entry["seeds"])), percent(test["accuracy"], test["low"], test["high"])]
+        for base in bases:
+            own = [pair for pair in pairs if pair["arm"] == arm and base in (None, pair["baseline"])]
+            cells += [difference(pair) for pair in own] or [""]
+        for key, form in GRID_COLUMNS.values():
+            mean = validation.get(key, {}).get("mean")
+            cells.append("–" if mean is None else format(mean, form))
+        rows.append(cells)
+    lines = table(*rows)
+    if open_cells := len(said["unfinished"]):
+        seeds = len(read_grid(name).seeds)
+        lines += ["", f"Cells still to run: {open_cells} of {seeds * len(read_grid(name).arms)}."]
+    return lines
+
+
+def other_tests() -> list[str]:
+    """GSM8K, MATH and OCW courses."""
+    names = {"gsm8k_test": "GSM8K test", "math_test": "MATH test", "ocw_test": "OCW courses (Minerva)"}
+    sources = record("evaluate-real")["by_source"]
+    rows = [["file", "right"]]
+    for source, name in names.items():
+        entry = sources[source]
+        rows.append([name, f"{entry['correct']} of {entry['n']:,}, {percent(entry['accuracy'], *entry['interval'])}"])
+    levels = record("evaluate-real")["by_level"].items()
+    by_level = "; ".join(f"{level.lower()}: {entry['accuracy']:.1%}" for level, entry in levels)
+    return [*table(*rows), "", f"MATH by level: {by_level}."]
+
+
+def price() -> list[str]:
+    """Time and memory of each way to compute the losses."""
+    names = {
+        "plain": "plain fine-tuning, head on every position",
+        "plain_labels": "plain fine-tuning, head on labelled positions",
+        "single_pass_first": "**single pass**, first pair",
+        "single_pass_all": "**single pass**, all pairs",
+        "two_pass_first": "two passes, first pair",
+        "two_pass_all": "two passes, all pairs",
+        "doubled_batch": "doubled batch with dense masks, first pair",
+    }
+    head = ["arm", "4,096 rows: × plain", "× labels", "peak", "32,000 rows: × plain", "× labels", "peak"]
+    rows = [head]
+    for arm, name in names.items():
+        cells = [name]
+        for bench in ("bench-4k", "bench-32k"):
+            entry = record(bench)["arms"][arm]
+            peak = entry["memory"]["growth_bytes"] / 2**20
+            labels = entry["ratio_to_plain_labels"]["median"]
+            cells += [quartiles(entry["ratio_to_plain"]), f"{labels:.2f}", f"{peak:,.0f} MiB"]
+        rows.append(cells)
+    return table(*rows)
+
+
+# -------- sentences --------
+
+
+def findings() -> list[str]:
+    """What was found, for the README: six sentences, each a claim that is checked and numbers that are read.
+
+    Raises:
+        ValueError: the records no longer say what a sentence says.
+    """
+    arms, weights = validation("lambda"), grid("lambda")["comparisons"]
+    values = [pair["value"] for pair in weights]
+    detectable = [100 * pair["detectable"] for pair in weights]
+    widest = max(weights, key=lambda pair: pair["high"] - pair["low"])
+    mrr = {name: arm["first_reciprocal_rank_all"]["mean"] for name, arm in arms.items()}
+    plain, others = mrr["lbd=0"], [value for name, value in mrr.items() if name != "lbd=0"]
+    energy = {name: arm["first_mean_energy_target"]["mean"] for name, arm in arms.items()}
+    chance = arms["lbd=0"]["first_reciprocal_rank_all_chance"]["mean"]
+
+    controls = [pair for pair in grid("isolation")["comparisons"] if pair["baseline"] == "plain"]
+    largest = max(controls, key=lambda pair: abs(pair["value"]))
+    wrong = validation("isolation")["shuffled target"]["first_reciprocal_rank_all"]["mean"]
+    few = {pair["arm"]: pair for pair in grid("lowdata")["comparisons"]}
+    models = next(arm for arm in record("compare-builtin")["arms"] if arm["name"] == "lbd0.1")["difference"]
+    price = {name: arm["ratio_to_plain"] for name, arm in record("bench-4k")["arms"].items()}
+    to_labels = record("bench-4k")["arms"]["single_pass_first"]["ratio_to_plain_labels"]["median"]
+
+    shown = [pair for name in ("lambda", "isolation", "pairs", "lowdata") for pair in grid(name)["comparisons"]]
+    for claim, holds in {
+        "no difference in accuracy is shown": all(pair["low"] <= 0 <= pair["high"] for pair in [*shown, models]),
+        "the true next step is found better with the term": min(others) > plain > chance,
+        "the targets narrow": energy["lbd=0"] == min(energy.values()),
+        "the largest difference is that of longer training": largest["arm"] == "plain, equal compute",
+        "a wrong target finds no next step": abs(wrong - plain) < 0.1 * (max(others) - plain),
+    }.items():
+        if not holds:
+            raise ValueError(f"the records no longer say that {claim}: write the findings anew")
+    sentences = (
+        f"No effect of λ on accuracy is shown: over {len(arms)} values with {len(weights[0]['seeds'])} seeds each, "
+        f"differences to λ = 0 lie between {points(min(values))} and {points(max(values))} points and every interval "
+        f"holds 0 (the widest: {between(widest)}); true differences of {min(detectable):.1f} to {max(detectable):.1f} "
+        "points would have been found four times out of five, smaller ones remain possible "
+        "([table](figures/README.md#how-much-of-it)).",
+        f"The representations change: the true next step is found {min(others) / plain:.0f} to "
+        f"{max(others) / plain:.0f} times as well (MRR {min(others):.3f} to {max(others):.3f}; without the term "
+        f"{plain:.3f}, by chance {chance:.3f}), and the targets narrow from {min(energy.values()):.0%} to "
+        f"{max(energy.values()):.1%} of their energy in one direction ([table](figures/README.md#how-much-of-it)).",
+        "No control arm differs from plain fine-tuning in accuracy; the largest difference is for spending the time on "
+        f"longer plain training, {in_points(largest)}, and a wrong target finds the next step no better than none "
+        f"does (MRR {wrong:.3f}) ([table](figures/README.md#is-it-the-isolated-next-step-that-matters)).",
+        f"No gain is shown where data are few: {in_points(few['problems=64, lbd=0.1'])} with 64 problems, "
+        f"{in_points(few['problems=256, lbd=0.1'])} with 256 ([table](figures/README.md#few-data)).",
+        f"Two models of one seed, on 1,000 questions, differ by {in_points(models)}, p = {models['p']:.2f}: a "
+        "statement about two models, not about the method ([table](figures/README.md#did-it-help)).",
+        f"One pass takes {quartiles(price['single_pass_first'])} times as long as plain fine-tuning for the first pair "
+        f"and {quartiles(price['single_pass_all'])} times for all, two passes {quartiles(price['two_pass_first'])} and "
+        f"{quartiles(price['two_pass_all'])} (medians and quartiles); against plain fine-tuning with the head on "
+        f"labelled positions only, the first pair takes {to_labels:.2f} times ([table](figures/README.md#the-price)).",
+    )
+    return [f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)]
+
+
+def validation(name: str) -> dict[str, Mapping[str, Any]]:
+    """Figures on the validation split of every arm of a grid."""
+    return {arm: entry["validation"] for arm, entry in grid(name)["arms"].items()}
+
+
+# -------- the package --------
+
+
+def first_line(path: Path) -> str:
+    """The first paragraph of a module's docstring on one line, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split()).rstrip(".")
+
+
+def rooms() -> list[str]:
+    """The entries of the package with what each is for."""
+    rows = []
+    for room in ROOMS:
+        path = PACKAGE / room
+        name = room if path.is_file() else f"{room}/"
+        rows.append([f"[`{name}`](stepjepa/{name})", first_line(path if path.is_file() else path / "__init__.py")])
+    return table(["entry", "holds"], *rows)
+
+
+def files() -> list[str]:
+    """Every module of the package with its first line, room by room."""
+    lines = []
+    for room in ROOMS:
+        path = PACKAGE / room
+        if path.is_file():
+            lines += [*item(path), ""]
+        else:
+            lines += [f"**{room}/**: {first_line(path / '__init__.py')}", ""]
+            modules = sorted(p for p in path.rglob("*.py") if p.name != "__init__.py")
+            lines += [line for module in modules for line in item(module)]
+            lines += [""]
+    return lines[:-1]
+
+
+def item(path: Path) -> list[str]:
+    name = path.relative_to(PACKAGE).as_posix()
+    return [f"- [`{name}`]({name}): {first_line(path)}"]
+
+
+# -------- writing --------
+
+BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
+    "README.md": {"findings": findings, "rooms": rooms},
+    "stepjepa/README.md": {"files": files},
+    "figures/README.md": {
+        "train": train,
+        "compare": compare,
+        "representations": representations,
+        "gsm8k": gsm8k,
+        "lambda": functools.partial(grid_table, "lambda", "λ = 0"),
+        "isolation": functools.partial(grid_table, "isolation"),
+        "pairs": functools.partial(grid_table, "pairs"),
+        "lowdata": functools.partial(grid_table, "lowdata", "λ = 0"),
+        "losses": functools.partial(grid_table, "losses"),
+        "other-tests": other_tests,
+        "price": price,
+    },
+}
+"""File → name of a block → its lines."""
+
+
+def current(file: str) -> str:
+    """The text of a file with each of its blocks as it should be.
+
+    Raises:
+        ValueError: a block has no place in the file, or more than one.
+    """
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for name, lines in BLOCKS[file].items():
+        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        block = "\n".join([begin, *lines(), end])
+        # `<!-- begin: train -->…<!-- end: train -->`, whatever stands between
+        text, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, text, flags=re.S)  # noqa: B023
+        if count != 1:
+            raise ValueError(f"{file} has {count} blocks {name}, not one")
+    return text
+
+
+def main() -> None:
+    """Rewrite the blocks of all files, and print the files that changed."""
+    for file in BLOCKS:
+        text = current(file)
+        if text != (ROOT / file).read_text(encoding="utf-8"):
+            with written_whole(ROOT / file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the Markdown files say is so: numbers come from records, links lead somewhere, named tests and options exist."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md")
+PACKAGE = ROOT / "stepjepa"
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The script that writes the generated parts, as a module."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "figures" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def text_of(document):
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+# -------- the door --------
+
+
+def test_readme_has_the_two_commands():
+    readme = text_of("README.md")
+    assert len(re.findall(r"^pip install -c constraints\.txt -e \. && stepjepa train$", readme, re.M)) == 1
+    assert len(re.findall(r"^pip install .*&& python -m pytest$", readme, re.M)) == 1
+
+
+def test_readme_has_no_gaps():
+    assert "@@" not in text_of("README.md")
+
+
+def test_the_readme_is_a_door():
+    assert len(text_of("README.md").splitlines()) <= 150
+
+
+# -------- generated parts --------
+
+
+@pytest.mark.parametrize("document", ["README.md", "stepjepa/README.md", "figures/README.md"])
+def test_generated_parts_are_those_of_records_and_modules(tables, document):
+    assert text_of(document) == tables.current(document), "run `python figures/tables.py`"
+
+
+def test_every_block_of_a_document_is_generated(tables):
+    for document in DOCUMENTS:
+        blocks = re.findall(r"<!-- begin: (\S+) -->", text_of(document))
+        assert blocks == list(dict.fromkeys(blocks))
+        assert set(blocks) == set(tables.BLOCKS.get(document, {}))
+
+
+def test_a_changed_number_is_noticed(tables, tmp_path, monkeypatch):
+    (tmp_path / "figures").mkdir()
+    text = text_of("figures/README.md")
+    (tmp_path / "figures" / "README.md").write_text(text.replace("47.1% (44.0%–50.2%)", "47.2% (44.0%–50.2%)", 1))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.current("figures/README.md") == text
+    assert (tmp_path / "figures" / "README.md").read_text() != text
+
+
+def test_literal_rows(tables):
+    """Numbers as they were read off the records by hand."""
+    lines = [*tables.train(), *tables.compare(), *tables.representations(), *tables.price(), *tables.gsm8k()]
+    lines += [*tables.grid_table("lambda", "λ = 0"), *tables.grid_table("losses"), *tables.other_tests()]
+    for row in (
+        "| `stepjepa train` (λ = 0.1) | 0.689 → 0.112 | 1.075 → 0.005 | 13.5% → 52.0% | 8.5% (5.4%–13.2%) → 52.0% (45.1%–58.8%) |",
+        "| untrained | 12.4% (10.5%–14.6%) | −34.7 (−37.8 to −31.5) | p < 0.001 | 5.6 |",
+        "| λ = 0 | 47.1% (44.0%–50.2%) | | | |",
+        "| λ = 0.1 | 49.2% (46.1%–52.3%) | +2.1 (−0.2 to +4.4) | p = 0.09 | 3.4 |",
+        "| centred cosine margin | 0.064 [0.052, 0.075] | −0.005 [−0.012, 0.003] | 0.070 [0.063, 0.076] | 0.150 [0.143, 0.157] |",
+        "| lbd=0 | 5 | 18.5% (14.8%–23.1%) | | 0.186 | 0.023 | 13% | 27.3 | 0.747 |",
+        "| lbd=3 | 5 | 16.4% (12.9%–20.8%) | −2.1 (−5.0 to +0.7) | 0.194 | 0.107 | 52% | 3.7 | 0.995 |",
+        "| **single pass**, first pair | 1.03 (0.99–1.07) | 1.12 | 627 MiB | 0.62 (0.59–0.66) | 1.08 | 799 MiB |",
+        "| accuracy on 100 test problems (95% interval) | 4% (1.6%–9.8%) | 1% (0.2%–5.4%) |",
+        "| OCW courses (Minerva) | 1 of 272, 0.4% (0.1%–2.1%) |",
+        "Cells still to run: 36 of 42.",
+    ):
+        assert row in lines, row
+
+
+# -------- links and names --------
+
+
+def anchors(document):
+    """The anchors of a document's headings, as GitHub makes them: `## How much of it?` → `how-much-of-it`."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_relative_link_leads_somewhere(document):
+    # `](figures/masks.png)`, `](#what-was-found)`, `](../README.md#start)`; not `](https://…)`
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text_of(document))
+    assert links
+    for path, anchor in links:
+        target = ((ROOT / document).parent / path).resolve() if path else ROOT / document
+        assert target.exists(), f"{document} links to {path}"
+        assert target.is_relative_to(ROOT), f"{document} links out of the repository: {path}"
+        if anchor:
+            assert anchor in anchors(target.relative_to(ROOT)), f"{document} links to #{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_are_named_exist(document):
+    defined = {
+        name
+        for path in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    # `test_isolation_to_the_bit`; not `tests/test_imports.py`
+    assert set(re.findall(r"`(test_\w+)`", text_of(document))) <= defined
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_door_of_a_room_names_its_modules(room):
+    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+    modules = {path.name for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"}
+    # `masks.py` at the beginning of a line or in a sentence
+    assert set(re.findall(r"(?<![\w/])\w+\.py", docstring)) == modules
