@@ -113,11 +113,11 @@ def test_type_checkers_see_the_same_names():
 def test_doctests():
     import doctest
 
-    import stepjepa.commands.train
     import stepjepa.jepa.pairs
     import stepjepa.jepa.reference
+    import stepjepa.training.configurations
 
-    for module in (stepjepa.jepa.pairs, stepjepa.jepa.reference, stepjepa.commands.train):
+    for module in (stepjepa.jepa.pairs, stepjepa.jepa.reference, stepjepa.training.configurations):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -2,112 +2,111 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from stepjepa.analysis.attention import Heads, attention_record
-from stepjepa.analysis.leakage import format_audit, leakage_audit
-from stepjepa.data.sources import read_examples
-from stepjepa.data.steps import Splitter
-from stepjepa.jepa.architectures import SUPPORTED_ATTENTION
-from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
-from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.models.loading import load_model
+from stepjepa.commands.options import SIZES, ModelOptions, Parser, ShownLayout, parse
 from stepjepa.records import UserError, environment, write_json
 
-SHOWN_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
-TEST_PROBLEMS, TEST_SEED = 200, 1  # the built-in problems that results are measured on
+if TYPE_CHECKING:
+    from stepjepa.analysis.attention import Heads
+
 AUDITED = 16
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of `stepjepa attention`."""
-    command = argparse.ArgumentParser(
-        prog="stepjepa attention",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Attention maps of one example over trunk and branches, with the check that forbidden cells have a "
-        "weight of exactly 0 in all layers and heads; with --audit, which views move when a part of the text changes. "
-        "Exit status 0 only if nothing leaks.",
+@dataclass(kw_only=True)
+class AttentionOptions(ModelOptions):
+    """Which example is shown or audited, what of it, and where the figures go."""
+
+    output_dir: Path = field(
+        metadata={"help": "where record and figures are written", "aliases": ["--output"], "metavar": "FOLDER"}
     )
-    add = command.add_argument
-    add("--model_path", default=BUILTIN, help="'builtin', a folder (full model or adapter), or a Hub id")
-    add(
-        "--test_file",
-        nargs="+",
-        default=[BUILTIN],
-        help="'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+    problems: int = field(default=200, metadata={"help": "how many built-in problems are drawn", "group": "data"})
+    problem_seed: int = field(default=1, metadata={"help": "which built-in problems are drawn", "group": "data"})
+    example: int = field(default=0, metadata={"help": "which example, from 0", "group": "data"})
+    layers: list[int] = field(
+        default_factory=lambda: [0, -1], metadata={"help": "which layers, from 0; negative from the last"}
     )
-    add("--splitter", choices=get_args(Splitter), help="how to find steps in unprepared data, as in prepare")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="where record and figures are written")
-    add("--example", type=int, default=0, help="which example, from 0")
-    add("--layers", type=int, nargs="+", default=[0, -1], help="which layers, from 0; negative from the last")
-    add("--heads", nargs="+", default=["mean"], help="'mean' over the heads, 'all', or which, from 0")
-    add(
-        "--audit",
-        type=int,
-        nargs="?",
-        const=AUDITED,
-        metavar="N",
-        help=f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
+    heads: list[str] = field(
+        default_factory=lambda: ["mean"], metadata={"help": "'mean' over the heads, 'all', or which, from 0"}
     )
-    add("--pairs", choices=SHOWN_PAIRS, default="consecutive", help="which view pairs")
-    add("--horizon", type=int, default=1, help="steps ahead, for --pairs horizon")
-    add("--predictors", type=int, default=1, help="predictor tokens before a context view, as the model was trained")
-    add("--isolation", choices=ISOLATIONS, default="step", help="what a target view sees besides itself")
-    add("--max_length", type=int, help="longest example in tokens; a longer one loses whole steps")
-    add("--size", choices=("notebook", "paper"), default="notebook", help="width and type of the figures")
-    add(
-        "--attn_implementation",
-        choices=SUPPORTED_ATTENTION,
-        help="what the audit runs (transformers' choice if absent); maps switch to eager",
+    audit: int | None = field(
+        default=None,
+        metadata={
+            "help": f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
+            "metavar": "N",
+            "const": AUDITED,
+        },
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA device if there is one")
-    add("--revision", help="branch, tag or commit of a Hub model")
-    add("--trust_remote_code", action="store_true", help="run Python code that comes with the model")
-    return command
+    size: str = field(default="notebook", metadata={"help": "width and type of the figures", "choices": SIZES})
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "what the audit runs (transformers' choice if absent); maps switch to eager",
+            "choices": "jepa.architectures.SUPPORTED_ATTENTION",
+            "group": "model",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.audit is not None and self.audit < 1:
+            raise ValueError("--audit must be at least 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa attention`; the exit status is 0 if nothing leaks, 1 otherwise (record and figures are written)."""
+    parser = Parser(
+        "attention",
+        "Attention maps of one example over trunk and branches, with the check that forbidden cells have a weight of "
+        "exactly 0 in all layers and heads; with --audit, which views move when a part of the text changes. Exit "
+        "status 0 only if nothing leaks.",
+    )
+    options, layout = parse(parser, argv, AttentionOptions, ShownLayout)
+    heads = heads_of(options.heads)
     from transformers.utils import logging
 
-    command = parser()
-    options = command.parse_args(argv)
-    heads = _heads(options.heads)
-    for name in ("horizon", "predictors", "max_length", "audit"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            command.error(f"--{name} must be at least 1")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; leave the option out")
+    from stepjepa.analysis.attention import attention_record
+    from stepjepa.analysis.leakage import leakage_audit
+    from stepjepa.data.sources import read_examples
+    from stepjepa.models.loading import choose_device, load_model
+
+    device = choose_device(options.device)
     logging.disable_progress_bar()
     count = options.example + (options.audit or 1)
     examples, _ = read_examples(
-        options.test_file, split="test", count=max(TEST_PROBLEMS, count), seed=TEST_SEED, splitter=options.splitter
+        options.test_file,
+        split="test",
+        count=max(options.problems, count),
+        seed=options.problem_seed,
+        splitter=options.splitter,
     )
     if not 0 <= options.example < len(examples):
         raise UserError(f"--example {options.example}: there are {len(examples)} examples, 0 to {len(examples) - 1}")
     model, tokenizer = load_model(
-        options.model_path,
-        predictors=options.predictors,
+        options.model_name,
+        predictors=layout.predictors,
         attn_implementation=options.attn_implementation,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
     )
-    model.to("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    layout = BranchLayout(options.pairs, options.horizon, options.predictors, options.isolation, options.max_length)
-    about = {"command": "attention", "options": _plain(options), "environment": environment()}
+    model.to(device)
+    plain = {name: value for name, value in (asdict(options) | asdict(layout)).items() if name != "output_dir"}
+    about = {"command": "attention", "options": plain, "environment": environment()}
     if options.audit:
-        chosen = examples[options.example : count]
-        return _audit(leakage_audit(model, tokenizer, chosen, layout=layout, progress=True), about, options)
+        audit = leakage_audit(model, tokenizer, examples[options.example : count], layout=layout, progress=True)
+        return show_audit({**about, **audit}, options)
     record = attention_record(model, tokenizer, examples[options.example], options.layers, heads, layout=layout)
-    return _maps(record, about, options)
+    return show_maps({**about, **record}, options)
 
 
-def _heads(words: Sequence[str]) -> Heads:
+def heads_of(words: Sequence[str]) -> Heads:
+    """`["mean"]` → "mean", `["0", "3"]` → [0, 3].
+
+    Raises:
+        UserError: something else.
+    """
     if list(words) == ["mean"]:
         return "mean"
     if list(words) == ["all"]:
@@ -118,15 +117,12 @@ def _heads(words: Sequence[str]) -> Heads:
         raise UserError(f"--heads {' '.join(words)}: give 'mean', 'all', or numbers from 0") from error
 
 
-def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(options).items() if name != "output"}
-
-
-def _maps(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse.Namespace) -> int:
+def show_maps(record: Mapping[str, Any], options: AttentionOptions) -> int:
+    """Draw and write the maps, and say whether attention falls on forbidden cells."""
     from stepjepa.visualization.attention import attention_maps, segment_flow
 
     figures = {"attention": attention_maps(record, size=options.size), "flow": segment_flow(record, size=options.size)}
-    _write("attention", {**about, **record}, figures, options.output)
+    write("attention", record, figures, options.output_dir)
     check = record["check"]
     worst = max(layer["max_forbidden_mass"] for layer in check["layers"])
     cells = sum(layer["forbidden_cells"] for layer in check["layers"]) * check["heads"]
@@ -140,11 +136,12 @@ def _maps(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse
     return 0 if check["passed"] else 1
 
 
-def _audit(record: Mapping[str, Any], about: Mapping[str, Any], options: argparse.Namespace) -> int:
+def show_audit(record: Mapping[str, Any], options: AttentionOptions) -> int:
+    """Draw and write the audit, and say what moved."""
+    from stepjepa.analysis.leakage import format_audit
     from stepjepa.visualization.attention import leakage_map
 
-    figures = {"leakage": leakage_map(record, size=options.size)}
-    _write("leakage", {**about, **record}, figures, options.output)
+    write("leakage", record, {"leakage": leakage_map(record, size=options.size)}, options.output_dir)
     for reason, number in record["left_out"].items():
         if number:
             print(f"{number} examples left out: {reason.replace('_', ' ')}")
@@ -152,7 +149,7 @@ def _audit(record: Mapping[str, Any], about: Mapping[str, Any], options: argpars
     return 0 if record["passed"] else 1
 
 
-def _write(name: str, record: Mapping[str, Any], figures: Mapping[str, Any], folder: Path) -> None:
+def write(name: str, record: Mapping[str, Any], figures: Mapping[str, Any], folder: Path) -> None:
     """The record and its figures; all are ready before the first is written."""
     from stepjepa.visualization.style import save_figure
 

@@ -36,12 +36,10 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.jepa.architectures import base_model
 from stepjepa.records import UserError
 
-MAX_NEW_TOKENS = 768
-"""The longest of the 8,792 GSM8K solutions has 544 tokens of the built-in tokenizer, whose vocabulary of 1,000 makes
-more of them than others do; 664 with GSM8K's calculator marks."""
 STRAGGLERS = 8  # one row in so many, when all others have ended,
 PATIENCE = 1.5  # is left behind unless it ends within this multiple of the others' time
 

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.generation import Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.options import SYSTEM_PROMPTS, EvaluateOptions
 from stepjepa.evaluation.questions import Question, QuestionSet, read_questions, shown_path
 from stepjepa.evaluation.results import (
     Partial,
@@ -35,15 +36,7 @@ from stepjepa.evaluation.results import (
     summary_path,
     write_results,
 )
-from stepjepa.evaluation.scoring import (
-    SYSTEM_PROMPTS,
-    accuracy,
-    render_prompts,
-    system_prompt,
-    token_ids,
-    verdict,
-    vote,
-)
+from stepjepa.evaluation.scoring import accuracy, render_prompts, system_prompt, token_ids, verdict, vote
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
@@ -51,41 +44,17 @@ from stepjepa.records import UserError, environment
 
 Say = Callable[[str], object]
 """Takes the lines that report how a run goes on."""
-PROBLEMS, PROBLEM_SEED = 1000, 1  # the test problems of seed 0 were looked at when settings were chosen
 DIGESTS = ("model weights", "questions", "prompts")
 """Parts of an identity that are digests: that they differ can be said, the values say nothing."""
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Everything that decides the answers, as given to `stepjepa evaluate`."""
+def sampling_of(options: EvaluateOptions) -> Sampling:
+    """How answers are drawn.
 
-    model_path: str
-    test_file: Sequence[str]
-    output_file: str
-    system_prompt: str = "train"
-    max_new_tokens: int = MAX_NEW_TOKENS
-    batch_size: int = 64
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    split: str = "test"
-    hub_config: str | None = None
-    problems: int = PROBLEMS
-    problem_seed: int = PROBLEM_SEED
-    dtype: str = "float32"
-    device: str = "auto"
-    attn_implementation: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    pad_token: str | None = None
-    overwrite: bool = False
-
-    @property
-    def sampling(self) -> Sampling:
-        """How answers are drawn."""
-        return Sampling(self.max_new_tokens, self.samples, self.temperature, self.top_p, self.seed)
+    Raises:
+        UserError: by name, for values out of range.
+    """
+    return Sampling(options.max_new_tokens, options.samples, options.temperature or 0.0, options.top_p, options.seed)
 
 
 def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: bool = True) -> dict[str, Any]:
@@ -108,7 +77,7 @@ def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: 
         problems=options.problems,
         problem_seed=options.problem_seed,
     )
-    model = locate_model(options.model_path, options.revision)
+    model = locate_model(options.model_name, options.revision)
     tokenizer = load_tokenizer(model, options.trust_remote_code, options.pad_token)
     system, origin = system_prompt(options.system_prompt, model)
     prompts = render_prompts(data.questions, options.system_prompt, system, tokenizer)
@@ -132,17 +101,18 @@ def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: 
     )
     context = context_length(weights)
     state = Generation(
-        token_ids(prompts, tokenizer), options.sampling, options.batch_size, context, finished=partial.rows
+        token_ids(prompts, tokenizer), sampling_of(options), options.batch_size, context, finished=partial.rows
     )
     rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
     tokens = sum(response["tokens"] for row in rows for response in row.get("samples", [row]))
-    configuration = {name: value for name, value in asdict(options).items() if name not in ("output_file", "overwrite")}
+    left_out = ("model_name", "output_file", "overwrite")
+    configuration = {name: value for name, value in asdict(options).items() if name not in left_out}
     summary = {
         **figures(rows),
         "unreadable": data.unreadable,
-        "configuration": configuration
+        "configuration": {"model_path": model.name}
+        | configuration
         | {
-            "model_path": model.name,
             "test_file": [shown_path(source) for source in options.test_file],
             "device": str(device),
             "attn_implementation": base_model(weights).config._attn_implementation,
@@ -174,7 +144,7 @@ def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: 
 
 
 def _check_options(options: EvaluateOptions) -> None:
-    _ = options.sampling  # raises by name
+    _ = sampling_of(options)  # raises by name
     if options.batch_size < 1:
         raise UserError(f"--batch_size {options.batch_size} has to be at least 1")
     if options.system_prompt not in SYSTEM_PROMPTS:

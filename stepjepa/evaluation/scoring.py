@@ -17,12 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
-from stepjepa.evaluation.generation import MAX_NEW_TOKENS, Answer, Generation, Sampling, context_length, generate
+from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, generate
+from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.evaluation.questions import Question
 from stepjepa.models.checkpoint import BUILTIN, Checkpoint
 from stepjepa.records import UserError
-
-SYSTEM_PROMPTS = ("train", "file", "none")
 
 
 def system_prompt(mode: str, model: Checkpoint) -> tuple[str | None, str]:

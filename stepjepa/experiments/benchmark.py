@@ -33,9 +33,11 @@ from stepjepa.experiments.benchmark_arms import (
     counting,
     peak_memory,
 )
-from stepjepa.experiments.benchmark_workload import BenchOptions, Workload, make_workload, save_workload
+from stepjepa.experiments.benchmark_workload import Workload, make_workload, save_workload
+from stepjepa.experiments.options import BenchOptions
 from stepjepa.jepa.architectures import check_architecture
 from stepjepa.jepa.masks import attention_masks
+from stepjepa.models.loading import choose_device
 from stepjepa.records import UserError, environment, text_table
 
 COMPARED = (
@@ -91,9 +93,12 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
 
 def use_device(options: BenchOptions) -> None:
-    """Set the threads asked for; raise `UserError` if CUDA is asked for and absent."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("CUDA is not available: this machine or this build of PyTorch has none. Use --device cpu.")
+    """Settle the device and set the threads asked for.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    options.device = str(choose_device(options.device))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
 
@@ -159,8 +164,8 @@ def _time_masks(model: Any, batch: Batch, device: str) -> float:
 
 
 def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 @torch.no_grad()
@@ -275,7 +280,7 @@ def format_table(result: dict[str, Any]) -> str:
     """The record of `bench` as lines of text."""
     options, model, data = result["configuration"], result["model"], result["data"]
     hardware = result["environment"]["hardware"]
-    where = ", ".join(hardware["gpus"]) if options["device"] == "cuda" else hardware["processor"]
+    where = ", ".join(hardware["gpus"]) if options["device"].startswith("cuda") else hardware["processor"]
     lines = [
         f"{options['model_name'] or 'random weights'}: {model['architecture']}, {model['parameters']:,} parameters, "
         f"{model['vocabulary_rows']:,} vocabulary rows, {options['dtype']}, {options['attn_implementation']}",

@@ -249,13 +249,13 @@ def peak_memory(work: Callable[[], None], device: str) -> dict[str, Any]:
         and after).
     """
     gc.collect()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        method, before = "cuda allocator", torch.cuda.memory_allocated()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        method, before = "cuda allocator", torch.cuda.memory_allocated(device)
         work()
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device)
     elif STATUS.exists():
         method = "VmHWM, reset" if _reset_peak() else "VmHWM"
         before = resident_bytes()

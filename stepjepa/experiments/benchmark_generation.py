@@ -15,15 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from stepjepa.data.chat import ChatRenderer
-from stepjepa.evaluation.generation import (
-    MAX_NEW_TOKENS,
-    Answer,
-    Generation,
-    Sampling,
-    context_length,
-    end_ids,
-    generate,
-)
+from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.evaluation.questions import read_questions
 from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
 from stepjepa.experiments.benchmark import spread
@@ -33,7 +26,7 @@ from stepjepa.records import UserError, environment, text_table
 
 
 def bench_generation(
-    model_path: str = BUILTIN,
+    model_name: str = BUILTIN,
     problems: int = 1000,
     single: int = 200,
     batch_size: int = 64,
@@ -57,7 +50,7 @@ def bench_generation(
     began, load = time.perf_counter(), list(os.getloadavg())
     started_with = environment()
     questions = read_questions([BUILTIN], problems=problems).questions
-    source = locate_model(model_path)
+    source = locate_model(model_name)
     tokenizer = load_tokenizer(source)
     model = load_weights(source, tokenizer, device=choose_device(device))
     renderer = ChatRenderer(tokenizer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from stepjepa.data.boundaries import byte_level_bpe
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
+from stepjepa.experiments.options import BenchOptions
 from stepjepa.jepa.architectures import longest_trunk
 from stepjepa.jepa.pairs import BranchLayout, step_spans
 from stepjepa.models.checkpoint import BUILTIN
@@ -26,93 +27,6 @@ from stepjepa.models.loading import add_predictor_tokens, load_model, set_pad_to
 from stepjepa.records import UserError
 
 PAD, END = "<|pad|>", "<|end|>"
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-ATTENTION = ("sdpa", "eager", "flex_attention")
-BYTES = 256
-
-
-@dataclass
-class BenchOptions:
-    """Configuration of a benchmark.
-
-    Model: `model_name` ("builtin", a Hub id, a folder), or None for a random Llama of `hidden_size`, `layers`,
-    `heads`, with a tokenizer of `vocab_size` tokens and `vocab_rows` rows of embedding and head (None: as many).
-    Data: `train_file` is "builtin", files or Hub ids; `max_length` cuts at a step boundary.
-    Race: `batch_size` rows per microbatch, `rounds` counted rounds after `warmup` uncounted ones, a new microbatch
-    each round as long as the data last. `memory_batches` microbatches are run for peak memory; 0 measures none.
-
-    Raises:
-        UserError: for values out of range.
-    """
-
-    model_name: str | None = None
-    hidden_size: int = 256
-    layers: int = 6
-    heads: int = 4
-    vocab_size: int = 4096
-    vocab_rows: int | None = None
-    train_file: list[str] = field(default_factory=lambda: ["builtin"])
-    max_length: int | None = None
-    batch_size: int = 8
-    rounds: int = 20
-    warmup: int = 2
-    memory_batches: int = 3
-    predictors: int = 1
-    lbd: float = 0.1
-    device: str = "cpu"
-    dtype: str = "float32"
-    attn_implementation: str = "sdpa"
-    threads: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        smallest = {
-            "hidden_size": 1,
-            "layers": 1,
-            "heads": 1,
-            "batch_size": 1,
-            "rounds": 1,
-            "warmup": 0,
-            "memory_batches": 0,
-            "predictors": 1,
-        }
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name, choices in (("dtype", DTYPES), ("attn_implementation", ATTENTION), ("device", ("cpu", "cuda"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads must be at least 1, not {self.threads}.")
-        if self.attn_implementation == "flex_attention" and self.device != "cuda":
-            raise UserError("flex_attention needs --device cuda: on the CPU it has no backward.")
-        if self.model_name is None:
-            self._check_random_model()
-
-    def _check_random_model(self) -> None:
-        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
-            raise UserError(
-                f"hidden_size {self.hidden_size} must be divisible by heads {self.heads} into an even head size "
-                "(rotary positions turn pairs of values)."
-            )
-        least = BYTES + 2 + self.predictors
-        if self.vocab_size < least:
-            raise UserError(f"vocab_size must be at least {least}: 256 bytes, pad, end and predictor tokens.")
-        if self.vocab_rows is not None and self.vocab_rows < self.vocab_size:
-            raise UserError(f"vocab_rows ({self.vocab_rows}) must be at least vocab_size ({self.vocab_size}).")
-
-    def public(self) -> dict[str, Any]:
-        """The options as JSON values, without the folders that files lie in."""
-        shown = {**asdict(self), "train_file": [without_folder(name) for name in self.train_file]}
-        if self.model_name is not None:
-            shown["model_name"] = without_folder(self.model_name)
-        return shown
-
-
-def without_folder(name: str) -> str:
-    """The last part of a path that exists here; any other name (a Hub id) as it is."""
-    path = Path(name).expanduser()
-    return path.resolve().name if path.exists() else name
 
 
 @dataclass

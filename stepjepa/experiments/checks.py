@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,53 +17,15 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from stepjepa.experiments.options import VerifyOptions
 from stepjepa.jepa.architectures import longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
-from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
-from stepjepa.models.checkpoint import BUILTIN
-
-DEVICES = ("auto", "cpu", "cuda")
-VERIFIED_PAIRS = tuple(name for name in PAIR_SETS if name != "none")
+from stepjepa.jepa.pairs import BranchLayout
 
 TRAINED = BranchLayout(max_length=2048)
 """The branches of `stepjepa train` by default."""
 FORESEEN = (OSError, ValueError, RuntimeError, TypeError, IndexError, ImportError, TemplateError, SafetensorError)
 """What foreign models, tokenizers, templates and files raise; anything else is a bug here and shows as one."""
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """What to verify; the defaults are those of `stepjepa train`.
-
-    Args:
-        model_name: "builtin", a folder, or a Hub id, as in `load_model`.
-        train_file: "builtin", JSONL files, or Hub data set ids.
-        splitter: how steps are found in unprepared data; None as in `read_examples`.
-        lora: add LoRA adapters, as `stepjepa train --lora` would.
-        examples: how many examples the model is run on; the shortest with a view pair are taken.
-        dtype, attn_implementation, revision, trust_remote_code: as in `load_model`.
-        device: "auto" (CUDA if there is one), "cpu" or "cuda".
-
-    Raises:
-        ValueError: for values out of range.
-    """
-
-    model_name: str = BUILTIN
-    train_file: str | Sequence[str] = ("builtin",)
-    splitter: Any = None
-    lora: bool = False
-    examples: int = 4
-    dtype: str = "float32"
-    attn_implementation: str | None = None
-    device: str = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise ValueError(f"device={self.device!r} is unknown; choose one of {', '.join(DEVICES)}.")
-        if self.examples < 1:
-            raise ValueError(f"examples={self.examples} must be at least 1.")
 
 
 @dataclass(frozen=True)

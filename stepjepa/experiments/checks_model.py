@@ -30,7 +30,8 @@ from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.reference import two_pass_views
 from stepjepa.jepa.views import Views, encode_views
-from stepjepa.models.loading import load_model
+from stepjepa.models.loading import choose_device, load_model
+from stepjepa.records import UserError
 
 HALF_ADVICE = " In half precision only gross errors show; run once with --dtype float32 for the exact comparison."
 
@@ -41,11 +42,10 @@ HALF_ADVICE = " In half precision only gross errors show; run once with --dtype 
 def check_model(subject: Subject) -> Outcome:
     """Model and tokenizer load, the predictor tokens are there, and the device can take them."""
     options = subject.options
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        return Outcome(False, "there is no CUDA device here", "Use --device cpu, or install a CUDA build of torch.")
+    try:
+        device = str(choose_device(options.device))
+    except UserError as error:
+        return Outcome(False, str(error), "Use --device cpu, or install a CUDA build of torch.")
     model, tokenizer = load_model(
         options.model_name,
         predictors=subject.layout.predictors,

@@ -31,8 +31,16 @@ import yaml
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig, idle_options
-from stepjepa.training.configurations import ALIASES, did_you_mean, option_types, read_configuration, typed
-from stepjepa.training.run import RunOptions
+from stepjepa.training.configurations import (
+    did_you_mean,
+    options_of,
+    own_name,
+    read_configuration,
+    shipped,
+    spellings,
+    trainer_options,
+)
+from stepjepa.training.options import JEPAOptions, RunOptions
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
 DIGITS = 12  # of an address: 48 bits, so that even a million cells collide with a chance of 0.2%
@@ -165,8 +173,7 @@ def canonical(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def shipped_grids() -> list[str]:
     """Names of the grids inside the package."""
-    folder = files("stepjepa.experiments") / "grids"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return shipped("stepjepa.experiments", "grids")
 
 
 def read_grid(name: str) -> Grid:
@@ -175,15 +182,15 @@ def read_grid(name: str) -> Grid:
     Raises:
         UserError: names the file, the key and what is wrong.
     """
-    shipped = name in shipped_grids()
-    path = files("stepjepa.experiments") / "grids" / f"{name}.yaml" if shipped else Path(name)
+    is_shipped = name in shipped_grids()
+    path = files("stepjepa.experiments") / "grids" / f"{name}.yaml" if is_shipped else Path(name)
     if not path.is_file():
         raise UserError(f"{name}: no such grid file, and not one of {', '.join(shipped_grids())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: not YAML: {error}") from error
-    return _Reader(name).grid(name if shipped else Path(name).stem, content)
+    return _Reader(name).grid(name if is_shipped else Path(name).stem, content)
 
 
 class _Reader:
@@ -191,7 +198,7 @@ class _Reader:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.types = option_types(CellOptions, StepJEPAConfig)
+        self.known = trainer_options() | options_of(CellOptions, JEPAOptions)
 
     def grid(self, name: str, content: Any) -> Grid:
         content = self.mapping("the file", content)
@@ -234,7 +241,7 @@ class _Reader:
 
     def configuration(self, key: str, name: str) -> dict[str, Any]:
         try:
-            values = read_configuration(name, {option: kind.choices for option, kind in self.types.items()})
+            values = read_configuration(name, self.known)
         except UserError as error:
             raise self.error(key, str(error).removeprefix("--config ")) from error
         kept = {option: value for option, value in values.items() if option not in set_by_runner()}
@@ -255,16 +262,16 @@ class _Reader:
 
     def option(self, key: str, name: str, value: Any) -> tuple[str, Any]:
         """An option under its own name, with its value in its own type, so that 1, 1.0 and "1" are one cell."""
-        known = ALIASES.get(name, name)
+        known = own_name(name, self.known)
         place = f"{key}: {name}"
         if known == "seed":
             raise self.error(place, "give `seeds` at the top of the grid")
         if known in set_by_runner():
             raise self.error(place, "set by the runner; a grid cannot choose it")
-        if known not in self.types:
-            raise self.error(place, f"unknown option{did_you_mean(name, [*self.types, *ALIASES])}")
+        if known not in self.known:
+            raise self.error(place, f"unknown option{did_you_mean(name, spellings(self.known))}")
         try:
-            return known, typed(self.types[known], value)
+            return known, self.known[known].read(value)
         except (ValueError, TypeError) as error:
             raise self.error(place, f"{value!r} cannot be used: {error}") from error
 

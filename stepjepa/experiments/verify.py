@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stepjepa.experiments.checks import TRAINED, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.experiments.checks import TRAINED, Check, Outcome, Subject, run_check
 from stepjepa.experiments.checks_data import (
     check_boundaries,
     check_data_format,
@@ -28,6 +28,7 @@ from stepjepa.experiments.checks_model import (
     check_predictor_gradient,
     check_two_passes,
 )
+from stepjepa.experiments.options import VerifyOptions
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import environment
 

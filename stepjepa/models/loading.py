@@ -286,6 +286,8 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {wanted}: CUDA is not available: this machine or this build of PyTorch has none")
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)

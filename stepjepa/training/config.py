@@ -5,22 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from stepjepa.jepa.controls import TARGETS
 from stepjepa.jepa.losses import OBJECTIVES
 from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
+from stepjepa.training.options import JEPAOptions
 
 LEARNING_RATE_FULL = 2e-5
 LEARNING_RATE_LORA = 2e-4
 
 
 @dataclass
-class StepJEPAConfig(TrainingArguments):
+class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # the learning rate may be None
     """Training arguments of Step-JEPA: L = γ · L_LM + λ · L_JEPA. Only what differs from the parent is listed.
 
     Parent defaults that differ: `per_device_train_batch_size` 4, `gradient_accumulation_steps` 4,
@@ -38,99 +39,6 @@ class StepJEPAConfig(TrainingArguments):
             smoothing, fused-loss (Liger) kernels, context, sequence and tensor parallelism, per-device token
             averaging, `torch_compile`.
     """
-
-    lbd: float = field(
-        default=0.1,
-        metadata={"help": "λ, the weight of the JEPA loss. 0 is plain fine-tuning.", "aliases": ["--lambda"]},
-    )
-    gamma: float = field(default=1.0, metadata={"help": "γ, the weight of the language-modelling loss."})
-    jepa_loss_type: str = field(
-        default="cosine", metadata={"help": f"JEPA loss: {', '.join(OBJECTIVES)}.", "jepa_only": True}
-    )
-    pairs: str = field(
-        default="first", metadata={"help": f"Which view pairs: {', '.join(PAIR_SETS)}.", "jepa_only": True}
-    )
-    horizon: int = field(
-        default=1,
-        metadata={
-            "help": "Steps ahead, for pairs=horizon.",
-            "jepa_only": True,
-            "idle_if": lambda options: options["pairs"] != "horizon",
-        },
-    )
-    isolation: str = field(
-        default="step",
-        metadata={"help": f"What a target view sees besides itself: {', '.join(ISOLATIONS)}.", "jepa_only": True},
-    )
-    target: str = field(
-        default="step",
-        metadata={
-            "help": f"What a context view predicts in training: {', '.join(TARGETS)}. The last two are control arms: "
-            "another pair's target view, and a random vector of the same length.",
-            "jepa_only": True,
-        },
-    )
-    predictors: int = field(default=1, metadata={"help": "K, predictor tokens before a context view is read."})
-    target_gradient: bool = field(
-        default=True,
-        metadata={
-            "help": "Let the JEPA gradient flow into the target view, as in the original.",
-            "jepa_only": True,
-            "idle_if": lambda options: options["target"] == "random",
-        },
-    )
-    temperature: float = field(
-        default=0.07,
-        metadata={
-            "help": "Temperature of InfoNCE.",
-            "jepa_only": True,
-            "idle_if": lambda options: options["jepa_loss_type"] != "infonce",
-        },
-    )
-    jepa_ratio: float = field(
-        default=1.0,
-        metadata={
-            "help": "Share of optimizer steps with a JEPA term, drawn from (seed, global_step).",
-            "jepa_only": True,
-        },
-    )
-    max_length: int | None = field(
-        default=2048,
-        metadata={"help": "Longest example in tokens; longer ones are cut at a step boundary and counted."},
-    )
-    packing_length: int | None = field(
-        default=None, metadata={"help": "Pack several examples into training rows of up to this many tokens."}
-    )
-    collapse_threshold: float = field(
-        default=0.01,
-        metadata={
-            "help": "Warn when the mean cosine distance between different targets falls below this.",
-            "idle_if": lambda options: True,
-        },
-    )
-
-    per_device_train_batch_size: int = field(
-        default=4, metadata={"help": "Examples in a microbatch of one device.", "aliases": ["--batch_size"]}
-    )
-    gradient_accumulation_steps: int = field(
-        default=4, metadata={"help": "Microbatches in an optimizer step.", "aliases": ["--grad_accum"]}
-    )
-    num_train_epochs: float = field(
-        default=3.0,
-        metadata={
-            "help": "Passes over the training data.",
-            "aliases": ["--num_epochs"],
-            "idle_if": lambda options: options["max_steps"] > 0,
-        },
-    )
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; 2e-5 for all weights, 2e-4 under LoRA by default."}
-    )
-    warmup_steps: float = 0.03
-    logging_steps: float = 10
-    logging_first_step: bool = True
-    logging_nan_inf_filter: bool = False
-    remove_unused_columns: bool = False
 
     @property
     def layout(self) -> BranchLayout:
@@ -183,7 +91,6 @@ class StepJEPAConfig(TrainingArguments):
                 raise ValueError(f"Step-JEPA cannot honour {option}: {reason}.")
 
 
-METADATA = ("jepa_only", "idle_if", "runner")
 RUNNER = (
     "output_dir",
     "resume_from_checkpoint",
@@ -232,16 +139,6 @@ for _name in StepJEPAConfig.__dataclass_fields__.keys() & set(
     _field = copy.copy(StepJEPAConfig.__dataclass_fields__[_name])
     _field.metadata = {**_field.metadata, "runner": True}  # type: ignore[assignment]
     StepJEPAConfig.__dataclass_fields__[_name] = _field
-
-
-class OptionParser(HfArgumentParser):
-    """`HfArgumentParser` for options whose metadata says more than `argparse` takes."""
-
-    @staticmethod
-    def _parse_dataclass_field(parser: Any, field: Field[Any]) -> None:
-        field = copy.copy(field)
-        field.metadata = {k: v for k, v in field.metadata.items() if k not in METADATA}  # type: ignore[assignment]
-        HfArgumentParser._parse_dataclass_field(parser, field)
 
 
 def idle_options(options: Mapping[str, Any], fields: Iterable[Field[Any]]) -> set[str]:

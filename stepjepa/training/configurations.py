@@ -1,47 +1,239 @@
-"""Options of a run from a YAML file: one of the named configurations inside the package, or the user's own."""
+"""Options as data: what the fields of a dataclass say, for command lines, YAML files of options and grids alike.
+
+Nothing here imports torch, so that `--help` and a mistyped option answer at once: the options of transformers'
+`TrainingArguments` are read from its source, and so are choices that another module defines. A field's metadata has
+`help`, and where they are needed `aliases` (option strings), `choices` (values, or "module.NAME" of a table in this
+package), `metavar`, `group` (its heading in the help), `positional`, `hidden` and `const`.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields
-from enum import Enum
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any
 
 from stepjepa.records import UserError
 
-ALIASES = {
-    "lambda": "lbd",
-    "batch_size": "per_device_train_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "num_epochs": "num_train_epochs",
-}
-"""Names of the original scripts that a configuration file may use."""
+
+def boolean(text: str) -> bool:
+    """The words for yes and no that transformers takes.
+
+    Raises:
+        ValueError: another word.
+    """
+    word = text.lower()
+    if word in ("yes", "true", "t", "y", "1"):
+        return True
+    if word in ("no", "false", "f", "n", "0"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+KINDS: dict[str, Callable[[str], Any]] = {"bool": boolean, "int": int, "float": float, "Path": Path}
+"""By the name in an annotation such as `int | None`; anything else is text."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its name, the type of its value or values, and what it is for."""
+
+    name: str
+    kind: Callable[[str], Any] = str
+    many: bool = False
+    required: bool = False
+    default: Any = None
+    help: str = ""
+    choices: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    group: str | None = None
+    positional: bool = False
+    hidden: bool = False
+    const: Any = None
+    """What the option without a value means; None: it needs one."""
+
+    def read(self, value: Any) -> Any:
+        """A value of YAML in the type that the command line would have given it; None and mappings as they are.
+
+        Raises:
+            ValueError: it cannot be read so, or is not one of the choices.
+        """
+        if value is None or isinstance(value, dict):
+            return value
+        if self.many:
+            return [self._read_one(entry) for entry in (value if isinstance(value, list) else [value])]
+        if isinstance(value, list):
+            raise ValueError("a single value is needed, not a list")
+        return self._read_one(value)
+
+    def _read_one(self, value: Any) -> Any:
+        typed = self.kind(str(value))
+        if self.choices and typed not in self.choices:
+            raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
+        return typed
+
+
+def options_of(*described: Any) -> dict[str, Option]:
+    """The options that dataclasses describe, by name; an instance of one gives the defaults."""
+    return {field.name: _of_field(field, each) for each in described for field in fields(each) if field.init}
+
+
+def _of_field(field: Field[Any], described: Any) -> Option:
+    about = field.metadata
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    if not isinstance(described, type):
+        default = getattr(described, field.name)
+    choices = about.get("choices", ())
+    kind, many = _type(field.type.__name__ if isinstance(field.type, type) else str(field.type))
+    return Option(
+        field.name,
+        kind,
+        many,
+        required=default is MISSING,
+        default=None if default is MISSING else default,
+        help=about.get("help", ""),
+        choices=names(choices) if isinstance(choices, str) else tuple(choices),
+        aliases=tuple(about.get("aliases", ())),
+        **{name: about[name] for name in ("metavar", "group", "positional", "hidden", "const") if name in about},
+    )
+
+
+def _type(annotation: str) -> tuple[Callable[[str], Any], bool]:
+    """`int | None` → (int, False); `list[str]` → (str, True); of a union with text, the other member counts."""
+    members = [member for member in annotation.split(" | ") if member != "None"]
+    kind = next((member for member in members if member not in ("str", "list[str]")), members[0])
+    if kind.startswith(("list[", "Sequence[")):
+        return KINDS.get(kind.partition("[")[2].rstrip("]"), str), True
+    return KINDS.get(kind, str), False
+
+
+@cache
+def trainer_options() -> dict[str, Option]:
+    """The options of transformers' `TrainingArguments`, by name, read from its source."""
+    package = find_spec("transformers")
+    assert package is not None
+    assert package.origin is not None
+    classes: dict[str, ast.ClassDef] = {}
+    for file in ("debug_utils.py", "trainer_utils.py", "training_args.py"):
+        tree = ast.parse(Path(package.origin).with_name(file).read_text(encoding="utf-8"))
+        classes |= {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    found = {}
+    for node in classes["TrainingArguments"].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            parts = {part.arg: part.value for part in getattr(node.value, "keywords", ())}
+            about = _metadata(parts.get("metadata"))
+            annotation = ast.unparse(node.annotation)
+            kind, many = _type(annotation)
+            enums = [classes[word] for word in re.findall(r"\w+", annotation) if word in classes]  # IntervalStrategy
+            values = (_literal(line.value) for enum in enums for line in enum.body if isinstance(line, ast.Assign))
+            found[node.target.id] = Option(
+                node.target.id,
+                kind,
+                many,
+                default=_literal(parts.get("default", node.value)),
+                help=about.get("help") or "",
+                choices=tuple(about.get("choices") or values),
+            )
+    return found
+
+
+def _metadata(node: ast.expr | None) -> dict[str, Any]:
+    """What of a field's metadata is written out."""
+    entries = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    return {_literal(key): _literal(value) for key, value in entries}
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return None if node is None else ast.literal_eval(node)
+    except ValueError:  # computed when the class is made
+        return None
+
+
+@cache
+def names(table: str) -> tuple[str, ...]:
+    """The names in a tuple, or the keys of a mapping, of a module of this package, read from its source.
+
+    >>> names("jepa.controls.TARGETS")
+    ('step', 'shuffled', 'random')
+    """
+    module, _, name = table.rpartition(".")
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    assigned: dict[str, ast.expr] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
+            assigned[target.id] = node.value  # type: ignore[attr-defined]
+    return tuple(_names(assigned[name], assigned))
+
+
+def _names(node: ast.expr | None, assigned: dict[str, ast.expr]) -> Iterable[str]:
+    """Names written out in a tuple, a mapping, a comprehension over one of them, or a union of such mappings."""
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            yield from [ast.literal_eval(key)] if key is not None else _names(value, assigned)
+    elif isinstance(node, ast.DictComp):
+        yield from _names(node.generators[0].iter, assigned)
+    elif isinstance(node, ast.BinOp):
+        yield from (*_names(node.left, assigned), *_names(node.right, assigned))
+    elif isinstance(node, ast.Name):
+        yield from _names(assigned[node.id], assigned)
+    elif node is not None:
+        yield from ast.literal_eval(node)
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """`; did you mean 'lambda'?`, or nothing where no known name is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    if not near:
+        return ""
+    return f"; did you mean {near[0]}?" if near[0].startswith("--") else f"; did you mean {near[0]!r}?"
+
+
+# -------- YAML --------
+
+
+def shipped(package: str, folder: str) -> list[str]:
+    """Names of the YAML files in a folder of the package."""
+    entries = (files(package) / folder).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
 def named_configurations() -> list[str]:
     """Names of the configurations inside the package."""
-    folder = files("stepjepa.training") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return shipped("stepjepa.training", "configs")
 
 
-def read_configuration(name: str, known: Mapping[str, Collection[Any]]) -> dict[str, Any]:
-    """Options from a named configuration or a YAML file.
+def spellings(known: Mapping[str, Option]) -> list[str]:
+    """The names and aliases of options, without dashes."""
+    return [*known, *(alias.lstrip("-") for option in known.values() for alias in option.aliases)]
+
+
+def own_name(name: Any, known: Mapping[str, Option]) -> Any:
+    """The name of an option that may be given by an alias, such as `lambda`."""
+    return next((option.name for option in known.values() if f"--{name}" in option.aliases), name)
+
+
+def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]:
+    """Options from a named configuration or a YAML file, by their own names.
 
     Args:
         name: one of `named_configurations`, or a path.
-        known: the options and the choices of each, none where anything goes.
+        known: the options that it may give.
 
     Raises:
         UserError: names the file and what is wrong in it.
     """
-    shipped = name in named_configurations()
-    path = files("stepjepa.training") / "configs" / f"{name}.yaml" if shipped else Path(name)
+    import yaml
+
+    path = files("stepjepa.training") / "configs" / f"{name}.yaml" if name in named_configurations() else Path(name)
     if not path.is_file():
         raise UserError(f"--config {name}: no such file, and not one of {', '.join(named_configurations())}")
     try:
@@ -50,79 +242,18 @@ def read_configuration(name: str, known: Mapping[str, Collection[Any]]) -> dict[
         raise UserError(f"--config {name}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
-    values = {ALIASES.get(key, key): value for key, value in values.items()}
+    values = {own_name(key, known): value for key, value in values.items()}
     for key, value in values.items():
-        choices = known.get(key, ())
-        if choices and value not in (None, *choices):
-            raise UserError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
         if key not in known:
-            raise UserError(f"--config {name}: unknown option {key!r}{did_you_mean(key, known)}")
-    for key in ("train_file", "eval_file"):
-        if key in values and not isinstance(values[key], list):
-            values[key] = [str(values[key])]
+            raise UserError(f"--config {name}: unknown option {key!r}{did_you_mean(key, spellings(known))}")
+        option = known[key]
+        if option.choices and value not in (None, *option.choices):
+            raise UserError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, option.choices))}")
+        if option.many and not isinstance(value, list):
+            values[key] = [str(value)]
+        elif isinstance(value, str):
+            try:
+                values[key] = option.read(value)
+            except ValueError as error:
+                raise UserError(f"--config {name}: {key}: {error}") from error
     return values
-
-
-def did_you_mean(word: Any, known: Iterable[str]) -> str:
-    """`; did you mean 'lbd'?`, or nothing if nothing known is near."""
-    near = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-class OptionType(NamedTuple):
-    """How a value of an option is read from text."""
-
-    kind: Callable[[str], Any]
-    choices: tuple[Any, ...] = ()
-    """What alone may be given; empty where anything goes."""
-    many: bool = False
-    """Whether it takes a list."""
-
-
-def option_types(*classes: type) -> dict[str, OptionType]:
-    """The types of the options that are the fields of dataclasses, as their command line has them."""
-    return {
-        option.name: _option_type(hints[option.name], option.metadata.get("choices", ()))
-        for own, hints in ((own, get_type_hints(own)) for own in classes)
-        for option in fields(own)
-        if option.init
-    }
-
-
-def _option_type(hint: Any, choices: Iterable[Any]) -> OptionType:
-    if get_origin(hint) in (Union, UnionType):  # the command line reads one type: of `dict | str | None` text
-        kinds = [kind for kind in get_args(hint) if kind not in (str, NoneType)]
-        hint = kinds[0] if kinds and not {str, NoneType} <= {*get_args(hint)} else str
-    if get_origin(hint) is list:
-        return OptionType(get_args(hint)[0], many=True)
-    if get_origin(hint) is Literal:
-        return OptionType(str, get_args(hint))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return OptionType(str, tuple(member.value for member in hint))
-    return OptionType(_boolean if hint is bool else hint, tuple(choices))
-
-
-def _boolean(text: str) -> bool:
-    for value, words in ((True, ("true", "yes", "t", "y", "1")), (False, ("false", "no", "f", "n", "0"))):
-        if text.lower() in words:
-            return value
-    raise ValueError("true or false is needed")
-
-
-def typed(option: OptionType, value: Any) -> Any:
-    """A value from YAML as the command line would have read it: `1`, `1.0` and `"1"` are one λ.
-
-    Raises:
-        ValueError, TypeError: it cannot be read so.
-    """
-    if value is None or isinstance(value, dict):
-        return value
-    if option.many:
-        values = value if isinstance(value, list) else [value]
-        return [typed(option._replace(many=False), one) for one in values]
-    if isinstance(value, list):
-        raise ValueError("a single value is needed, not a list")
-    read = option.kind(str(value))
-    if option.choices and read not in option.choices:
-        raise ValueError(f"choose one of {', '.join(map(str, option.choices))}")
-    return read

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from accelerate import PartialState
@@ -16,70 +16,19 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.data.sources import read_examples
-from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
-from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.folder import Claim, claim_folder
+from stepjepa.training.options import RunOptions
 from stepjepa.training.summary import QuietProgress, describe_row
 from stepjepa.training.trainer import StepJEPATrainer
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
 
 Say = Callable[[str], None]
-
-
-def _without_lora(options: Mapping[str, Any]) -> bool:
-    return not options["lora"]
-
-
-@dataclass
-class RunOptions:
-    """What a training run needs besides `StepJEPAConfig`: model, LoRA, data, accuracy."""
-
-    model_name: str = field(default=BUILTIN, metadata={"help": "'builtin', a folder, or a Hub id."})
-    train_file: list[str] = field(
-        default_factory=lambda: ["builtin"],
-        metadata={"help": "Training data: 'builtin', JSONL files (any form that prepare reads), or Hub data set ids."},
-    )
-    eval_file: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Evaluation data, likewise; of built-in problems and Hub data sets the test split. "
-            "Built-in training data have some of their own."
-        },
-    )
-    lora: bool = field(default=False, metadata={"help": "Train LoRA adapters instead of all weights."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the LoRA adapters.", "idle_if": _without_lora})
-    lora_alpha: int | None = field(
-        default=None, metadata={"idle_if": _without_lora, "help": "LoRA alpha; twice the rank by default."}
-    )
-    lora_dropout: float = field(
-        default=0.05, metadata={"help": "Dropout inside the LoRA adapters.", "idle_if": _without_lora}
-    )
-    dtype: str = field(default="float32", metadata={"help": "dtype of the weights: float32, bfloat16, float16, auto."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager or flex_attention; the library's choice by default."}
-    )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that comes with the model."})
-    splitter: Splitter | None = field(
-        default=None, metadata={"help": "How to find steps in unprepared data; see `stepjepa prepare --help`."}
-    )
-    problems: int = field(default=2000, metadata={"help": "How many built-in problems to train on."})
-    problem_seed: int = field(default=0, metadata={"help": "Which built-in problems are drawn."})
-    eval_problems: int = field(default=200, metadata={"help": "How many built-in problems to evaluate losses on."})
-    accuracy_problems: int = field(
-        default=200,
-        metadata={"help": "Held-out problems to answer before and after training; needs evaluation data. 0: none."},
-    )
-    max_new_tokens: int = field(default=768, metadata={"help": "Longest response when measuring accuracy."})
-    merge_lora: bool = field(
-        default=False, metadata={"help": "Save a merged full model besides the adapter.", "runner": True}
-    )
 
 
 def run_training(

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from stepjepa.commands.main import COMMANDS, main
-from stepjepa.commands.prepare import parser as prepare_parser
-from stepjepa.commands.train import parse_train, split_debug
+from stepjepa.commands.prepare import PrepareOptions
+from stepjepa.commands.train import parse_train
 from stepjepa.training.checkpoints import NoCheckpointError
 from stepjepa.training.folder import UserError, claim_folder
 
@@ -54,7 +54,7 @@ def test_overview_and_unknown_commands(capsys):
 
 
 def test_the_original_names_all_work():
-    options, args, resume, debug = parse_train(
+    options, args, resume, show_example = parse_train(
         [
             "--train_file",
             "a.jsonl",
@@ -88,8 +88,7 @@ def test_the_original_names_all_work():
             "0.5",
             "--seed",
             "7",
-            "--debug",
-            "1",
+            "--show_example",
             "--weight_decay",
             "0.1",
             "--use_cpu",
@@ -104,21 +103,19 @@ def test_the_original_names_all_work():
     assert (args.lbd, args.gamma, args.jepa_loss_type, args.output_dir) == (0.5, 2.0, "mse", "o")
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs) == (2, 8, 1.0)
     assert (args.learning_rate, args.max_length, args.predictors, args.jepa_ratio, args.seed) == (1e-3, 99, 2, 0.5, 7)
-    assert (debug, resume, args.weight_decay) == (1, None, 0.1)
+    assert (show_example, resume, args.weight_decay) == (True, None, 0.1)
 
 
 def test_no_argument_at_all_is_the_main_job():
-    options, args, resume, debug = parse_train([])
+    options, args, resume, show_example = parse_train([])
     assert (options.model_name, options.train_file) == ("builtin", ["builtin"])
-    assert (args.lbd, args.gamma, args.output_dir, resume, debug) == (0.1, 1.0, None, None, 0)
+    assert (args.lbd, args.gamma, args.output_dir, resume, show_example) == (0.1, 1.0, None, None, False)
 
 
 def test_lambda_is_an_alias_and_the_parents_debug_passes_through():
-    _, args, _, debug = parse_train(["--lambda", "0.3", "--debug", "underflow_overflow", "--use_cpu"])
+    _, args, _, _ = parse_train(["--lambda", "0.3", "--debug", "underflow_overflow", "--use_cpu"])
     assert args.lbd == 0.3
-    assert debug == 0
-    assert [option.value for option in args.debug] == ["underflow_overflow"]
-    assert split_debug(["--debug=0"]) == ([], 0)
+    assert args.debug == ["underflow_overflow"]
 
 
 def test_quick_start_configuration():
@@ -139,9 +136,9 @@ def test_yaml_configuration_and_command_line_over_it(tmp_path):
 
 def test_the_built_in_configuration_lies_under_the_users_own(tmp_path):
     file = tmp_path / "my.yaml"
-    file.write_text("lbd: 0.2\ndebug: 1\n")
-    _, args, _, debug = parse_train(["--config", str(file), "--use_cpu"])
-    assert (args.lbd, args.learning_rate, args.num_train_epochs, debug) == (0.2, 2e-3, 2, 1)
+    file.write_text("lbd: 0.2\nshow_example: true\n")
+    _, args, _, show_example = parse_train(["--config", str(file), "--use_cpu"])
+    assert (args.lbd, args.learning_rate, args.num_train_epochs, show_example) == (0.2, 2e-3, 2, True)
     _, args, _, _ = parse_train(["--lora", "--use_cpu"])
     assert args.learning_rate is None  # LoRA's own default
     file.write_text("model_name: elsewhere\n")
@@ -161,17 +158,15 @@ def test_another_model_does_not_inherit_the_built_in_learning_rate():
     ("words", "message"),
     [
         (["train", "--config", "nothing"], "llama-3.2-1b"),
-        (["train", "--jepa_loss_type", "cos"], "'cos'"),
         (["train", "--label_smoothing_factor", "0.1"], "label_smoothing_factor"),
         (["train", "--train_file", "missing.jsonl", "--use_cpu", "--output_dir", "out"], "missing.jsonl"),
-        (["train", "--dtype", "float8", "--use_cpu"], "float8"),
         (["train", "--lora", "--lora_rank", "0", "--use_cpu"], "r"),
         (["train", "--merge_lora", "--use_cpu"], "--merge_lora"),
         (["train", "--max_length", "20", "--use_cpu"], "could be used"),
         (["train", "--batch_size", "0"], "per_device_train_batch_size=0"),
         (["train", "--train_file", "own.jsonl", "--eval_strategy", "steps", "--use_cpu"], "eval"),
         (["train", "--output_dir", "typo", "--resume_from_checkpoint", "true", "--use_cpu"], "typo"),
-        (["prepare", "--source", "builtin", "--output_file", "."], "'.'"),
+        (["prepare", "--source", "builtin", "--output_file", "."], ". cannot be written"),
         (["prepare", "--source", "builtin", "--split", "foo", "--output_file", "o"], "foo"),
         (["prepare", "--source", "missing.jsonl", "--output_file", "out.jsonl"], "missing.jsonl"),
     ],
@@ -255,7 +250,7 @@ def test_prepare_built_in(tmp_path, capsys):
     assert len(rows) == 5
     assert "\n\n".join(rows[0]["steps"]) == rows[0]["messages"][-1]["content"]
     assert "written" in capsys.readouterr().out
-    assert prepare_parser().parse_args(["--source", "a", "--output_file", "b"]).min_chars == 20
+    assert PrepareOptions(source=["a"], output_file="b").min_chars == 20
 
 
 def test_train_writes_model_record_and_figure_and_is_reproducible(trained, monkeypatch, capsys):

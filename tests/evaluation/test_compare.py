@@ -12,11 +12,12 @@ from stepjepa.commands.compare import main
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import split_word
 from stepjepa.evaluation.compare import compare, format_report, sentence
+from stepjepa.evaluation.options import EvaluateOptions
 from stepjepa.evaluation.results import question_ids, read_results, summary_path, write_results
-from stepjepa.evaluation.run import EvaluateOptions, evaluate
+from stepjepa.evaluation.run import evaluate
 from stepjepa.models.checkpoint import TRAINING as RECORDED
 from stepjepa.records import UserError, write_json
-from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.options import JEPAOptions
 from stepjepa.visualization.comparison import forest
 
 TRAINING = {"lbd": 0.1, "jepa_loss_type": "cosine", "pairs": "first", "isolation": "step", "seed": 1}
@@ -124,13 +125,15 @@ def test_names_given_on_the_command_line(grid, tmp_path):
 
 
 def test_every_setting_of_the_objective_is_in_a_training_record():
-    own = StepJEPAConfig.__annotations__.keys() - RECORDED
+    own = JEPAOptions.__annotations__.keys() - RECORDED
     assert own == {
         "collapse_threshold",
         "remove_unused_columns",
         "logging_steps",
         "logging_nan_inf_filter",
         "logging_first_step",
+        "output_dir",
+        "resume_from_checkpoint",
     }
 
 

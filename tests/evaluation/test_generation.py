@@ -17,7 +17,6 @@ import stepjepa.evaluation.generation as generation
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.generation import (
-    MAX_NEW_TOKENS,
     Answer,
     Generation,
     GrowingLayer,
@@ -29,6 +28,7 @@ from stepjepa.evaluation.generation import (
     growing_cache,
     left_pad,
 )
+from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.experiments.benchmark_generation import alone
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import load_model

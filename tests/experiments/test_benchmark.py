@@ -13,13 +13,8 @@ from stepjepa.data.sources import make_example
 from stepjepa.experiments import benchmark
 from stepjepa.experiments.benchmark import arm_memory, bench, format_table, spread
 from stepjepa.experiments.benchmark_arms import ARMS, collate, counting, peak_memory, peak_resident_bytes
-from stepjepa.experiments.benchmark_workload import (
-    BenchOptions,
-    make_workload,
-    restore_workload,
-    save_workload,
-    train_tokenizer,
-)
+from stepjepa.experiments.benchmark_workload import make_workload, restore_workload, save_workload, train_tokenizer
+from stepjepa.experiments.options import BenchOptions
 from stepjepa.records import UserError, write_jsonl
 
 FIRST = ("single_pass_first", "two_pass_first", "doubled_batch")

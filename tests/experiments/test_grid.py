@@ -1,13 +1,16 @@
 """Grids: what a file means, which mistakes are named, and addresses that change with the result alone."""
 
+import copy
 from argparse import ArgumentTypeError
 
 import pytest
+from transformers import HfArgumentParser
 
 from stepjepa.experiments.grid import CellOptions, canonical, defaults, read_grid, shipped_grids
 from stepjepa.records import UserError
-from stepjepa.training.config import OptionParser, StepJEPAConfig
-from stepjepa.training.configurations import option_types, typed
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.configurations import names, options_of, trainer_options
+from stepjepa.training.options import JEPAOptions
 
 BASE = "base: {use_cpu: true}\n"
 
@@ -74,19 +77,34 @@ def read_or_refused(read, value):
         return "refused"
 
 
+class PlainParser(HfArgumentParser):
+    """The parser of transformers, for fields with metadata that are no words of `argparse`."""
+
+    @staticmethod
+    def _parse_dataclass_field(parser, field):
+        field = copy.copy(field)
+        field.metadata = {name: field.metadata[name] for name in ("help", "choices") if name in field.metadata}
+        if isinstance(field.metadata.get("choices"), str):
+            field.metadata["choices"] = names(field.metadata["choices"])
+        HfArgumentParser._parse_dataclass_field(parser, field)
+
+
 def test_values_are_read_as_the_command_line_reads_them():
-    types = option_types(CellOptions, StepJEPAConfig)
+    options = trainer_options() | options_of(CellOptions, JEPAOptions)
     actions = {}
-    for action in OptionParser((CellOptions, StepJEPAConfig))._actions:
+    for action in PlainParser((CellOptions, StepJEPAConfig))._actions:
         actions.setdefault(action.dest, action)  # of a flag and its negation the first has the type
-    assert set(types) == set(actions) - {"help"}
-    for name, option in types.items():
+    assert set(options) == set(actions) - {"help"}
+    no_text = {"liger_kernel_config", "parallelism_config"}
+    computed_choices = {"log_level", "log_level_replica"}
+    for name in options.keys() - no_text - computed_choices:
+        option = options[name]
         choices = actions[name].choices
         for text in ("1", "0.5", "true", "no", "line", "cosine", "adamw_torch", "nccl", "group_by_length", "words"):
             expected = read_or_refused(actions[name].type, text)
             if choices and expected not in choices:
                 expected = "refused"
-            found = read_or_refused(lambda value, option=option: typed(option, value), text)
+            found = read_or_refused(option.read, text)
             assert found == ([expected] if option.many and expected != "refused" else expected), (name, text)
 
 
@@ -207,8 +225,8 @@ def test_shipped_grids_share_what_they_share():
         ("axes: {lbd: []}", "g.yaml: axes: lbd: a list of values is needed"),
         ("axes: {lbd: [big]}", "g.yaml: axes: lbd: 'big' cannot be used"),
         ("axes: {lbd: [-1]}", "g.yaml: arm lbd=-1: lbd=-1.0 must be"),
-        ("axes: {pairs: [frist]}", "g.yaml: arm pairs=frist: pairs='frist' is unknown"),
-        ("axes: {target: [noise]}", "g.yaml: arm target=noise: target='noise' is unknown"),
+        ("axes: {pairs: [frist]}", "g.yaml: axes: pairs: 'frist' cannot be used: choose one of first"),
+        ("axes: {target: [noise]}", "g.yaml: axes: target: 'noise' cannot be used: choose one of step"),
         ("axes: {splitter: [frist]}", "g.yaml: axes: splitter: 'frist' cannot be used"),
         ("axes: {problems: [1.5]}", "g.yaml: axes: problems: 1.5 cannot be used"),
         ("axes: {seed: [1]}", "g.yaml: axes: seed: give `seeds`"),

@@ -20,7 +20,8 @@ from stepjepa.data import tokens as data
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example
 from stepjepa.experiments import checks_data, verify
-from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, VerifyOptions, run_check
+from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, run_check
+from stepjepa.experiments.options import VerifyOptions
 from stepjepa.jepa import masks
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.loading import load_model
@@ -494,9 +495,7 @@ def test_wrong_options_are_refused(capsys):
 
 
 def test_a_json_file_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(
-        verify_command, "verify", lambda *_: [Check("all", "passed", "fine", "", {"x": float("inf")}, 0.1)]
-    )
+    monkeypatch.setattr(verify, "verify", lambda *_: [Check("all", "passed", "fine", "", {"x": float("inf")}, 0.1)])
     (tmp_path / "file").write_text("")
     assert cli.main(["verify", "--json", str(tmp_path / "file" / "verify.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err

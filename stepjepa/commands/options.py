@@ -1,0 +1,206 @@
+"""Dataclasses of options → a command line; what is given there → instances of them.
+
+Fields and metadata are read as transformers' `HfArgumentParser` reads them: `--model-name` is `--model_name`, a flag
+may be given a value, one that is on by default has a `--no_…`. That class itself is not used: importing it takes more
+than a second, and importing the options of `TrainingArguments` pulls in torch, where `--help` and a mistyped option
+should be answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from stepjepa.data.steps import Splitter
+from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
+from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.records import UserError
+from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
+
+SIZES = ("notebook", "paper")  # of figures
+METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """The model that a command looks at, the data that it looks at it with, and where it runs."""
+
+    model_name: str = field(
+        default=BUILTIN,
+        metadata={
+            "help": "'builtin', a folder (full model or LoRA adapter), or a Hub id",
+            "aliases": ["--model_path"],
+            "group": "model",
+        },
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of a Hub model", "group": "model"}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "run Python code that comes with the model", "group": "model"}
+    )
+    device: str = field(
+        default="auto", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "model"}
+    )
+    test_file: list[str] = field(
+        default_factory=lambda: [BUILTIN],
+        metadata={
+            "help": "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+            "aliases": ["--train_file", "--eval_file"],
+            "group": "data",
+        },
+    )
+    splitter: Splitter | None = field(
+        default=None,
+        metadata={
+            "help": "how to find steps in unprepared data and in responses, as in prepare",
+            "choices": get_args(Splitter),
+            "group": "data",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ShownLayout(BranchLayout):
+    """The branches of a command that looks at views: with no pair there is none."""
+
+    pairs: str = field(
+        default="consecutive",
+        metadata={"help": "which view pairs", "choices": tuple(name for name in PAIR_SETS if name != "none")},
+    )
+
+
+class Layout(argparse.HelpFormatter):
+    """Help in which the value stands once behind an option and its aliases."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return ", ".join(action.option_strings) + " " + self._format_args(action, str(action.metavar))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose errors are one line that names the nearest option.
+
+    Args:
+        command: as in `stepjepa COMMAND`.
+        description, epilog: said at the head and at the end of `--help`.
+    """
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"stepjepa {command}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=Layout,
+        )
+        self.usage = f"{self.prog} [options]"
+
+    def add_options(self, options: Iterable[Option], hidden: bool = False) -> None:
+        """Add options to the groups that they name; `hidden` leaves them all out of `--help`."""
+        groups: dict[str | None, Any] = {None: self, **{group.title: group for group in self._action_groups}}
+        options = list(options)
+        valued = not any(option.positional for option in options)  # else a flag would take a positional word for one
+        for option in options:
+            if option.group not in groups:
+                groups[option.group] = self.add_argument_group(option.group)
+            self._add_option(groups[option.group], option, hidden or option.hidden, valued)
+
+    def _add_option(self, group: Any, option: Option, hidden: bool, valued: bool) -> None:
+        about: dict[str, Any] = {"help": argparse.SUPPRESS if hidden else explained(option), "metavar": option.metavar}
+        if option.metavar is None and not option.choices:
+            about["metavar"] = METAVARS.get(option.kind, "TEXT")
+        if option.choices:
+            about["choices"] = option.choices
+        if option.many:
+            about["nargs"] = "+"
+        if option.positional:
+            self.usage = f"{self.prog} {option.metavar} [options]"
+            group.add_argument(option.name, **about)
+            return
+        if option.const is not None:
+            about |= {"nargs": "?", "const": option.const}
+        if option.kind is boolean and not valued:
+            group.add_argument(f"--{option.name}", action="store_true", help=about["help"])
+            return
+        if option.kind is boolean:
+            about |= {"nargs": "?", "const": True}
+        about |= {"type": option.kind, "required": option.required}
+        group.add_argument(f"--{option.name}", *option.aliases, dest=option.name, **about)
+        if option.kind is boolean and option.default is True:
+            group.add_argument(f"--no_{option.name}", dest=option.name, action="store_false", help=argparse.SUPPRESS)
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The options given, by name; one that does not exist ends the program with the nearest that does."""
+        known = self._option_string_actions
+        words = []
+        for word in argv:
+            name, equals, value = word.partition("=")
+            underscored = f"--{name[2:].replace('-', '_')}"
+            if not word.startswith("--") or name in known:
+                words.append(word)
+            elif underscored in known:
+                words.append(f"{underscored}{equals}{value}")
+            else:
+                self.error(f"unknown option {name}{did_you_mean(name, known)}")
+        return vars(self.parse_args(words))
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and one line on what is wrong."""
+        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n")
+
+
+def explained(option: Option) -> str:
+    """The help of an option with its default, where that says something."""
+    default = " ".join(map(str, option.default)) if isinstance(option.default, list | tuple) else option.default
+    text = option.help.replace("%", "%%")
+    if option.default is True:
+        return f"{text} (default: true; --no_{option.name} turns it off)"
+    return text if default in (None, "", False) or option.required else f"{text} (default: {default})"
+
+
+def parse(parser: Parser, argv: Sequence[str] | None, *described: Any) -> Any:
+    """The command line as instances of dataclasses: one, or a list of several.
+
+    Args:
+        described: each a dataclass, or an instance of one that gives the defaults.
+
+    A ValueError that a dataclass raises over its values, unless it is a `UserError`, ends the program as a usage error.
+    """
+    parser.add_options(options_of(*described).values())
+    given = parser.read(sys.argv[1:] if argv is None else argv)
+    try:
+        made = [fill(each, given) for each in described]
+    except UserError:
+        raise
+    except ValueError as error:
+        parser.error(str(error))
+    return made if len(made) > 1 else made[0]
+
+
+def fill(described: Any, given: dict[str, Any]) -> Any:
+    """An instance of a dataclass with the values that are given for its fields."""
+    own = {each.name: given[each.name] for each in fields(described) if each.name in given}
+    return described(**own) if isinstance(described, type) else replace(described, **own)
+
+
+class Progress:
+    """One line on a terminal that says what is going on; nothing where nobody watches."""
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,209 @@
+"""What `verify` and `bench` can be told; nothing here imports torch, so that a wrong option is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from stepjepa.data.steps import Splitter
+from stepjepa.models import checkpoint
+from stepjepa.records import UserError
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ATTENTION = ("sdpa", "eager", "flex_attention")
+BYTES = 256
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to verify; the defaults are those of `stepjepa train`.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    model_name: str = field(
+        default=checkpoint.BUILTIN,
+        metadata={"help": "'builtin', a folder, or a Hub id", "aliases": ["--model_path"], "group": "model"},
+    )
+    train_file: Sequence[str] = field(
+        default=("builtin",),
+        metadata={
+            "help": "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+            "aliases": ["--eval_file", "--test_file"],
+            "group": "data",
+        },
+    )
+    splitter: Splitter | None = field(
+        default=None,
+        metadata={
+            "help": "how to find steps in unprepared data, as in prepare",
+            "choices": get_args(Splitter),
+            "group": "data",
+        },
+    )
+    lora: bool = field(
+        default=False,
+        metadata={"help": "verify with LoRA adapters, as `stepjepa train --lora` would train", "group": "model"},
+    )
+    examples: int = field(
+        default=4,
+        metadata={
+            "help": "how many examples the model is run on; the shortest with a view pair are taken",
+            "group": "data",
+        },
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "of the weights; only float32 compares to the last digits",
+            "choices": checkpoint.DTYPES,
+            "group": "model",
+        },
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "transformers' choice if absent", "choices": ATTENTION, "group": "model"}
+    )
+    device: str = field(
+        default="auto", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "model"}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of a Hub model", "group": "model"}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "run Python code that comes with the model", "group": "model"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ValueError(f"examples={self.examples} must be at least 1.")
+
+
+@dataclass
+class BenchOptions:
+    """Configuration of a benchmark.
+
+    Model: `model_name` ("builtin", a Hub id, a folder), or None for a random Llama of `hidden_size`, `layers`,
+    `heads`, with a tokenizer of `vocab_size` tokens and `vocab_rows` rows of embedding and head (None: as many).
+    Data: `train_file` is "builtin", files or Hub ids; `max_length` cuts at a step boundary.
+    Race: `batch_size` rows per microbatch, `rounds` counted rounds after `warmup` uncounted ones, a new microbatch
+    each round as long as the data last. `memory_batches` microbatches are run for peak memory; 0 measures none.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    model_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "'builtin', a Hub id or a folder; else a random Llama",
+            "aliases": ["--model_path"],
+            "group": "model",
+        },
+    )
+    hidden_size: int = field(default=256, metadata={"help": "of the random Llama", "group": "model"})
+    layers: int = field(default=6, metadata={"help": "of the random Llama", "group": "model"})
+    heads: int = field(default=4, metadata={"help": "of the random Llama", "group": "model"})
+    vocab_size: int = field(default=4096, metadata={"help": "of its tokenizer, trained here", "group": "model"})
+    vocab_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "rows of its embedding and head: a larger vocabulary's cost on the same tokens",
+            "group": "model",
+        },
+    )
+    train_file: list[str] = field(
+        default_factory=lambda: ["builtin"],
+        metadata={
+            "help": "'builtin', JSONL files (any form that prepare reads) or Hub data set ids",
+            "aliases": ["--eval_file", "--test_file"],
+            "group": "data",
+        },
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "longest example in tokens; longer ones are cut at a step", "group": "data"}
+    )
+    batch_size: int = field(default=8, metadata={"help": "rows in a microbatch", "group": "data"})
+    rounds: int = field(default=20, metadata={"help": "counted rounds, each arm once in each", "group": "measuring"})
+    warmup: int = field(default=2, metadata={"help": "rounds before that, not counted", "group": "measuring"})
+    memory_batches: int = field(
+        default=3, metadata={"help": "microbatches that each arm's own process runs", "group": "measuring"}
+    )
+    predictors: int = field(default=1, metadata={"help": "predictor tokens before a context view", "group": "model"})
+    lbd: float = field(
+        default=0.1,
+        metadata={
+            "help": "weight λ of the JEPA term; does not change the cost",
+            "aliases": ["--lambda"],
+            "group": "measuring",
+        },
+    )
+    device: str = field(
+        default="cpu", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "measuring"}
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": "of weights and activations", "choices": DTYPES, "group": "model"}
+    )
+    attn_implementation: str = field(
+        default="sdpa",
+        metadata={
+            "help": "flex_attention leaves out the arms that need dense masks",
+            "choices": ATTENTION,
+            "group": "model",
+        },
+    )
+    threads: int | None = field(
+        default=None, metadata={"help": "CPU threads of PyTorch; its own choice if not given", "group": "measuring"}
+    )
+    seed: int = field(default=0, metadata={"help": "of weights and choice of rows", "group": "data"})
+
+    def __post_init__(self) -> None:
+        smallest = {
+            "hidden_size": 1,
+            "layers": 1,
+            "heads": 1,
+            "batch_size": 1,
+            "rounds": 1,
+            "warmup": 0,
+            "memory_batches": 0,
+            "predictors": 1,
+        }
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        for name, choices in (("dtype", DTYPES), ("attn_implementation", ATTENTION)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads must be at least 1, not {self.threads}.")
+        if self.attn_implementation == "flex_attention" and self.device == "cpu":
+            raise UserError("flex_attention needs --device cuda: on the CPU it has no backward.")
+        if self.model_name is None:
+            self._check_random_model()
+
+    def _check_random_model(self) -> None:
+        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
+            raise UserError(
+                f"hidden_size {self.hidden_size} must be divisible by heads {self.heads} into an even head size "
+                "(rotary positions turn pairs of values)."
+            )
+        least = BYTES + 2 + self.predictors
+        if self.vocab_size < least:
+            raise UserError(f"vocab_size must be at least {least}: 256 bytes, pad, end and predictor tokens.")
+        if self.vocab_rows is not None and self.vocab_rows < self.vocab_size:
+            raise UserError(f"vocab_rows ({self.vocab_rows}) must be at least vocab_size ({self.vocab_size}).")
+
+    def public(self) -> dict[str, Any]:
+        """The options as JSON values, without the folders that files lie in."""
+        shown = {**asdict(self), "train_file": [without_folder(name) for name in self.train_file]}
+        if self.model_name is not None:
+            shown["model_name"] = without_folder(self.model_name)
+        return shown
+
+
+def without_folder(name: str) -> str:
+    """The last part of a path that exists here; any other name (a Hub id) as it is."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name

@@ -1,0 +1,164 @@
+"""Options: read from dataclasses and from the source of `TrainingArguments`, answered before torch is imported."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, fields
+
+import pytest
+
+from stepjepa.commands.main import COMMANDS
+from stepjepa.commands.options import Parser, parse
+from stepjepa.experiments.options import BenchOptions
+from stepjepa.jepa.controls import TARGETS
+from stepjepa.jepa.losses import OBJECTIVES
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.configurations import Option, boolean, names, options_of, trainer_options
+from stepjepa.training.options import JEPAOptions, RunOptions
+
+HEAVY = ("torch", "transformers", "scipy", "matplotlib", "datasets")
+PROBE = """
+import sys
+from stepjepa.commands.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("HEAVY", [name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def run(*words):
+    """What a command says, with what it has imported of the heavy packages, and how long it took."""
+    start = time.perf_counter()
+    code = PROBE.format(heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    return done, time.perf_counter() - start
+
+
+MISTAKES = {
+    "prepare": (["--sorce", "builtin"], "did you mean --source?"),
+    "train": (["--lamda", "0.1"], "did you mean --lambda?"),
+    "verify": (["--horzion", "2"], "did you mean --horizon?"),
+    "evaluate": (["--modle_name", "builtin"], "did you mean --model_name?"),
+    "compare": (["a.jsonl", "--base_line", "x"], "did you mean --baseline?"),
+    "embed": (["--output-fil", "e.npz"], "did you mean --output_file?"),
+    "inspect": (["e.npz", "--exmaples", "3"], "did you mean --examples?"),
+    "attention": (["--audti"], "did you mean --audit?"),
+    "ablate": (["lambda", "--dryrun"], "did you mean --dry_run?"),
+    "bench": (["--round", "3"], "did you mean --rounds?"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_a_misspelt_option_are_answered_before_torch_is_imported(command):
+    done, seconds = run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: stepjepa {command}")
+    assert done.stderr.strip() == "HEAVY []"
+    words, message = MISTAKES[command]
+    wrong, wrong_seconds = run(command, *words)
+    assert wrong.returncode == 2
+    line, heavy = wrong.stderr.strip().splitlines()
+    assert line.startswith(f"stepjepa {command}: unknown option --")
+    assert message in line
+    assert heavy == "HEAVY []"
+    assert max(seconds, wrong_seconds) < 10  # a third of a second where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jepa_loss_type", "cos"], "'cos'"),
+        (["--dtype", "float8"], "float8"),
+        (["--lbd", "much"], "invalid float value: 'much'"),
+        (["--use_cpu", "perhaps"], "invalid boolean value: 'perhaps'"),
+        (["--target", "none"], "step"),
+        (["lambda"], "unrecognized arguments: lambda"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_torch_is_imported(words, message):
+    done, _ = run("train", *words)
+    assert done.returncode == 2
+    line, heavy = done.stderr.strip().splitlines()
+    assert line.startswith("stepjepa train: ")
+    assert message in line
+    assert heavy == "HEAVY []"
+
+
+def test_the_options_of_step_jepa_come_first_and_only():
+    short, _ = run("train", "--help")
+    full, _ = run("train", "--help_all")
+    assert "--jepa_loss_type {cosine,l2,mse,smooth_l1,infonce}" in short.stdout
+    assert "--lbd, --lambda X" in short.stdout
+    assert "--adam_beta1" not in short.stdout
+    assert "--adam_beta1 X" in full.stdout
+    for each in fields(StepJEPAConfig):
+        if each.init:
+            assert f"--{each.name}" in full.stdout, each.name
+
+
+def test_what_is_read_from_source_is_what_the_classes_have():
+    own = {each.name for each in fields(StepJEPAConfig) if each.init}
+    assert set(trainer_options()) | {each.name for each in fields(JEPAOptions)} == own
+    for option in trainer_options().values():
+        default = getattr(StepJEPAConfig.__mro__[2], option.name, None)
+        if option.default is not None and not option.many:
+            assert option.default == default, option.name
+    assert trainer_options()["max_steps"].kind is int
+    assert trainer_options()["save_steps"].kind is float
+    assert trainer_options()["push_to_hub"].kind is boolean
+    assert trainer_options()["label_names"].many
+    assert names("jepa.losses.OBJECTIVES") == tuple(OBJECTIVES)
+    assert names("jepa.controls.TARGETS") == TARGETS
+
+
+def test_defaults_of_the_configuration_stay():
+    args = StepJEPAConfig(output_dir="x", use_cpu=True)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.learning_rate) == (4, 4, None)
+    assert (args.logging_steps, args.warmup_steps, args.seed, args.remove_unused_columns) == (10, 0.03, 42, False)
+
+
+def test_an_option_reads_yaml_as_the_command_line_would():
+    options = options_of(RunOptions, JEPAOptions)
+    assert options["lbd"].read(1) == 1.0
+    assert isinstance(options["lbd"].read(1), float)
+    assert options["lora"].read("yes") is True
+    assert options["train_file"].read("a.jsonl") == ["a.jsonl"]
+    assert options["max_length"].read(None) is None
+    with pytest.raises(ValueError, match="choose one of cosine, l2"):
+        options["jepa_loss_type"].read("cos")
+    with pytest.raises(ValueError, match="single value"):
+        options["lbd"].read([1])
+    with pytest.raises(ValueError, match="neither true nor false"):
+        options["lora"].read("maybe")
+
+
+@dataclass
+class Small:
+    """A flag that is on, a list and a choice."""
+
+    on: bool = field(default=True, metadata={"help": "on"})
+    many_words: list[int] = field(default_factory=list, metadata={"help": "numbers", "aliases": ["--several"]})
+    kind: str = field(default="a", metadata={"help": "100% a or b", "choices": ("a", "b")})
+
+
+def test_spellings_of_an_option():
+    def read(*words):
+        return parse(Parser("small", "Small."), words, Small)
+
+    assert read() == Small()
+    assert read("--no_on", "--many-words", "1", "2") == Small(on=False, many_words=[1, 2])
+    assert read("--on", "false", "--several=3", "--kind", "b") == Small(on=False, many_words=[3], kind="b")
+    assert Option("x").read(3) == "3"
+
+
+def test_an_instance_gives_the_defaults_and_usage_errors_end_the_program(capsys):
+    one, other = parse(Parser("small", "Small."), ["--rounds", "3"], Small(kind="b"), BenchOptions)
+    assert (one.kind, other.rounds, other.batch_size) == ("b", 3, 8)
+    with pytest.raises(SystemExit) as stop:
+        parse(Parser("small", "Small."), ["--kind", "c"], Small)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "stepjepa small: argument --kind: invalid choice: 'c' (choose from 'a', 'b') "
+        "(`stepjepa small --help` lists the options)\n"
+    )
