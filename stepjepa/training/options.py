@@ -23,7 +23,9 @@ def _without_lora(options: Mapping[str, Any]) -> bool:
 class RunOptions:
     """What a training run needs besides `StepJEPAConfig`: model, LoRA, data, accuracy."""
 
-    model_name: str = field(default=BUILTIN, metadata={"help": "'builtin', a folder, or a Hub id."})
+    model_name: str = field(
+        default=BUILTIN, metadata={"help": "'builtin', a folder, or a Hub id.", "aliases": ["--model_path"]}
+    )
     train_file: list[str] = field(
         default_factory=lambda: ["builtin"],
         metadata={"help": "Training data: 'builtin', JSONL files (any form that prepare reads), or Hub data set ids."},
