@@ -338,10 +338,17 @@ def files() -> list[str]:
             lines += [*item(path), ""]
         else:
             lines += [f"**{room}/**: {first_line(path / '__init__.py')}", ""]
-            modules = sorted(p for p in path.rglob("*.py") if p.name != "__init__.py")
-            lines += [line for module in modules for line in item(module)]
+            lines += [line for module in in_reading_order(path) for line in item(module)]
             lines += [""]
     return lines[:-1]
+
+
+def in_reading_order(room: Path) -> list[Path]:
+    """The modules of a room as the docstring of its `__init__` names them."""
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    # `masks.py` at the beginning of a line or in a sentence; not `jepa/metrics.py`
+    named = list(dict.fromkeys(re.findall(r"(?<![\w/])\w+\.py", docstring)))
+    return [room / name for name in named]
 
 
 def item(path: Path) -> list[str]:

@@ -1,11 +1,12 @@
 """What the Markdown files say is so: numbers come from records, links lead somewhere, named tests and options exist."""
 
-import ast
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from stepjepa.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md")
@@ -121,8 +122,20 @@ def test_tests_that_are_named_exist(document):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_the_door_of_a_room_names_its_modules(room):
-    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
-    modules = {path.name for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"}
-    # `masks.py` at the beginning of a line or in a sentence
-    assert set(re.findall(r"(?<![\w/])\w+\.py", docstring)) == modules
+def test_the_door_of_a_room_names_its_modules(tables, room):
+    named = [path.name for path in tables.in_reading_order(PACKAGE / room)]
+    assert sorted(named) == sorted(path.name for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_of_commands_exist(document, capsys):
+    # `stepjepa train --config llama-3.2-1b`, on a line of its own or in a sentence: to the end of the line or the code
+    for command, rest in re.findall(r"\bstepjepa (\w+)([^`\n|&]*)", text_of(document)):
+        if command not in COMMANDS:
+            continue
+        words = [command, *(["--generation"] if "--generation" in rest else [])]
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--help_all" if command == "train" else "--help"])
+        assert stop.value.code in (0, None)
+        shown = set(re.findall(r"--\w+", capsys.readouterr().out))
+        assert set(re.findall(r"--\w+", rest)) <= shown | {"--generation"}, f"{document}: stepjepa {command}{rest}"
