@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepjepa.commands.main import COMMANDS, main
+from stepjepa.data.sources import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md")
@@ -42,6 +43,17 @@ def test_readme_has_no_gaps():
 
 def test_the_readme_is_a_door():
     assert len(text_of("README.md").splitlines()) <= 150
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """As it stands there, with the built-in model in place of one from the Hub."""
+    monkeypatch.chdir(tmp_path)
+    prepare("builtin", "train.jsonl", count=4)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text_of("README.md"), re.M | re.S)
+    names: dict[str, object] = {}
+    exec(code.replace("meta-llama/Llama-3.2-1B-Instruct", "builtin"), names)
+    assert names["trainer"].state.global_step == 3  # epochs of one optimizer step
+    assert {"adapter_model.safetensors", "tokenizer.json"} <= {path.name for path in Path("out").iterdir()}
 
 
 # -------- generated parts --------
