@@ -343,12 +343,18 @@ def files() -> list[str]:
     return lines[:-1]
 
 
-def in_reading_order(room: Path) -> list[Path]:
-    """The modules of a room as the docstring of its `__init__` names them."""
+def named_modules(room: Path) -> list[str]:
+    """The modules that the docstring of a room's `__init__` names, in its order."""
     docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
     # `masks.py` at the beginning of a line or in a sentence; not `jepa/metrics.py`
-    named = list(dict.fromkeys(re.findall(r"(?<![\w/])\w+\.py", docstring)))
-    return [room / name for name in named]
+    return list(dict.fromkeys(re.findall(r"(?<![\w/])\w+\.py", docstring)))
+
+
+def in_reading_order(room: Path) -> list[Path]:
+    """The modules of a room as its docstring names them, then those that it does not name."""
+    order = {name: number for number, name in enumerate(named_modules(room))}
+    modules = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
+    return sorted(modules, key=lambda path: order.get(path.name, len(order)))
 
 
 def item(path: Path) -> list[str]:

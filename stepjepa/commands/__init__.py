@@ -1,6 +1,7 @@
 """One thin file for each `stepjepa` command: options → call → print, write, draw.
 
 main.py       `stepjepa <command>`: finds the command's module, turns a `UserError` into one line
+options.py    dataclasses of options → a command line and back, without torch
 prepare.py    solutions of any source → chat JSONL with steps
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA

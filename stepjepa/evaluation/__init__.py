@@ -7,6 +7,7 @@ In the order in which a question passes through them:
 - `generation.py`: prompts → responses, in batches, with a key-value cache;
 - `answers.py`: the final answer of a response, and whether it is right; `equivalence.py` asks math-verify where
   numbers and text do not settle it;
+- `options.py`: what an evaluation can be asked, without torch;
 - `run.py`: one model on test files, through all of these, going on where a run was stopped;
 - `results.py`: result files, the partial file of a run that goes on, the figures of a summary;
 - `arms.py`, `statistics.py`, `compare.py`: result files of several models and seeds → paired differences with

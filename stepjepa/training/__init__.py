@@ -1,5 +1,6 @@
 """One configuration → one trained model and one record.
 
+options.py         the options of Step-JEPA and of a run, without torch
 config.py          `StepJEPAConfig`: what is added to `TrainingArguments`, and what cannot be honoured
 configurations.py  named configurations and the user's own YAML → options
 objective.py       the weights of an objective: trained, saved and resumed beside those of the model
