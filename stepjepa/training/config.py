@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
     @property
     def layout(self) -> BranchLayout:
         """The branches of this run."""
-        return BranchLayout(self.pairs, self.horizon, self.predictors, self.isolation, self.max_length)
+        return BranchLayout(**{part.name: getattr(self, part.name) for part in fields(BranchLayout)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
