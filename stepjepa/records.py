@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ class UserError(ValueError):
 
     The command line shows the message alone, without a traceback.
     """
+
+
+def option(default: Any = MISSING, help: str = "", **about: Any) -> Any:
+    """A field of a dataclass that is an option of a command; `training/configurations.py` reads what it says of itself.
+
+    Args:
+        default: a list stands for a new one each time; without it the option is required.
+        help, about: metadata of the field.
+    """
+    metadata = {"help": help, **about}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 PACKAGES = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from stepjepa.commands.options import Parser, parse
-from stepjepa.records import UserError, write_json
+from stepjepa.records import UserError, option, write_json
 from stepjepa.training.configurations import shipped
 
 RUNS = Path("runs") / "ablations"
@@ -19,36 +19,25 @@ RUNS = Path("runs") / "ablations"
 class AblateOptions:
     """Which cells of a grid are run, and by how many processes; or that none is."""
 
-    grid: str = field(
-        metadata={
-            "help": f"a YAML file, or one of {', '.join(shipped('stepjepa.experiments', 'grids'))}",
-            "positional": True,
-            "metavar": "GRID",
-        }
+    grid: str = option(
+        help=f"a YAML file, or one of {', '.join(shipped('stepjepa.experiments', 'grids'))}",
+        positional=True,
+        metavar="GRID",
     )
-    output_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "for records and checkpoints; grids may share one (default: runs/ablations/GRID)",
-            "metavar": "DIR",
-        },
+    output_dir: str | None = option(
+        None, "for records and checkpoints; grids may share one (default: runs/ablations/GRID)", metavar="DIR"
     )
-    processes: int = field(default=1, metadata={"help": "run N cells at a time on this machine", "metavar": "N"})
-    threads_per_process: int = field(default=1, metadata={"help": "processor threads of each", "metavar": "N"})
-    shard: str = field(
-        default="1/1", metadata={"help": "run the I-th of N parts of the cells, I from 1", "metavar": "I/N"}
-    )
-    max_cells: int | None = field(default=None, metadata={"help": "stop after K cells", "metavar": "K"})
-    retry_failed: bool = field(default=False, metadata={"help": "run failed cells again"})
-    worker: bool = field(default=False, metadata={"hidden": True})
-    list: bool = field(default=False, metadata={"help": "list all cells and their states; run nothing"})
-    dry_run: bool = field(default=False, metadata={"help": "list the cells that would be run; run nothing"})
-    report: bool = field(
-        default=False,
-        metadata={
-            "help": "accuracy and differences of the arms from the records, as a table and as DIR/report-GRID.json; "
-            "run nothing"
-        },
+    processes: int = option(1, "run N cells at a time on this machine", metavar="N")
+    threads_per_process: int = option(1, "processor threads of each", metavar="N")
+    shard: str = option("1/1", "run the I-th of N parts of the cells, I from 1", metavar="I/N")
+    max_cells: int | None = option(None, "stop after K cells", metavar="K")
+    retry_failed: bool = option(False, "run failed cells again")
+    worker: bool = option(False, hidden=True)
+    list: bool = option(False, "list all cells and their states; run nothing")
+    dry_run: bool = option(False, "list the cells that would be run; run nothing")
+    report: bool = option(
+        False,
+        "accuracy and differences of the arms from the records, as a table and as DIR/report-GRID.json; run nothing",
     )
 
     def __post_init__(self) -> None:

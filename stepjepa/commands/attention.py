@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import SIZES, ModelOptions, Parser, ShownLayout, parse
-from stepjepa.records import UserError, environment, write_json
+from stepjepa.records import UserError, environment, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.attention import Heads
@@ -20,34 +20,24 @@ AUDITED = 16
 class AttentionOptions(ModelOptions):
     """Which example is shown or audited, what of it, and where the figures go."""
 
-    output_dir: Path = field(
-        metadata={"help": "where record and figures are written", "aliases": ["--output"], "metavar": "FOLDER"}
+    output_dir: Path = option(help="where record and figures are written", aliases=["--output"], metavar="FOLDER")
+    problems: int = option(200, "how many built-in problems are drawn", group="data")
+    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
+    example: int = option(0, "which example, from 0", group="data")
+    layers: list[int] = option([0, -1], "which layers, from 0; negative from the last")
+    heads: list[str] = option(["mean"], "'mean' over the heads, 'all', or which, from 0")
+    audit: int | None = option(
+        None,
+        f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
+        metavar="N",
+        const=AUDITED,
     )
-    problems: int = field(default=200, metadata={"help": "how many built-in problems are drawn", "group": "data"})
-    problem_seed: int = field(default=1, metadata={"help": "which built-in problems are drawn", "group": "data"})
-    example: int = field(default=0, metadata={"help": "which example, from 0", "group": "data"})
-    layers: list[int] = field(
-        default_factory=lambda: [0, -1], metadata={"help": "which layers, from 0; negative from the last"}
-    )
-    heads: list[str] = field(
-        default_factory=lambda: ["mean"], metadata={"help": "'mean' over the heads, 'all', or which, from 0"}
-    )
-    audit: int | None = field(
-        default=None,
-        metadata={
-            "help": f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
-            "metavar": "N",
-            "const": AUDITED,
-        },
-    )
-    size: str = field(default="notebook", metadata={"help": "width and type of the figures", "choices": SIZES})
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "what the audit runs (transformers' choice if absent); maps switch to eager",
-            "choices": "jepa.architectures.SUPPORTED_ATTENTION",
-            "group": "model",
-        },
+    size: str = option("notebook", "width and type of the figures", choices=SIZES)
+    attn_implementation: str | None = option(
+        None,
+        "what the audit runs (transformers' choice if absent); maps switch to eager",
+        choices="jepa.architectures.SUPPORTED_ATTENTION",
+        group="model",
     )
 
     def __post_init__(self) -> None:

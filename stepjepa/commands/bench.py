@@ -5,61 +5,51 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.experiments.options import BenchOptions
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import write_json
+from stepjepa.records import option, write_json
 
 
 @dataclass(kw_only=True)
 class MeasureOptions:
     """What of `stepjepa bench` is no part of the benchmark."""
 
-    no_memory: bool = field(default=False, metadata={"help": "do not measure peak memory", "group": "measuring"})
-    output_file: str | None = field(
-        default=None,
-        metadata={"help": "write the record as JSON", "aliases": ["--json"], "metavar": "FILE", "group": "measuring"},
+    no_memory: bool = option(False, "do not measure peak memory", group="measuring")
+    output_file: str | None = option(
+        None, "write the record as JSON", aliases=["--json"], metavar="FILE", group="measuring"
     )
-    arm: str | None = field(
-        default=None,
-        metadata={"help": "measure the peak memory of this arm only, print it as JSON", "group": "measuring"},
+    arm: str | None = option(None, "measure the peak memory of this arm only, print it as JSON", group="measuring")
+    generation: bool = option(
+        False,
+        "race batched generation against one problem at a time instead; `stepjepa bench --generation "
+        "--help` lists its options",
+        group="measuring",
     )
-    generation: bool = field(
-        default=False,
-        metadata={
-            "help": "race batched generation against one problem at a time instead; `stepjepa bench --generation "
-            "--help` lists its options",
-            "group": "measuring",
-        },
-    )
-    prepared: str | None = field(default=None, metadata={"hidden": True})  # the folder that a parent process wrote
+    prepared: str | None = option(None, hidden=True)  # the folder that a parent process wrote
 
 
 @dataclass(kw_only=True)
 class GenerationOptions:
     """What `stepjepa bench --generation` answers, and how."""
 
-    model_name: str = field(
-        default=BUILTIN, metadata={"help": f"'{BUILTIN}', a folder, a Hub id", "aliases": ["--model_path"]}
-    )
-    problems: int = field(default=1000, metadata={"help": "how many built-in test problems to answer"})
-    single: int = field(default=200, metadata={"help": "how many of them one at a time too"})
-    batch_size: int = field(default=64, metadata={"help": "prompts answered together"})
-    max_new_tokens: int = field(default=MAX_NEW_TOKENS, metadata={"help": "where a response is cut off"})
-    device: str = field(default="auto", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …"})
+    model_name: str = option(BUILTIN, f"'{BUILTIN}', a folder, a Hub id", aliases=["--model_path"])
+    problems: int = option(1000, "how many built-in test problems to answer")
+    single: int = option(200, "how many of them one at a time too")
+    batch_size: int = option(64, "prompts answered together")
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "where a response is cut off")
+    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …")
 
 
 @dataclass(kw_only=True)
 class GenerationOutput:
     """Where the record of `stepjepa bench --generation` goes."""
 
-    output_file: str | None = field(
-        default=None, metadata={"help": "write the record as JSON", "aliases": ["--json"], "metavar": "FILE"}
-    )
+    output_file: str | None = option(None, "write the record as JSON", aliases=["--json"], metavar="FILE")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stepjepa.commands.options import SIZES, Parser, parse
-from stepjepa.records import UserError, write_json
+from stepjepa.records import UserError, option, write_json
 
 
 @dataclass(kw_only=True)
 class CompareOptions:
     """Which result files are compared, and what is written of it."""
 
-    files: list[str] = field(
-        metadata={
-            "help": "result files of `stepjepa evaluate`; the same NAME several times: seeds of one arm. Without NAME "
-            "the arm has the name of the file",
-            "positional": True,
-            "metavar": "[NAME=]FILE",
-        }
+    files: list[str] = option(
+        help="result files of `stepjepa evaluate`; the same NAME several times: seeds of one arm. Without NAME "
+        "the arm has the name of the file",
+        positional=True,
+        metavar="[NAME=]FILE",
     )
-    baseline: str | None = field(
-        default=None,
-        metadata={
-            "help": "arm that the others are set against (default: the only one with λ = 0, else the first)",
-            "metavar": "NAME",
-        },
+    baseline: str | None = option(
+        None, "arm that the others are set against (default: the only one with λ = 0, else the first)", metavar="NAME"
     )
-    metric: str = field(
-        default="correct", metadata={"help": "which reading of the answers", "choices": "evaluation.arms.METRICS"}
-    )
-    output_file: str | None = field(
-        default=None, metadata={"help": "write the record as JSON", "aliases": ["--json"], "metavar": "FILE"}
-    )
-    plot_file: str | None = field(
-        default=None,
-        metadata={"help": "draw a forest plot, .png, .pdf or .svg", "aliases": ["--plot"], "metavar": "FILE"},
-    )
-    size: str = field(default="notebook", metadata={"help": "of the plot", "choices": SIZES})
-    draws: int = field(default=10_000, metadata={"help": "of the bootstrap"})
-    seed: int = field(default=0, metadata={"help": "of the bootstrap"})
+    metric: str = option("correct", "which reading of the answers", choices="evaluation.arms.METRICS")
+    output_file: str | None = option(None, "write the record as JSON", aliases=["--json"], metavar="FILE")
+    plot_file: str | None = option(None, "draw a forest plot, .png, .pdf or .svg", aliases=["--plot"], metavar="FILE")
+    size: str = option("notebook", "of the plot", choices=SIZES)
+    draws: int = option(10_000, "of the bootstrap")
+    seed: int = option(0, "of the bootstrap")
 
     def __post_init__(self) -> None:
         if self.draws < 100:

@@ -7,13 +7,13 @@ the question was answered correctly where a result file says so. The control is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
 from stepjepa.evaluation.options import SYSTEM_PROMPTS
 from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError, environment, option
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,43 +23,29 @@ if TYPE_CHECKING:
 class EmbedOptions(ModelOptions):
     """What is embedded, and what is known of it."""
 
-    output_file: str = field(metadata={"help": "the file to write, .safetensors or .npz", "metavar": "FILE"})
-    layers: list[str] = field(
-        default_factory=list, metadata={"help": "also keep these layers: numbers from 0 (embedding output), or 'all'"}
+    output_file: str = option(help="the file to write, .safetensors or .npz", metavar="FILE")
+    layers: list[str] = option([], "also keep these layers: numbers from 0 (embedding output), or 'all'")
+    results: str | None = option(
+        None, "a result file of `stepjepa evaluate`: which questions were answered correctly", metavar="FILE"
     )
-    results: str | None = field(
-        default=None,
-        metadata={
-            "help": "a result file of `stepjepa evaluate`: which questions were answered correctly",
-            "metavar": "FILE",
-        },
+    use_responses: bool = option(False, "embed the responses in --results instead of the gold solutions")
+    random_weights: int | None = option(
+        None,
+        "control: the same architecture and tokenizer with weights drawn from this seed",
+        metavar="SEED",
+        group="model",
     )
-    use_responses: bool = field(
-        default=False, metadata={"help": "embed the responses in --results instead of the gold solutions"}
+    problems: int = option(200, "how many built-in problems", group="data")
+    split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
+    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
+    system_prompt: str = option(
+        "train",
+        "the system message: that of the model's training, that of each row, or none",
+        choices=SYSTEM_PROMPTS,
+        group="data",
     )
-    random_weights: int | None = field(
-        default=None,
-        metadata={
-            "help": "control: the same architecture and tokenizer with weights drawn from this seed",
-            "metavar": "SEED",
-            "group": "model",
-        },
-    )
-    problems: int = field(default=200, metadata={"help": "how many built-in problems", "group": "data"})
-    split: str = field(
-        default="test", metadata={"help": "split of the built-in problems or of a Hub data set", "group": "data"}
-    )
-    problem_seed: int = field(default=1, metadata={"help": "which built-in problems are drawn", "group": "data"})
-    system_prompt: str = field(
-        default="train",
-        metadata={
-            "help": "the system message: that of the model's training, that of each row, or none",
-            "choices": SYSTEM_PROMPTS,
-            "group": "data",
-        },
-    )
-    batch_size: int = field(default=32, metadata={"help": "examples encoded together", "group": "model"})
-    dtype: str = field(default="float32", metadata={"help": "of the weights", "choices": DTYPES, "group": "model"})
+    batch_size: int = option(32, "examples encoded together", group="model")
+    dtype: str = option("float32", "of the weights", choices=DTYPES, group="model")
 
     def __post_init__(self) -> None:
         if self.use_responses and not self.results:

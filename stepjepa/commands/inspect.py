@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, Progress, parse
-from stepjepa.records import UserError, environment, write_json
+from stepjepa.records import UserError, environment, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.embeddings import Embeddings
@@ -18,31 +18,15 @@ if TYPE_CHECKING:
 class InspectOptions:
     """Which embedding files are looked at, and what is written of it."""
 
-    files: list[str] = field(
-        metadata={
-            "help": "files of `stepjepa embed`; those with --random_weights are controls",
-            "positional": True,
-            "metavar": "FILE",
-        }
+    files: list[str] = option(
+        help="files of `stepjepa embed`; those with --random_weights are controls", positional=True, metavar="FILE"
     )
-    layer: int | None = field(
-        default=None,
-        metadata={"help": "look at this layer, stored with `stepjepa embed --layers`; the last by default"},
-    )
-    examples: int = field(
-        default=1000, metadata={"help": "at most so many examples, evenly spaced over the data", "metavar": "N"}
-    )
-    seed: int = field(default=0, metadata={"help": "of resampling, folds and control tasks"})
-    output_file: str | None = field(
-        default=None, metadata={"help": "write every figure as JSON", "aliases": ["--json"], "metavar": "FILE"}
-    )
-    output_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "draw maps, similarities and spectra into this folder",
-            "aliases": ["--plots"],
-            "metavar": "FOLDER",
-        },
+    layer: int | None = option(None, "look at this layer, stored with `stepjepa embed --layers`; the last by default")
+    examples: int = option(1000, "at most so many examples, evenly spaced over the data", metavar="N")
+    seed: int = option(0, "of resampling, folds and control tasks")
+    output_file: str | None = option(None, "write every figure as JSON", aliases=["--json"], metavar="FILE")
+    output_dir: str | None = option(
+        None, "draw maps, similarities and spectra into this folder", aliases=["--plots"], metavar="FOLDER"
     )
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError
+from stepjepa.records import UserError, option
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
 
 SIZES = ("notebook", "paper")  # of figures
@@ -29,38 +29,26 @@ METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "
 class ModelOptions:
     """The model that a command looks at, the data that it looks at it with, and where it runs."""
 
-    model_name: str = field(
-        default=BUILTIN,
-        metadata={
-            "help": "'builtin', a folder (full model or LoRA adapter), or a Hub id",
-            "aliases": ["--model_path"],
-            "group": "model",
-        },
+    model_name: str = option(
+        BUILTIN,
+        "'builtin', a folder (full model or LoRA adapter), or a Hub id",
+        aliases=["--model_path"],
+        group="model",
     )
-    revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of a Hub model", "group": "model"}
+    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
+    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
+    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
+    test_file: list[str] = option(
+        [BUILTIN],
+        "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+        aliases=["--train_file", "--eval_file"],
+        group="data",
     )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "run Python code that comes with the model", "group": "model"}
-    )
-    device: str = field(
-        default="auto", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "model"}
-    )
-    test_file: list[str] = field(
-        default_factory=lambda: [BUILTIN],
-        metadata={
-            "help": "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
-            "aliases": ["--train_file", "--eval_file"],
-            "group": "data",
-        },
-    )
-    splitter: Splitter | None = field(
-        default=None,
-        metadata={
-            "help": "how to find steps in unprepared data and in responses, as in prepare",
-            "choices": get_args(Splitter),
-            "group": "data",
-        },
+    splitter: Splitter | None = option(
+        None,
+        "how to find steps in unprepared data and in responses, as in prepare",
+        choices=get_args(Splitter),
+        group="data",
     )
 
 
@@ -68,10 +56,7 @@ class ModelOptions:
 class ShownLayout(BranchLayout):
     """The branches of a command that looks at views: with no pair there is none."""
 
-    pairs: str = field(
-        default="consecutive",
-        metadata={"help": "which view pairs", "choices": tuple(name for name in PAIR_SETS if name != "none")},
-    )
+    pairs: str = option("consecutive", "which view pairs", choices=tuple(name for name in PAIR_SETS if name != "none"))
 
 
 class Layout(argparse.HelpFormatter):
@@ -109,11 +94,11 @@ class Parser(argparse.ArgumentParser):
         """Add options to the groups that they name; `hidden` leaves them all out of `--help`."""
         groups: dict[str | None, Any] = {None: self, **{group.title: group for group in self._action_groups}}
         options = list(options)
-        valued = not any(option.positional for option in options)  # else a flag would take a positional word for one
-        for option in options:
-            if option.group not in groups:
-                groups[option.group] = self.add_argument_group(option.group)
-            self._add_option(groups[option.group], option, hidden or option.hidden, valued)
+        valued = not any(one.positional for one in options)  # else a flag would take a positional word for one
+        for one in options:
+            if one.group not in groups:
+                groups[one.group] = self.add_argument_group(one.group)
+            self._add_option(groups[one.group], one, hidden or one.hidden, valued)
 
     def _add_option(self, group: Any, option: Option, hidden: bool, valued: bool) -> None:
         about: dict[str, Any] = {"help": argparse.SUPPRESS if hidden else explained(option), "metavar": option.metavar}

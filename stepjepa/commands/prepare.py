@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS, RowFormat
 from stepjepa.data.steps import Splitter, Think
-from stepjepa.records import UserError
+from stepjepa.records import UserError, option
 
 
 @dataclass(kw_only=True)
 class PrepareOptions:
     """What to prepare, and how steps are found in it."""
 
-    source: list[str] = field(
-        metadata={
-            "help": "'builtin', JSONL files, or Hub data set ids",
-            "aliases": ["--train_file", "--eval_file", "--test_file"],
-        }
+    source: list[str] = option(
+        help="'builtin', JSONL files, or Hub data set ids", aliases=["--train_file", "--eval_file", "--test_file"]
     )
-    output_file: str = field(metadata={"help": "JSONL to write, one example a line"})
-    format: RowFormat | None = field(
-        default=None,
-        metadata={"help": "the kind of the rows; recognised by their fields if absent", "choices": ROW_FORMATS},
+    output_file: str = option(help="JSONL to write, one example a line")
+    format: RowFormat | None = option(
+        None, "the kind of the rows; recognised by their fields if absent", choices=ROW_FORMATS
     )
-    splitter: Splitter | None = field(
-        default=None,
-        metadata={
-            "help": "how steps are found; 'line' for GSM8K rows, 'auto' otherwise",
-            "choices": get_args(Splitter),
-        },
+    splitter: Splitter | None = option(
+        None, "how steps are found; 'line' for GSM8K rows, 'auto' otherwise", choices=get_args(Splitter)
     )
-    think: Think = field(
-        default="remove", metadata={"help": "drop <think> blocks, or use them as the steps", "choices": get_args(Think)}
+    think: Think = option("remove", "drop <think> blocks, or use them as the steps", choices=get_args(Think))
+    min_chars: int = option(20, "fragments shorter than this are merged into a neighbour")
+    drop_short: bool = option(False, "drop short fragments instead, as the original did (loses content)")
+    system_prompt: str | None = option(
+        None, f"system message; 'none' for none. Default: «{DEFAULT_SYSTEM_PROMPT}»; none for builtin"
     )
-    min_chars: int = field(default=20, metadata={"help": "fragments shorter than this are merged into a neighbour"})
-    drop_short: bool = field(
-        default=False, metadata={"help": "drop short fragments instead, as the original did (loses content)"}
-    )
-    system_prompt: str | None = field(
-        default=None,
-        metadata={"help": f"system message; 'none' for none. Default: «{DEFAULT_SYSTEM_PROMPT}»; none for builtin"},
-    )
-    source_name: str | None = field(
-        default=None, metadata={"help": "name in the examples' 'source' field; the file's or data set's by default"}
-    )
-    only_correct: bool = field(
-        default=False, metadata={"help": "drop rows whose solution boxes another answer than the reference"}
-    )
-    strict: bool = field(default=False, metadata={"help": "make the first bad line an error"})
-    hub_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
-    split: str = field(default="train", metadata={"help": "split of a Hub data set or of the built-in problems"})
-    problems: int = field(default=2000, metadata={"help": "how many built-in problems"})
-    problem_seed: int = field(default=0, metadata={"help": "which built-in problems are drawn", "aliases": ["--seed"]})
+    source_name: str | None = option(None, "name in the examples' 'source' field; the file's or data set's by default")
+    only_correct: bool = option(False, "drop rows whose solution boxes another answer than the reference")
+    strict: bool = option(False, "make the first bad line an error")
+    hub_config: str | None = option(None, "configuration of a Hub data set")
+    split: str = option("train", "split of a Hub data set or of the built-in problems")
+    problems: int = option(2000, "how many built-in problems")
+    problem_seed: int = option(0, "which built-in problems are drawn", aliases=["--seed"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, fill
-from stepjepa.records import UserError
+from stepjepa.records import UserError, option
 from stepjepa.training.configurations import named_configurations, options_of, read_configuration, trainer_options
 from stepjepa.training.options import JEPAOptions, RunOptions
 
@@ -21,16 +21,10 @@ if TYPE_CHECKING:
 class TrainOptions:
     """What is no part of the run."""
 
-    config: str | None = field(
-        default=None,
-        metadata={
-            "help": f"A YAML file of options, or one of {', '.join(named_configurations())}; options given here "
-            "override it."
-        },
+    config: str | None = option(
+        None, f"A YAML file of options, or one of {', '.join(named_configurations())}; options given here override it."
     )
-    show_example: bool = field(
-        default=False, metadata={"help": "Show how the first training example is cut into steps and tokens."}
-    )
+    show_example: bool = option(False, "Show how the first training example is cut into steps and tokens.")
 
 
 def read_options(argv: Sequence[str]) -> dict[str, Any]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stepjepa.commands.options import Parser, Progress, ShownLayout, parse
 from stepjepa.experiments.options import VerifyOptions
-from stepjepa.records import write_json
+from stepjepa.records import option, write_json
 
 
 @dataclass(kw_only=True)
 class VerifyOutput:
     """Where the record goes."""
 
-    output_file: str | None = field(
-        default=None,
-        metadata={"help": "write options, versions and figures as JSON", "aliases": ["--json"], "metavar": "FILE"},
+    output_file: str | None = option(
+        None, "write options, versions and figures as JSON", aliases=["--json"], metavar="FILE"
     )
 
 

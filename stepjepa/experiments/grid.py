@@ -20,7 +20,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError
+from stepjepa.records import UserError, option
 from stepjepa.training.config import StepJEPAConfig, idle_options
 from stepjepa.training.configurations import (
     did_you_mean,
@@ -53,11 +53,9 @@ class CellOptions(RunOptions):
     `eval_problems` (of `eval_file`) is the validation split, `accuracy_problems` (of `test_file`) the test split.
     """
 
-    test_file: list[str] = field(
-        default_factory=list, metadata={"help": "Test data; built-in problems have their own."}
-    )
-    train_examples: int | None = field(
-        default=None, metadata={"help": "Train on this many examples, drawn by problem_seed; fewer are a part of more."}
+    test_file: list[str] = option([], "Test data; built-in problems have their own.")
+    train_examples: int | None = option(
+        None, "Train on this many examples, drawn by problem_seed; fewer are a part of more."
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from stepjepa.data.steps import Splitter
 from stepjepa.models import checkpoint
-from stepjepa.records import UserError
+from stepjepa.records import UserError, option
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTION = ("sdpa", "eager", "flex_attention")
@@ -24,57 +24,29 @@ class VerifyOptions:
         ValueError: for values out of range.
     """
 
-    model_name: str = field(
-        default=checkpoint.BUILTIN,
-        metadata={"help": "'builtin', a folder, or a Hub id", "aliases": ["--model_path"], "group": "model"},
+    model_name: str = option(
+        checkpoint.BUILTIN, "'builtin', a folder, or a Hub id", aliases=["--model_path"], group="model"
     )
-    train_file: Sequence[str] = field(
-        default=("builtin",),
-        metadata={
-            "help": "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
-            "aliases": ["--eval_file", "--test_file"],
-            "group": "data",
-        },
+    train_file: Sequence[str] = option(
+        ("builtin",),
+        "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
+        aliases=["--eval_file", "--test_file"],
+        group="data",
     )
-    splitter: Splitter | None = field(
-        default=None,
-        metadata={
-            "help": "how to find steps in unprepared data, as in prepare",
-            "choices": get_args(Splitter),
-            "group": "data",
-        },
+    splitter: Splitter | None = option(
+        None, "how to find steps in unprepared data, as in prepare", choices=get_args(Splitter), group="data"
     )
-    lora: bool = field(
-        default=False,
-        metadata={"help": "verify with LoRA adapters, as `stepjepa train --lora` would train", "group": "model"},
+    lora: bool = option(False, "verify with LoRA adapters, as `stepjepa train --lora` would train", group="model")
+    examples: int = option(
+        4, "how many examples the model is run on; the shortest with a view pair are taken", group="data"
     )
-    examples: int = field(
-        default=4,
-        metadata={
-            "help": "how many examples the model is run on; the shortest with a view pair are taken",
-            "group": "data",
-        },
+    dtype: str = option(
+        "float32", "of the weights; only float32 compares to the last digits", choices=checkpoint.DTYPES, group="model"
     )
-    dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "of the weights; only float32 compares to the last digits",
-            "choices": checkpoint.DTYPES,
-            "group": "model",
-        },
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "transformers' choice if absent", "choices": ATTENTION, "group": "model"}
-    )
-    device: str = field(
-        default="auto", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "model"}
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "branch, tag or commit of a Hub model", "group": "model"}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "run Python code that comes with the model", "group": "model"}
-    )
+    attn_implementation: str | None = option(None, "transformers' choice if absent", choices=ATTENTION, group="model")
+    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
+    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
+    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
 
     def __post_init__(self) -> None:
         if self.examples < 1:
@@ -95,69 +67,38 @@ class BenchOptions:
         UserError: for values out of range.
     """
 
-    model_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "'builtin', a Hub id or a folder; else a random Llama",
-            "aliases": ["--model_path"],
-            "group": "model",
-        },
+    model_name: str | None = option(
+        None, "'builtin', a Hub id or a folder; else a random Llama", aliases=["--model_path"], group="model"
     )
-    hidden_size: int = field(default=256, metadata={"help": "of the random Llama", "group": "model"})
-    layers: int = field(default=6, metadata={"help": "of the random Llama", "group": "model"})
-    heads: int = field(default=4, metadata={"help": "of the random Llama", "group": "model"})
-    vocab_size: int = field(default=4096, metadata={"help": "of its tokenizer, trained here", "group": "model"})
-    vocab_rows: int | None = field(
-        default=None,
-        metadata={
-            "help": "rows of its embedding and head: a larger vocabulary's cost on the same tokens",
-            "group": "model",
-        },
+    hidden_size: int = option(256, "of the random Llama", group="model")
+    layers: int = option(6, "of the random Llama", group="model")
+    heads: int = option(4, "of the random Llama", group="model")
+    vocab_size: int = option(4096, "of its tokenizer, trained here", group="model")
+    vocab_rows: int | None = option(
+        None, "rows of its embedding and head: a larger vocabulary's cost on the same tokens", group="model"
     )
-    train_file: list[str] = field(
-        default_factory=lambda: ["builtin"],
-        metadata={
-            "help": "'builtin', JSONL files (any form that prepare reads) or Hub data set ids",
-            "aliases": ["--eval_file", "--test_file"],
-            "group": "data",
-        },
+    train_file: list[str] = option(
+        ["builtin"],
+        "'builtin', JSONL files (any form that prepare reads) or Hub data set ids",
+        aliases=["--eval_file", "--test_file"],
+        group="data",
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "longest example in tokens; longer ones are cut at a step", "group": "data"}
+    max_length: int | None = option(None, "longest example in tokens; longer ones are cut at a step", group="data")
+    batch_size: int = option(8, "rows in a microbatch", group="data")
+    rounds: int = option(20, "counted rounds, each arm once in each", group="measuring")
+    warmup: int = option(2, "rounds before that, not counted", group="measuring")
+    memory_batches: int = option(3, "microbatches that each arm's own process runs", group="measuring")
+    predictors: int = option(1, "predictor tokens before a context view", group="model")
+    lbd: float = option(
+        0.1, "weight λ of the JEPA term; does not change the cost", aliases=["--lambda"], group="measuring"
     )
-    batch_size: int = field(default=8, metadata={"help": "rows in a microbatch", "group": "data"})
-    rounds: int = field(default=20, metadata={"help": "counted rounds, each arm once in each", "group": "measuring"})
-    warmup: int = field(default=2, metadata={"help": "rounds before that, not counted", "group": "measuring"})
-    memory_batches: int = field(
-        default=3, metadata={"help": "microbatches that each arm's own process runs", "group": "measuring"}
+    device: str = option("cpu", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="measuring")
+    dtype: str = option("float32", "of weights and activations", choices=DTYPES, group="model")
+    attn_implementation: str = option(
+        "sdpa", "flex_attention leaves out the arms that need dense masks", choices=ATTENTION, group="model"
     )
-    predictors: int = field(default=1, metadata={"help": "predictor tokens before a context view", "group": "model"})
-    lbd: float = field(
-        default=0.1,
-        metadata={
-            "help": "weight λ of the JEPA term; does not change the cost",
-            "aliases": ["--lambda"],
-            "group": "measuring",
-        },
-    )
-    device: str = field(
-        default="cpu", metadata={"help": "auto (CUDA if there is one), cpu, cuda, cuda:1, …", "group": "measuring"}
-    )
-    dtype: str = field(
-        default="float32", metadata={"help": "of weights and activations", "choices": DTYPES, "group": "model"}
-    )
-    attn_implementation: str = field(
-        default="sdpa",
-        metadata={
-            "help": "flex_attention leaves out the arms that need dense masks",
-            "choices": ATTENTION,
-            "group": "model",
-        },
-    )
-    threads: int | None = field(
-        default=None, metadata={"help": "CPU threads of PyTorch; its own choice if not given", "group": "measuring"}
-    )
-    seed: int = field(default=0, metadata={"help": "of weights and choice of rows", "group": "data"})
+    threads: int | None = option(None, "CPU threads of PyTorch; its own choice if not given", group="measuring")
+    seed: int = option(0, "of weights and choice of rows", group="data")
 
     def __post_init__(self) -> None:
         smallest = {

@@ -7,10 +7,12 @@ and the whole answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from stepjepa.records import option
 
 PAIR_SETS = ("first", "consecutive", "horizon", "question_answer", "none")
 ISOLATIONS = ("step", "sink", "none")
@@ -100,15 +102,11 @@ class BranchLayout:
         ValueError: for an unknown choice or a number below 1.
     """
 
-    pairs: str = field(default="first", metadata={"help": "which view pairs", "choices": PAIR_SETS})
-    horizon: int = field(default=1, metadata={"help": "steps ahead, for --pairs horizon"})
-    predictors: int = field(default=1, metadata={"help": "predictor tokens before a context view is read"})
-    isolation: str = field(
-        default="step", metadata={"help": "what a target view sees besides itself", "choices": ISOLATIONS}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "longest example in tokens; a longer one loses whole steps"}
-    )
+    pairs: str = option("first", "which view pairs", choices=PAIR_SETS)
+    horizon: int = option(1, "steps ahead, for --pairs horizon")
+    predictors: int = option(1, "predictor tokens before a context view is read")
+    isolation: str = option("step", "what a target view sees besides itself", choices=ISOLATIONS)
+    max_length: int | None = option(None, "longest example in tokens; a longer one loses whole steps")
 
     def __post_init__(self) -> None:
         for name, choices in (("pairs", PAIR_SETS), ("isolation", ISOLATIONS)):

@@ -91,51 +91,17 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
                 raise ValueError(f"Step-JEPA cannot honour {option}: {reason}.")
 
 
-RUNNER = (
-    "output_dir",
-    "resume_from_checkpoint",
-    "run_name",
-    "project",
-    "report_to",
-    "disable_tqdm",
-    "debug",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "logging_strategy",
-    "logging_steps",
-    "logging_first_step",
-    "logging_nan_inf_filter",
-    "eval_strategy",
-    "eval_steps",
-    "eval_delay",
-    "eval_on_start",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "save_only_model",
-    "save_on_each_node",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
-    "push_to_hub",
-    "hub_token",
-    "hub_private_repo",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_always_push",
-    "hub_revision",
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "local_rank",
-    "seed",
-)
+RUNNER = """
+    output_dir resume_from_checkpoint run_name project report_to disable_tqdm debug log_level log_level_replica
+    log_on_each_node logging_strategy logging_steps logging_first_step logging_nan_inf_filter eval_strategy
+    eval_steps eval_delay eval_on_start save_strategy save_steps save_total_limit save_only_model save_on_each_node
+    load_best_model_at_end metric_for_best_model greater_is_better push_to_hub hub_token hub_private_repo
+    hub_model_id hub_strategy hub_always_push hub_revision do_train do_eval do_predict local_rank seed
+""".split()
 """Options that say where things are written, what is logged and saved; and the seed, which is a run's own."""
 
-for _name in StepJEPAConfig.__dataclass_fields__.keys() & set(
-    RUNNER
-):  # fields are shared with the parent's class, so they are copied before they are marked
+for _name in StepJEPAConfig.__dataclass_fields__.keys() & set(RUNNER):
+    # The fields are the parent class's own: a copy is marked.
     _field = copy.copy(StepJEPAConfig.__dataclass_fields__[_name])
     _field.metadata = {**_field.metadata, "runner": True}  # type: ignore[assignment]
     StepJEPAConfig.__dataclass_fields__[_name] = _field
