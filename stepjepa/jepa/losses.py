@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,10 +117,15 @@ class PairObjective(Objective):
                 "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
             )
 
+    @classmethod
+    def of(cls, kind: str, options: Any, hidden_size: int) -> PairObjective:
+        """As a run asks for it."""
+        return cls(kind, target_gradient=options.target_gradient, temperature=options.temperature)
+
     def forward(self, context: Tensor, target: Tensor, example: Tensor) -> dict[str, Tensor]:
         """`{kind: losses [P]}`."""
         return {self.kind: jepa_losses(context, target, self.kind, self.target_gradient, self.temperature)}
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {kind: partial(PairObjective, kind) for kind in LOSSES}
-"""Objectives by name, each made from `target_gradient` and `temperature`."""
+OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {kind: partial(PairObjective.of, kind) for kind in LOSSES}
+"""Objectives by name, each made from the options of a run (`training/options.py`) and the model's hidden size D."""

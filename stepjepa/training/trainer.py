@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
-from stepjepa.jepa.architectures import check_trainable, max_positions
+from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
@@ -125,8 +125,8 @@ class StepJEPATrainer(TrainedObjective):
         )
         self.monitor = Monitor(self.args.device)
         if objective is None:
-            make = OBJECTIVES[args.jepa_loss_type]
-            objective = make(target_gradient=args.target_gradient, temperature=args.temperature)
+            hidden_size = base_model(self.model).config.get_text_config().hidden_size
+            objective = OBJECTIVES[args.jepa_loss_type](args, hidden_size)
         self.objective = objective.to(self.args.device)
         self._pairs_in_step: Tensor | int = 0
         self._microbatches_in_step: Tensor | int = 0

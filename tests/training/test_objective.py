@@ -11,6 +11,7 @@ from stepjepa.jepa.losses import LOSSES, OBJECTIVES, PairObjective
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
+from stepjepa.training.config import StepJEPAConfig
 
 
 def trainer_of(folder, **options):
@@ -18,11 +19,12 @@ def trainer_of(folder, **options):
     return make_trainer(folder, trainer_options={"objective": Head()}, **settings)
 
 
-def test_every_loss_is_an_objective():
+def test_every_loss_is_an_objective(tmp_path):
     assert set(OBJECTIVES) == set(LOSSES)
     context, target = torch.randn(4, 8), torch.randn(4, 8)
+    options = StepJEPAConfig(output_dir=str(tmp_path))
     for kind, make in OBJECTIVES.items():
-        terms = make(target_gradient=True, temperature=0.07)(context, target, torch.zeros(4, dtype=torch.long))
+        terms = make(options, 8)(context, target, torch.zeros(4, dtype=torch.long))
         assert list(terms) == [kind]
         assert terms[kind].shape == (4,)
     assert PairObjective("infonce").few_pairs
