@@ -21,15 +21,6 @@ BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 NAME = re.compile(r"checkpoint-(\d+)")  # `checkpoint-500`: a checkpoint of a training run, after 500 optimizer steps
-TRAINING = (
-    *("lbd", "gamma", "jepa_loss_type", "pairs", "horizon", "isolation", "predictors", "target", "target_gradient"),
-    *("temperature", "jepa_ratio", "packing_length", "max_length"),
-    *("learning_rate", "weight_decay", "warmup_steps", "num_train_epochs", "max_steps"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
-    *("model_name", "lora", "lora_rank", "lora_alpha", "lora_dropout"),
-    *("splitter", "train_file", "problems", "problem_seed"),
-)
-"""What a summary says of the training: enough to tell arms and seeds apart."""
 
 
 def published_name(given: str) -> str:
@@ -72,9 +63,7 @@ class Checkpoint:
         """The settings of its training, flat; None without a record."""
         if self.record is None:
             return None
-        configuration = self.record["configuration"]
-        settings = {**configuration["run"], **configuration["training"]}
-        kept = {name: settings[name] for name in TRAINING if name in settings}
+        kept = dict(self.record["settings"])
         for name in ("model_name", "train_file"):
             if isinstance(kept.get(name), str):
                 kept[name] = published_name(kept[name])
@@ -176,6 +165,5 @@ def _record(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); it should be the record of the model's training") from error
-    configuration = record.get("configuration") if isinstance(record, dict) else None
-    ours = isinstance(configuration, dict) and {"run", "training"} <= configuration.keys()
+    ours = isinstance(record, dict) and isinstance(record.get("settings"), dict)
     return record if ours else None

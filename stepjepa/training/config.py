@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from stepjepa.jepa.controls import TARGETS
 from stepjepa.jepa.losses import OBJECTIVES
 from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
-from stepjepa.training.options import JEPAOptions
+from stepjepa.training.options import JEPAOptions, RunOptions
 
 LEARNING_RATE_FULL = 2e-5
 LEARNING_RATE_LORA = 2e-4
@@ -32,7 +32,8 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
 
     Besides help and aliases, a field's metadata says whether the option changes what is trained (`idle_options`):
     `jepa_only`, not where λ is 0; `idle_if`, not where this function of all options is true; `runner`, never: it says
-    where things are written, what is logged and saved.
+    where things are written, what is logged and saved. `measures` and `monitors` say that only what is measured or
+    warned of changes.
 
     Raises:
         ValueError: for values out of range, and for parent options that the loss cannot honour: label
@@ -96,7 +97,8 @@ RUNNER = """
     log_on_each_node logging_strategy logging_steps logging_first_step logging_nan_inf_filter eval_strategy
     eval_steps eval_delay eval_on_start save_strategy save_steps save_total_limit save_only_model save_on_each_node
     load_best_model_at_end metric_for_best_model greater_is_better push_to_hub hub_token hub_private_repo
-    hub_model_id hub_strategy hub_always_push hub_revision do_train do_eval do_predict local_rank seed
+    hub_model_id hub_strategy hub_always_push hub_revision do_train do_eval do_predict local_rank
+    remove_unused_columns seed
 """.split()
 """Options that say where things are written, what is logged and saved; and the seed, which is a run's own."""
 
@@ -105,6 +107,16 @@ for _name in StepJEPAConfig.__dataclass_fields__.keys() & set(RUNNER):
     _field = copy.copy(StepJEPAConfig.__dataclass_fields__[_name])
     _field.metadata = {**_field.metadata, "runner": True}  # type: ignore[assignment]
     StepJEPAConfig.__dataclass_fields__[_name] = _field
+
+
+def settings(options: RunOptions, args: StepJEPAConfig) -> dict[str, Any]:
+    """What tells arms and seeds apart: every option of ours that changes what is trained, and the seed."""
+    return {
+        part.name: getattr(source, part.name)
+        for source, described in ((options, RunOptions), (args, JEPAOptions))
+        for part in fields(described)
+        if part.name == "seed" or not (part.name in RUNNER or {"runner", "measures", "monitors"} & part.metadata.keys())
+    }
 
 
 def idle_options(options: Mapping[str, Any], fields: Iterable[Field[Any]]) -> set[str]:
@@ -118,6 +130,7 @@ def idle_options(options: Mapping[str, Any], fields: Iterable[Field[Any]]) -> se
         field.name
         for field in fields
         if field.metadata.get("runner")
+        or field.metadata.get("monitors")
         or (field.metadata.get("jepa_only") and options["lbd"] == 0)
         or field.metadata.get("idle_if", lambda _: False)(options)
     }

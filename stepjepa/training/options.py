@@ -1,7 +1,7 @@
 """What `stepjepa train` can be told besides the options of transformers' Trainer; nothing here imports torch.
 
 A field's metadata says what the option is for (see `configurations.py`) and whether it changes what is trained (see
-`idle_options` in `config.py`).
+`idle_options` and `settings` in `config.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class RunOptions:
         [],
         "Evaluation data, likewise; of built-in problems and Hub data sets the test split. "
         "Built-in training data have some of their own.",
+        measures=True,
     )
     lora: bool = option(False, "Train LoRA adapters instead of all weights.")
     lora_rank: int = option(16, "Rank of the LoRA adapters.", idle_if=_without_lora)
@@ -46,11 +47,11 @@ class RunOptions:
     )
     problems: int = option(2000, "How many built-in problems to train on.")
     problem_seed: int = option(0, "Which built-in problems are drawn.")
-    eval_problems: int = option(200, "How many built-in problems to evaluate losses on.")
+    eval_problems: int = option(200, "How many built-in problems to evaluate losses on.", measures=True)
     accuracy_problems: int = option(
-        200, "Held-out problems to answer before and after training; needs evaluation data. 0: none."
+        200, "Held-out problems to answer before and after training; needs evaluation data. 0: none.", measures=True
     )
-    max_new_tokens: int = option(768, "Longest response when measuring accuracy.")
+    max_new_tokens: int = option(768, "Longest response when measuring accuracy.", measures=True)
     merge_lora: bool = option(False, "Save a merged full model besides the adapter.", runner=True)
 
 
@@ -91,9 +92,7 @@ class JEPAOptions:
     )
     packing_length: int | None = option(None, "Pack several examples into training rows of up to this many tokens.")
     collapse_threshold: float = option(
-        0.01,
-        "Warn when the mean cosine distance between different targets falls below this.",
-        idle_if=lambda options: True,
+        0.01, "Warn when the mean cosine distance between different targets falls below this.", monitors=True
     )
 
     per_device_train_batch_size: int = option(4, "Examples in a microbatch of one device.", aliases=["--batch_size"])
@@ -104,6 +103,8 @@ class JEPAOptions:
         aliases=["--num_epochs"],
         idle_if=lambda options: options["max_steps"] > 0,
     )
+    max_steps: int = option(-1, "Optimizer steps in all, in the place of num_train_epochs.")
+    weight_decay: float = option(0.0, "Weight decay of the optimizer.")
     learning_rate: float | None = option(None, "Peak learning rate; 2e-5 for all weights, 2e-4 under LoRA by default.")
     warmup_steps: float = 0.03
     logging_steps: float = 10

@@ -20,7 +20,7 @@ from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, environment, write_json
-from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.config import StepJEPAConfig, settings
 from stepjepa.training.folder import Claim, claim_folder
 from stepjepa.training.options import RunOptions
 from stepjepa.training.summary import QuietProgress, describe_row
@@ -88,6 +88,7 @@ def run_training(
     history = [*([{"step": 0, **start}] if start else []), *trainer.state.log_history]
     record = {
         "configuration": {"run": asdict(options), "training": plain_arguments(args)},
+        "settings": settings(options, args),
         "environment": started_with,
         "processes": state.num_processes,
         "system_prompt": system_prompt,

@@ -146,13 +146,14 @@ def run(tmp_path_factory) -> Path:
                 parameter.normal_(std=0.05)
     adapter.save_pretrained(folder / "adapter")
     tokenizer.save_pretrained(folder / "adapter")
-    configuration = {
-        "run": {"model_name": str(BUILTIN_PATH), "lora": False, "train_file": ["/data/mine.jsonl"]},
-        "training": {"lbd": 0.1, "seed": 7, "output_dir": str(folder)},
+    settings = {
+        "lbd": 0.1,
+        "seed": 7,
+        "model_name": str(BUILTIN_PATH),
+        "lora": False,
+        "train_file": ["/data/mine.jsonl"],
     }
-    (folder / "record.json").write_text(
-        json.dumps({"configuration": configuration, "system_prompt": "Think in steps."})
-    )
+    (folder / "record.json").write_text(json.dumps({"settings": settings, "system_prompt": "Think in steps."}))
     return folder
 
 

@@ -3,9 +3,8 @@
 import pytest
 
 from stepjepa.jepa.pairs import BranchLayout
-from stepjepa.models.checkpoint import TRAINING
-from stepjepa.training.config import RUNNER, StepJEPAConfig, idle_options
-from stepjepa.training.options import JEPAOptions
+from stepjepa.training.config import RUNNER, StepJEPAConfig, idle_options, settings
+from stepjepa.training.options import JEPAOptions, RunOptions
 
 FIELDS = StepJEPAConfig.__dataclass_fields__
 VALUES = {
@@ -41,9 +40,20 @@ def test_where_things_are_written_never_changes_the_result():
     assert "runner" not in TrainingArguments.__dataclass_fields__["output_dir"].metadata  # the parent's are its own
 
 
-def test_a_summary_names_every_option_of_ours_that_changes_what_is_trained():
-    ours = {name for name in JEPAOptions.__annotations__} - set(RUNNER)
-    assert ours - {"collapse_threshold", "remove_unused_columns"} <= set(TRAINING)
+def test_settings_are_what_tells_arms_and_seeds_apart(tmp_path):
+    args = StepJEPAConfig(output_dir=str(tmp_path), lbd=0.3, seed=7, logging_steps=3)
+    found = settings(RunOptions(lora=True, eval_problems=5), args)
+    assert found.items() >= {"lbd": 0.3, "seed": 7, "lora": True, "lora_rank": 16, "model_name": "builtin"}.items()
+    assert not found.keys() & {
+        "output_dir",
+        "logging_steps",
+        "eval_problems",
+        "accuracy_problems",
+        "merge_lora",
+        "collapse_threshold",
+    }
+    ours = JEPAOptions.__annotations__.keys() - set(RUNNER) - {"collapse_threshold"}
+    assert ours <= found.keys()
 
 
 def test_the_layout_is_that_of_the_options(tmp_path):
