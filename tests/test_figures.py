@@ -35,6 +35,7 @@ def test_every_figure_has_its_records_and_every_record_its_place(draw):
             assert draw.read_source(DATA, source)
 
 
+@pytest.mark.slow
 def test_all_figures_are_drawn_again(draw, tmp_path):
     draw.main(["--data", str(DATA), "--output", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
