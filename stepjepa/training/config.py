@@ -97,8 +97,7 @@ RUNNER = """
     log_on_each_node logging_strategy logging_steps logging_first_step logging_nan_inf_filter eval_strategy
     eval_steps eval_delay eval_on_start save_strategy save_steps save_total_limit save_only_model save_on_each_node
     load_best_model_at_end metric_for_best_model greater_is_better push_to_hub hub_token hub_private_repo
-    hub_model_id hub_strategy hub_always_push hub_revision do_train do_eval do_predict local_rank
-    seed
+    hub_model_id hub_strategy hub_always_push hub_revision do_train do_eval do_predict local_rank seed
 """.split()
 """Options that say where things are written, what is logged and saved; and the seed, which is a run's own."""
 
