@@ -362,6 +362,7 @@ def test_bad_test_data_leaves_results_alone(tmp_path, finished):
 # ---- the usual test sets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "level"), [("gsm8k", False), ("math", True), ("minerva_ocw", False)])
 def test_the_usual_test_sets_run_end_to_end(name, level, tmp_path):
     source = DATA / name / "test.jsonl"

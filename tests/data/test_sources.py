@@ -287,6 +287,7 @@ def test_empty_report_prints() -> None:
     assert str(Report(["x"])) == "x: 0 read, 0 kept, 0 skipped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "rows"),
     [

@@ -185,6 +185,7 @@ def test_random_texts_lose_nothing(splitter: str) -> None:
         check("".join(rng.choice(atoms) for _ in range(rng.randrange(1, 30))), splitter, rng.choice([0, 1, 20, 40]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "field"),
     [("gsm8k/train.jsonl", "answer"), ("math/test.jsonl", "solution"), ("minerva_ocw/test.jsonl", "solution")],

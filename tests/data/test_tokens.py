@@ -297,9 +297,8 @@ def test_every_step_of_gsm8k_is_decoded_exactly(gsm8k: list[dict[str, Any]], sty
         assert (found_by_id, len(expected) - len(rows)) == (11168, 26100)  # 43%
 
 
-@pytest.mark.parametrize(
-    "style", [pytest.param(style, marks=[pytest.mark.slow] * (style == "wordpiece")) for style in STYLES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("style", STYLES)
 def test_characters_of_a_step_are_the_step(gsm8k: list[dict[str, Any]], style: str) -> None:
     """Against the offsets themselves, which decoding cannot stand in for (WordPiece loses whitespace)."""
     tokenizer = STYLES[style]()

@@ -481,6 +481,7 @@ def examples(name: str) -> list[dict[str, Any]]:
     return read_examples(path, strict=True)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "rows"), [("math", 5000), ("gsm8k", 1319), ("minerva_ocw", 272)])
 def test_every_gold_answer_is_read_back_from_its_solution(name: str, rows: int) -> None:
     """From the steps as they are trained, after splitting and joining."""
@@ -490,6 +491,7 @@ def test_every_gold_answer_is_read_back_from_its_solution(name: str, rows: int) 
     assert [gold for _, gold in found if not answers_match(gold, gold)] == []
 
 
+@pytest.mark.slow
 def test_gold_answers_of_raw_gsm8k_solutions() -> None:
     """With `####` instead of a box, and of the last number where even that mark is taken away."""
     rows = [(each["steps"][:-1], each["answer"]) for each in examples("gsm8k")]
@@ -519,6 +521,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "different", "every"), [("math", 1905, 12), ("minerva_ocw", 255, 4)])
 def test_math_verify_alone_recognises_the_gold_answers(name: str, different: int, every: int) -> None:
     """Without the shortcuts for equal texts and numbers. All answers take 12 s and 3 s, so only some are tried."""
@@ -536,6 +539,7 @@ EQUAL_NEIGHBOURS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("math", 12), ("minerva_ocw", 14), ("gsm8k", 1)])
 def test_the_next_row_has_another_answer(name: str, every: int) -> None:
     """A negative control. All pairs take 18 s and 12 s, so only some are tried."""

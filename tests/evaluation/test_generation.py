@@ -293,6 +293,7 @@ def test_what_is_finished_is_not_asked_and_the_rest_is_answered_alike(options, b
 # ---- how long answers are ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="no GSM8K here")
 @pytest.mark.parametrize("style", ["builtin", "llama3"])
 def test_no_gsm8k_solution_is_longer_than_the_default(style):

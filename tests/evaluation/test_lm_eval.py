@@ -183,6 +183,7 @@ def test_solutions_are_read_as_the_harness_reads_them() -> None:
     }
 
 
+@pytest.mark.slow
 def test_all_gsm8k_gold_solutions_are_read_as_the_harness_reads_them() -> None:
     if not GSM8K.exists():
         pytest.skip("gsm8k is absent")

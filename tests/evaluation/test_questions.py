@@ -137,6 +137,7 @@ def test_published_paths_name_no_folder_of_this_machine(tmp_path):
     assert shown_path("openai/gsm8k") == "openai/gsm8k"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count", "levels"), [("gsm8k", 1319, 0), ("math", 5000, 5), ("minerva_ocw", 272, 0)])
 def test_every_row_of_the_usual_test_sets_is_a_question(name, count, levels):
     path = DATA / name / "test.jsonl"
