@@ -37,7 +37,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
-from stepjepa.jepa.architectures import base_model
+from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.records import UserError
 
 STRAGGLERS = 8  # one row in so many, when all others have ended,
@@ -252,18 +252,16 @@ def _as_it_is(model: Any) -> Iterator[None]:
 
     `generate` fills whatever the configuration given to it leaves open from the checkpoint's; here that is nothing.
     """
-    was_training = model.training
     wrapped = (model, base_model(model))
     own = [one.generation_config for one in wrapped]
-    model.eval()
-    for one in wrapped:
-        one.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for one, config in zip(wrapped, own, strict=True):
-            one.generation_config = config
+    with evaluating(model):
+        for one in wrapped:
+            one.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            for one, config in zip(wrapped, own, strict=True):
+                one.generation_config = config
 
 
 def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
