@@ -14,32 +14,17 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
+from stepjepa.data.thoughts import split_thoughts
+
 Splitter = Literal["auto", "paragraph", "line", "numbered", "sentence"]
 Think = Literal["remove", "steps"]
 Short = Literal["merge", "drop"]
 Span = tuple[int, int]
 
-# -------- thinking blocks and boxes --------
+# -------- boxes --------
 
-# `<think>Hm, 48 + 24 …</think>`, and `<think>Hm` up to the end of a text that never closes it
-_THINK_BLOCK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.S)
-_THINK_TAG = re.compile(r"</?think>")  # `<think>`, `</think>`
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")  # `\boxed{`, `\fbox {`: where a box begins
 _BRACE = re.compile(r"\\.|[{}]", re.S)  # `{`, `}`; also `\{`, `\}` and `\\`, whole, because they are no braces
-
-
-def split_think(text: str) -> tuple[str, str]:
-    """``(thoughts, solution)`` of a response with ``<think>…</think>`` blocks.
-
-    An unclosed ``<think>`` runs to the end of the text; a ``</think>`` without an opening tag closes a
-    thought that began with the text (templates that put ``<think>`` into the prompt leave such responses).
-    """
-    opened, closed = text.find("<think>"), text.find("</think>")
-    if closed >= 0 and (opened < 0 or closed < opened):
-        text = "<think>" + text
-    thoughts = "\n\n".join(match.group(1) for match in _THINK_BLOCK.finditer(text))
-    solution = _THINK_BLOCK.sub("\n\n", text)
-    return _THINK_TAG.sub("", thoughts).strip(), _THINK_TAG.sub("", solution).strip()
 
 
 def last_boxed(text: str) -> str | None:
@@ -302,7 +287,7 @@ def split_steps(
             ``sentence`` at sentence ends and blank lines. ``auto`` takes ``numbered`` if at least two markers
             count up, else ``paragraph`` if there is a blank line, else ``line`` if there is a line end, else
             ``sentence``. None of them cuts inside mathematics, an environment, ``[asy]`` or a code fence.
-        think: ``remove`` drops ``<think>…</think>`` blocks (see :func:`split_think`); ``steps`` takes the
+        think: ``remove`` drops thoughts (see :func:`stepjepa.data.thoughts.split_thoughts`); ``steps`` takes the
             thoughts for the steps and drops the rest, where there are thoughts.
         short: what happens to fragments under ``min_chars`` characters. ``merge`` joins the first fragment,
             headings, markers and lead-ins ending in a colon to the next piece, any other to the previous one,
@@ -324,7 +309,7 @@ def split_steps(
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    thoughts, solution = split_think(text)
+    thoughts, solution = split_thoughts(text)
     text = thoughts if think == "steps" and thoughts else solution
     bounds = sorted({0, len(text), *_SPLITTERS[splitter](text)})
     pieces = [(start, end) for start, end in pairwise(bounds) if text[start:end].strip()]

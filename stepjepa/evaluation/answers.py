@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from stepjepa.data.steps import last_boxed, split_think
+from stepjepa.data.steps import last_boxed
+from stepjepa.data.thoughts import split_thoughts
 from stepjepa.evaluation.equivalence import equivalent
 
 # `72`, `1,450,000`; `1,4500` and `1,2` are two numbers each.
@@ -46,10 +47,10 @@ def extract_answer(text: str) -> str | None:
 
     Taken from the last complete ``\boxed{…}`` or ``\fbox{…}`` (nested braces allowed), else from what follows
     the last ``####`` on its line (anywhere in the text; a Markdown heading is no answer), else the last number
-    (a fraction and a scientific notation count as one). Thoughts in ``<think>…</think>`` are not an answer, even
+    (a fraction and a scientific notation count as one). Thoughts (:func:`split_thoughts`) are not an answer, even
     if nothing follows them.
     """
-    text = split_think(text)[1]
+    text = split_thoughts(text)[1]
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed

@@ -10,7 +10,7 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.formats import final_answer_step, strip_calculator_marks
-from stepjepa.data.steps import last_boxed, split_steps, split_think
+from stepjepa.data.steps import last_boxed, split_steps
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."
 SECOND = "Then double the sum, which gives 144."
@@ -143,7 +143,6 @@ def test_think_blocks() -> None:
     assert split_steps(f"{FIRST}\n<think>{thoughts}</think>\n{SECOND}") == [FIRST, SECOND]
     assert split_steps(f"<think>{thoughts}") == []
     assert split_steps(solution, think="steps") == [FIRST, SECOND]
-    assert split_think("<think>a</think>b<think>c</think>d") == ("a\n\nc", "b\n\nd")
 
 
 def test_fragments_go_to_a_neighbour() -> None:
