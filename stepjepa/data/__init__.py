@@ -1,6 +1,7 @@
 """Worked solutions → steps → chat text → tokens with labels and step indices.
 
 formats.py     one row of GSM8K, MATH, teacher or chat form → one example, with its reference answer
+boxes.py       the boxed answer of a solution
 thoughts.py    the thoughts of a response and its answer, told apart by models' marks
 steps.py       a solution's text → its steps
 sources.py     files, Hub data sets and the built-in problems → examples, with an account of what was left out

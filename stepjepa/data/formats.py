@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from stepjepa.data.steps import Short, Splitter, Think, last_boxed, split_steps
+from stepjepa.data.boxes import last_boxed
+from stepjepa.data.steps import Short, Splitter, Think, split_steps
 
 RowFormat = Literal["prepared", "chat", "teacher", "gsm8k", "math"]
 ROW_FORMATS: tuple[str, ...] = get_args(RowFormat)

@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn
 
 from tqdm.auto import tqdm
 
+from stepjepa.data.boxes import last_boxed
 from stepjepa.data.formats import (
     DEFAULT_SYSTEM_PROMPT,
     Example,
@@ -30,7 +31,7 @@ from stepjepa.data.formats import (
     make_example,
     recognise_format,
 )
-from stepjepa.data.steps import Short, Splitter, Think, last_boxed
+from stepjepa.data.steps import Short, Splitter, Think
 from stepjepa.records import UserError, write_jsonl
 
 _UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}

@@ -14,36 +14,13 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
+from stepjepa.data.boxes import BOX, closed_braces
 from stepjepa.data.thoughts import split_thoughts
 
 Splitter = Literal["auto", "paragraph", "line", "numbered", "sentence"]
 Think = Literal["remove", "steps"]
 Short = Literal["merge", "drop"]
 Span = tuple[int, int]
-
-# -------- boxes --------
-
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")  # `\boxed{`, `\fbox {`: where a box begins
-_BRACE = re.compile(r"\\.|[{}]", re.S)  # `{`, `}`; also `\{`, `\}` and `\\`, whole, because they are no braces
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last closed ``\boxed{…}`` in ``text`` (nested braces allowed), or ``None``."""
-    for match in reversed(list(_BOX.finditer(text))):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            return text[match.end() : end - 1].strip()
-    return None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Offset just after the brace that closes the one opened before ``start``, or ``None``."""
-    depth = 1
-    for match in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0:
-            return match.end()
-    return None
 
 
 # -------- where a text must not be cut --------
@@ -52,7 +29,7 @@ _CLOSERS = {r"\[": r"\]", "[asy]": "[/asy]", "```": "```"}
 _INLINE_CLOSERS = {r"\(": r"\)", "$$": "$$"}
 # `\[`, `\(`, `\begin{cases}`, `\boxed{`, `[asy]`, a code fence, `$$`, `$`. Also `\\` and `\$`, which open nothing but
 # are taken whole, so that the line break `\\[2pt]` is not read as `\[` nor a price `\$5` as a formula.
-_OPENER = re.compile(rf"\\\\|\\\$|\\\[|\\\(|\\begin\{{[^{{}}]*\}}|{_BOX.pattern}|\[asy\]|```|\$\$|\$")
+_OPENER = re.compile(rf"\\\\|\\\$|\\\[|\\\(|\\begin\{{[^{{}}]*\}}|{BOX.pattern}|\[asy\]|```|\$\$|\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")  # `$`, not `\$`
 _BLANK_LINE = re.compile(r"\n\s*\n\s*")  # a line end, nothing but whitespace, and another line end
 _LATEX = re.compile(r"[\\^_{}]")  # what formulas have and prices have not: `\`, `^`, `_`, braces
@@ -66,6 +43,7 @@ def protected_spans(text: str, *, inline: bool) -> list[Span]:
     """
     closers = _CLOSERS | _INLINE_CLOSERS if inline else _CLOSERS
     even = len(_DOLLAR.findall(text)) % 2 == 0
+    closed = closed_braces(text) if inline else {}
     spans: list[Span] = []
     position = 0
     while match := _OPENER.search(text, position):
@@ -78,7 +56,7 @@ def protected_spans(text: str, *, inline: bool) -> list[Span]:
         elif inline and opener == "$":
             end = _closing_dollar(text, start, even)
         elif inline and opener.endswith("{"):
-            end = _closing_brace(text, start)
+            end = closed.get(start)
         if end is not None:
             spans.append((match.start(), end))
         position = start if end is None else end

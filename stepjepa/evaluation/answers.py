@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from stepjepa.data.steps import last_boxed
+from stepjepa.data.boxes import last_boxed
 from stepjepa.data.thoughts import split_thoughts
 from stepjepa.evaluation.equivalence import equivalent
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from real_data import DATA
 
+from stepjepa.data.boxes import last_boxed
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
 from stepjepa.data.sources import Report, make_example, prepare, read_examples
-from stepjepa.data.steps import last_boxed
 from stepjepa.records import UserError, write_jsonl
 
 GSM8K = {

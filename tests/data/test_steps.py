@@ -10,7 +10,7 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.formats import final_answer_step, strip_calculator_marks
-from stepjepa.data.steps import last_boxed, split_steps
+from stepjepa.data.steps import split_steps
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."
 SECOND = "Then double the sum, which gives 144."
@@ -207,7 +207,3 @@ def test_real_solutions_lose_nothing(file: str, field: str) -> None:
 def test_answer_helpers() -> None:
     assert strip_calculator_marks("48/2 = <<48/2=24>>24 clips") == "48/2 = 24 clips"
     assert final_answer_step(" 72 ") == "The answer is \\boxed{72}."
-    assert (
-        last_boxed(r"\boxed{1} then \boxed{\frac{1}{2} \text{ of \} }} end \boxed{3") == r"\frac{1}{2} \text{ of \} }"
-    )
-    assert last_boxed("nothing") is None
