@@ -2,6 +2,7 @@
 
 formats.py     one row of GSM8K, MATH, teacher or chat form → one example, with its reference answer
 boxes.py       the boxed answer of a solution
+golds.py       where an answer stands in a text, and the reference answer of a row
 thoughts.py    the thoughts of a response and its answer, told apart by models' marks
 steps.py       a solution's text → its steps
 sources.py     files, Hub data sets and the built-in problems → examples, with an account of what was left out

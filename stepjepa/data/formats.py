@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.golds import hash_mark, named_answer
 from stepjepa.data.steps import Short, Splitter, Think, split_steps
 
 RowFormat = Literal["prepared", "chat", "teacher", "gsm8k", "math"]
@@ -24,11 +25,7 @@ DEFAULT_SYSTEM_PROMPT = (
     "your final answer (do not include any other text or units) within \\boxed{}."
 )
 
-# `#### 72`, `  #### 1,450,000 `: the answer line of GSM8K
-_ANSWER_LINE = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*?)[ \t]*$", re.M)
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`
-_COMMAND = re.compile(r"\\[A-Za-z]+")  # `\frac`, `\text`
-_WORD = re.compile(r"[A-Za-z]{2,}")  # `no`, `solution`; not `x`
 _DECORATION = re.compile(r"\\?\$|,|\s")  # `$`, `\$`, `,` and whitespace: what `\$1, 072` has and `1072` has not
 
 Example = dict[str, Any]
@@ -117,6 +114,11 @@ def check_steps(steps: object, message: str | None = None) -> None:
         raise RowError("the steps joined by blank lines are not the assistant's message")
 
 
+def lower_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its field names in small letters; where two differ in case only, the one in small letters counts."""
+    return {str(name).lower(): value for name, value in row.items()} | dict(row)
+
+
 def recognise_format(row: Mapping[str, Any]) -> RowFormat:
     """Name the kind of ``row`` from its fields (a field that is ``None`` counts as absent)."""
     fields = {key for key, value in row.items() if value is not None}
@@ -147,40 +149,14 @@ def convert_row(
     """
     if not isinstance(row, Mapping):
         raise RowError("not a JSON object")
+    row = lower_names(row)
     kind = row_format or recognise_format(row)
     if kind not in _CONVERTERS:
         raise ValueError(f"row_format={kind!r} is unknown; choose one of {', '.join(ROW_FORMATS)}")
     return _CONVERTERS[kind](row, source, options or RowOptions())
 
 
-# -------- reference answers --------
-
-
-def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
-    """The answer in the first of the fields that holds one; numbers count as text."""
-    for name in fields:
-        value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and value.strip():
-            answer = marked_answer(value) or (value.strip() if _is_bare(value) else None)
-            if answer:
-                return answer
-    return None
-
-
-def marked_answer(text: str) -> str | None:
-    r"""What follows the last `####` of a text, else the content of its last `\boxed{}`."""
-    marks = _ANSWER_LINE.findall(text)
-    return str(marks[-1]) if marks else last_boxed(text)
-
-
-def _is_bare(text: str) -> bool:
-    r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
-    text = text.strip()
-    words = len(_WORD.findall(_COMMAND.sub(" ", text)))
-    sentence = words >= 3 and (text.endswith(".") or any(letter.isdigit() for letter in text))
-    return "\n" not in text and words <= 4 and not sentence
+# -------- answers --------
 
 
 def final_answer_step(answer: str) -> str:
@@ -219,19 +195,21 @@ def _text(row: Mapping[str, Any], field: str) -> str:
 
 def _gsm8k(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, solution = _text(row, "question"), strip_calculator_marks(_text(row, "answer"))
-    marks = list(_ANSWER_LINE.finditer(solution))
-    if not marks:
+    mark = hash_mark(solution)
+    if mark is None:
         raise RowError("no '####' answer line")
-    answer = marks[-1].group(1)
-    # Replaced where it stands: text after the mark, should there be any, is kept and stays after it.
-    solution = solution[: marks[-1].start()] + final_answer_step(answer) + solution[marks[-1].end() :]
+    start, end, answer = mark
+    # Replaced where it stands, on a line of its own: text after the mark, should there be any, stays after it.
+    before = solution[:start].rstrip(" \t")
+    line_end = "\n" if before and not before.endswith("\n") else ""
+    solution = before + line_end + final_answer_step(answer) + solution[end:]
     return make_example(question, options.split(solution, "line"), answer, source, options.system_prompt)
 
 
 def _math(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, solution = _text(row, "problem"), _text(row, "solution")
-    answer = named_answer(row, "ground_truth", "answer") or last_boxed(solution)
-    if answer is None:
+    answer = named_answer(row) or last_boxed(solution)
+    if answer is None and not row.get("answer"):  # a proof says so there
         raise RowError(r"no \boxed{} answer")
     extra = {key: row[key] for key in ("level", "type") if isinstance(row.get(key), str | int)}
     return make_example(question, options.split(solution), answer, source, options.system_prompt, **extra)
@@ -246,7 +224,7 @@ def _solution_steps(text: str, answer: str | None, options: RowOptions) -> list[
 
 def _teacher(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     question, response = _text(row, "question"), _text(row, "deepseek_response")
-    answer = named_answer(row, "ground_truth", "answer") or last_boxed(response)
+    answer = named_answer(row) or last_boxed(response)
     if answer is None and not (row.get("ground_truth") or row.get("answer")):
         raise RowError(r"no ground truth and no \boxed{} answer")
     steps = _solution_steps(response, answer, options)
@@ -275,7 +253,7 @@ def _chat(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     """The last assistant message is the solution; the turns before it stay as context, untrained."""
     messages = _checked_messages(row)
     solution = messages[-1]["content"]
-    answer = named_answer(row, "ground_truth", "answer") or last_boxed(solution)
+    answer = named_answer(row) or last_boxed(solution)
     steps = _solution_steps(solution, answer, options)
     check_steps(steps)
     messages[-1]["content"] = "\n\n".join(steps)

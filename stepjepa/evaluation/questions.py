@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.data.formats import RowError, RowOptions, convert_row, marked_answer, named_answer
+from stepjepa.data.formats import RowError, RowOptions, convert_row, lower_names
+from stepjepa.data.golds import named_answer, stated_answer
 from stepjepa.data.sources import Row, file_rows, hub_rows, locate, name_of, read_examples
 from stepjepa.records import UserError
 
@@ -117,6 +118,7 @@ def read_question(row: object, source: str) -> Question:
     """
     if not isinstance(row, Mapping):
         raise RowError("not a JSON object")
+    row = lower_names(row)
     try:
         example = convert_row(row, source, options=RowOptions(system_prompt=None))
     except RowError:  # its solution may be no solution; question and gold answer are all that is needed here
@@ -175,9 +177,8 @@ def _turns(messages: object) -> list[dict[str, str]]:
 
 
 def _gold(row: Mapping[str, Any]) -> str | None:
-    named = named_answer(row, "ground_truth", "answer")
     solution = row.get("solution")
-    return named or (marked_answer(solution) if isinstance(solution, str) else None)
+    return named_answer(row) or (stated_answer(solution) if isinstance(solution, str) else None)
 
 
 def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:
