@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.thoughts import CHANNEL_MARKS, MARKS
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, generate
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
@@ -118,15 +119,28 @@ def token_ids(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> lis
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
 
 
+def response_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A response without control tokens, except those of which the marks of thoughts are made.
+
+    `split_thoughts` needs them; the decoder's `skip_special_tokens` would leave the thoughts without their marks.
+    """
+    controls = {token: str(added) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    said = {controls[token] for token in tokens if token in controls}
+    marks = MARKS if "<|channel|>" in said else [mark for mark in MARKS if mark not in CHANNEL_MARKS]
+    kept = {control for control in said if any(mark.startswith(control) for mark in marks)}
+    rest = [token for token in tokens if token not in controls or controls[token] in kept]
+    return str(tokenizer.decode(rest, skip_special_tokens=not kept))
+
+
 def verdict(answer: Answer, gold: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a response says and whether that is right.
 
     Returns:
-        `response`; `extracted` (answer or None), `correct`; `strict`, `strict_correct`, `flexible`,
-        `flexible_correct`, as lm-evaluation-harness reads GSM8K; `tokens` (without the end-of-turn token), `stopped`
-        (the model ended the turn), `truncated` (cut off instead).
+        `response`, with the marks of its thoughts; `extracted` (answer or None), `correct`; `strict`,
+        `strict_correct`, `flexible`, `flexible_correct`, as lm-evaluation-harness reads GSM8K; `tokens` (without the
+        end-of-turn token), `stopped` (the model ended the turn), `truncated` (cut off instead).
     """
-    response = str(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+    response = response_text(answer.tokens, tokenizer)
     extracted, strict, flexible = extract_answer(response), strict_match(response), flexible_extract(response)
     return {
         "response": response,

@@ -127,6 +127,31 @@ def test_a_response_is_read_three_ways(tokenizer):
     assert (found["correct"], found["strict_correct"], found["flexible_correct"]) == (True, True, False)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "<|channel|>analysis<|message|>Is it \\boxed{3}? No.<|end|><|start|>assistant<|channel|>final<|message|>It is 4.",
+            None,
+        ),
+        ("<|begin_of_thought|>It is \\boxed{3}.<|end_of_thought|>It is 4.", None),
+        ("[THINK]Or \\boxed{3}?[/THINK]It is 4.", None),
+        ("<|channel>thought\nIs it \\boxed{3}?<channel|>It is 4.", None),
+        ("It is 4.<|end|>", "It is 4."),
+        ("It is<|user|> 4.", "It is 4."),
+    ],
+)
+def test_control_tokens_that_mark_a_thought_are_looked_at_before_they_are_dropped(text, shown):
+    tokenizer = AutoTokenizer.from_pretrained(BUILTIN)
+    marks = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|begin_of_thought|>", "<|end_of_thought|>"]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [*marks, "[THINK]", "[/THINK]", "<|channel>", "<channel|>"]}
+    )
+    found = verdict(said(tokenizer, text), "4", tokenizer)
+    assert (found["extracted"], found["correct"]) == ("4", True)
+    assert found["response"] == (shown or text)
+
+
 def test_how_a_response_ended_is_said(tokenizer):
     whole, cut = (verdict(said(tokenizer, "It is 4", end), "4", tokenizer) for end in ("stopped", "truncated"))
     assert (whole["stopped"], whole["truncated"], cut["stopped"], cut["truncated"]) == (True, False, False, True)
