@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -198,3 +199,17 @@ def points(share: float) -> str:
     ('+2.1', '−3.5', '+0.0')
     """
     return f"{100 * share:+z.1f}".replace("-", "−")
+
+
+# ESC, a carriage return, a bell; U+2028, which ends a line; U+202E, which turns the rest of it round; half of a
+# surrogate pair, which no encoding has. Line feeds and tabs are text.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Text with the characters written out that a terminal or a viewer would obey instead of showing.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.output import say
 from stepjepa.records import UserError, option, write_json
 from stepjepa.training.configurations import shipped
 
@@ -68,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = GridFolder(options.output_dir or RUNS / grid.name)
     plan = Plan(grid, folder, shard, options.max_cells)
     if options.list or options.dry_run:
-        print(list_cells(plan, options.dry_run, options.retry_failed))
+        say(list_cells(plan, options.dry_run, options.retry_failed))
         return 0
     if options.report:
         record = report(grid, folder)
         path = folder.path / f"report-{grid.name}.json"
-        print(format_report(record))
+        say(format_report(record))
         write_json(record, path)
-        print(f"\nreport: {path}")
+        say(f"\nreport: {path}")
         return 0
     if options.retry_failed:
         plan.forget_failures()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import SIZES, ModelOptions, Parser, ShownLayout, parse
+from stepjepa.commands.output import say
 from stepjepa.records import UserError, environment, option, write_json
 
 if TYPE_CHECKING:
@@ -117,12 +118,12 @@ def show_maps(record: Mapping[str, Any], options: AttentionOptions) -> int:
     worst = max(layer["max_forbidden_mass"] for layer in check["layers"])
     cells = sum(layer["forbidden_cells"] for layer in check["layers"]) * check["heads"]
     sums = [layer[name] for layer in check["layers"] for name in ("row_sum_min", "row_sum_max")]
-    print(
+    say(
         f"{len(record['tokens'])} tokens, {len(check['layers'])} layers × {check['heads']} heads: mass on {cells:,} "
         f"forbidden cells {worst:g}; rows sum to {min(sums):.6f} … {max(sums):.6f}"
     )
     if not check["passed"]:
-        print("FORBIDDEN MASS: the mask does not hold in this model; do not train it, report it")
+        say("FORBIDDEN MASS: the mask does not hold in this model; do not train it, report it")
     return 0 if check["passed"] else 1
 
 
@@ -134,8 +135,8 @@ def show_audit(record: Mapping[str, Any], options: AttentionOptions) -> int:
     write("leakage", record, {"leakage": leakage_map(record, size=options.size)}, options.output_dir)
     for reason, number in record["left_out"].items():
         if number:
-            print(f"{number} examples left out: {reason.replace('_', ' ')}")
-    print(format_audit(record))
+            say(f"{number} examples left out: {reason.replace('_', ' ')}")
+    say(format_audit(record))
     return 0 if record["passed"] else 1
 
 
@@ -147,4 +148,4 @@ def write(name: str, record: Mapping[str, Any], figures: Mapping[str, Any], fold
     paths = [
         save_figure(figure, folder / f"{stem}.{kind}") for stem, figure in figures.items() for kind in ("png", "pdf")
     ]
-    print("\n".join(f"written: {path}" for path in (folder / f"{name}.json", *paths)))
+    say("\n".join(f"written: {path}" for path in (folder / f"{name}.json", *paths)))

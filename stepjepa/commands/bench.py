@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.output import say
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.experiments.options import BenchOptions
 from stepjepa.models.checkpoint import BUILTIN
@@ -78,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             use_device(options)
             workload = make_workload(options)
-        print(json.dumps(arm_memory(asked.arm, workload, options)))
+        say(json.dumps(arm_memory(asked.arm, workload, options)))
         return 0
     result = bench(replace(options, memory_batches=0) if asked.no_memory else options)
-    print(format_table(result))
+    say(format_table(result))
     if asked.output_file:
         write_json(result, asked.output_file)
     return 0
@@ -94,8 +95,8 @@ def generation(argv: Sequence[str]) -> int:
     from stepjepa.experiments.benchmark_generation import bench_generation, table
 
     record = bench_generation(**asdict(options))
-    print(table(record))
+    say(table(record))
     if output.output_file is not None:
         write_json(record, output.output_file)
-        print(f"written: {output.output_file}")
+        say(f"written: {output.output_file}")
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepjepa.commands.options import SIZES, Parser, parse
+from stepjepa.commands.output import say
 from stepjepa.records import UserError, option, write_json
 
 
@@ -45,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     record = compare(options.files, options.baseline, options.metric, options.draws, options.seed)
     spare_inputs(options.files, (options.output_file, options.plot_file))
-    print(format_report(record))
+    say(format_report(record))
     if options.plot_file:
         from stepjepa.visualization.comparison import forest
         from stepjepa.visualization.style import save_figure
 
-        print(f"\nplot: {save_figure(forest(record, size=options.size), options.plot_file)}")
+        say(f"\nplot: {save_figure(forest(record, size=options.size), options.plot_file)}")
     if options.output_file:
         write_json(record, options.output_file)
-        print(f"record: {options.output_file}")
+        say(f"record: {options.output_file}")
     return 0
 
 

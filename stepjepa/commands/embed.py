@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
+from stepjepa.commands.output import say
 from stepjepa.evaluation.options import SYSTEM_PROMPTS
-from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES
+from stepjepa.models.checkpoint import DTYPES, model_path
 from stepjepa.records import UserError, environment, option
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         splitter=options.splitter,
         system_prompt=None,
     )
-    print(report)
-    print(f"system prompt: {origin}" + (f": «{system}»" if system is not None else ""))
+    say(report)
+    say(f"system prompt: {origin}" + (f": «{system}»" if system is not None else ""))
     if options.system_prompt != "file":
         examples = with_system_prompt(examples, system)
     ids = question_ids(examples)
@@ -127,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "environment": started_with,
     }
     save(embeddings, output)
-    print(account(counts, trained_predictor, options.random_weights))
-    print(f"written: {output}")
+    say(account(counts, trained_predictor, options.random_weights))
+    say(f"written: {output}")
     return 0
 
 
@@ -150,8 +151,7 @@ def load(options: EmbedOptions, predictors: int) -> tuple[Any, PreTrainedTokeniz
         raise
     except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
         raise UserError(f"--model_name {options.model_name}: {error}") from error
-    path = str(BUILTIN_PATH) if options.model_name == BUILTIN else options.model_name
-    trained = check_predictors(AutoTokenizer.from_pretrained(path, **remote), predictors)
+    trained = check_predictors(AutoTokenizer.from_pretrained(model_path(options.model_name), **remote), predictors)
     model.to(choose_device(options.device))
     if options.random_weights is not None:
         model = random_weights(model, options.random_weights)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.output import say
 from stepjepa.evaluation.options import EvaluateOptions
 
 
@@ -24,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.disable_progress_bar()  # of loading files
     try:
-        summary = evaluate(options, say=print)
+        summary = evaluate(options, say=say)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on after the last complete batch", file=sys.stderr)
+        say("\nstopped; the same command goes on after the last complete batch", file=sys.stderr)
         raise
-    print(table(summary))
-    print(f"written: {options.output_file}, {summary_path(options.output_file)}")
+    say(table(summary))
+    say(f"written: {options.output_file}, {summary_path(options.output_file)}")
     return 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.options import Parser, Progress, parse
+from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.output import Progress, say
 from stepjepa.records import UserError, environment, option, write_json
 
 if TYPE_CHECKING:
@@ -50,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress()
     report = as_json(inspect(files, options.seed, progress))
     progress.end()
-    print(report_text(report))
+    say(report_text(report))
     if options.output_file is not None:
         settings = {"layer": options.layer, "examples": options.examples, "seed": options.seed, "draws": DRAWS}
         record = {"command": "inspect", "configuration": settings, **report, "environment": started_with}
         write_json(record, options.output_file)
-        print(f"written: {options.output_file}")
+        say(f"written: {options.output_file}")
     if options.output_dir is not None:
         for path in write_plots(files, Path(options.output_dir)):
-            print(f"written: {path}")
+            say(f"written: {path}")
     return 0
 
 

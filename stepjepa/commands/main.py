@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from stepjepa.records import UserError
+from stepjepa.commands.output import say, silence
+from stepjepa.records import UserError, printable
 
 COMMANDS = {
     "prepare": ("commands.prepare", "solutions of any source → chat JSONL with steps"),
@@ -33,31 +35,70 @@ COMMANDS = {
 """Name of the command → its module, and what it does."""
 
 
+BROKEN_PIPE, INTERRUPTED = 141, 130
+"""Exit statuses: as shells give for SIGPIPE and SIGINT."""
+
+
+class _ShownRecord(logging.LogRecord):
+    """A line of this package's logs, which name files too."""
+
+    def getMessage(self) -> str:
+        message = super().getMessage()
+        return printable(message) if self.name.startswith("stepjepa") else message
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making are one message, no traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    logging.setLogRecordFactory(_ShownRecord)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no λ shows \u03bb
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `stepjepa train --help_all | head`
+        for stream in (sys.stdout, sys.stderr):
+            silence(stream)
+        return BROKEN_PIPE
+    return status
+
+
+def _run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(overview())
+        say(overview())
         return 0
     if argv[0] == "--version":
         from stepjepa import __version__
 
-        print(__version__)
+        say(__version__)
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        print(f"stepjepa: unknown command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
-        print(overview(), file=sys.stderr)
+        say(f"stepjepa: unknown command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""), sys.stderr)
+        say(overview(), sys.stderr)
         return 2
+    for word in rest:
+        if not _is_unicode(word):
+            say(f"stepjepa {name}: {word!r} is not UTF-8; name it in that encoding", sys.stderr)
+            return 2
     try:
         return int(import_module(f"stepjepa.{COMMANDS[name][0]}").main(rest))
     except KeyboardInterrupt:
-        print(f"\nstepjepa {name}: interrupted", file=sys.stderr)
-        return 130
+        say(f"\nstepjepa {name}: interrupted", sys.stderr)
+        return INTERRUPTED
     except UserError as error:
-        print(f"stepjepa {name}: {error}", file=sys.stderr)
+        say(f"stepjepa {name}: {error}", sys.stderr)
         return 1
+
+
+def _is_unicode(word: str) -> bool:
+    """Whether a word can be written to a file: bytes that are no UTF-8 reach Python as halves of surrogate pairs."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def overview() -> str:

@@ -18,8 +18,8 @@ from typing import Any, NoReturn, get_args
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError, option
-from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
+from stepjepa.records import UserError, option, printable
+from stepjepa.training.configurations import Option, boolean, check_finite, did_you_mean, options_of
 
 SIZES = ("notebook", "paper")  # of figures
 METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
@@ -137,11 +137,17 @@ class Parser(argparse.ArgumentParser):
                 words.append(f"{underscored}{equals}{value}")
             else:
                 self.error(f"unknown option {name}{did_you_mean(name, known)}")
-        return vars(self.parse_args(words))
+        given = vars(self.parse_args(words))
+        for name, value in given.items():
+            try:
+                check_finite(value)
+            except ValueError as error:
+                self.error(f"argument --{name}: {error}")
+        return given
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and one line on what is wrong."""
-        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n")
+        self.exit(2, printable(f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n"))
 
 
 def explained(option: Option) -> str:
@@ -176,16 +182,3 @@ def fill(described: Any, given: dict[str, Any]) -> Any:
     """An instance of a dataclass with the values that are given for its fields."""
     own = {each.name: given[each.name] for each in fields(described) if each.name in given}
     return described(**own) if isinstance(described, type) else replace(described, **own)
-
-
-class Progress:
-    """One line on a terminal that says what is going on; nothing where nobody watches."""
-
-    def __call__(self, text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.output import say
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS, RowFormat
 from stepjepa.data.steps import Splitter, Think
 from stepjepa.records import UserError, option
@@ -67,6 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error
-    print(report)
-    print(f"written: {options.output_file}")
+    say(report)
+    say(f"written: {options.output_file}")
     return 0

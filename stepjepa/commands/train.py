@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, fill
+from stepjepa.commands.output import say
 from stepjepa.records import UserError, option
 from stepjepa.training.configurations import named_configurations, options_of, read_configuration, trainer_options
 from stepjepa.training.options import JEPAOptions, RunOptions
@@ -90,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stepjepa.visualization.training import loss_curves
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
-    record = run_training(options, args, resume, show_first=show_example, say=print)
+    record = run_training(options, args, resume, show_first=show_example, say=say)
     if PartialState().is_main_process:
         folder = Path(str(args.output_dir))
         title = run_title(options.model_name, args)
         loss_curves(record["log_history"], title=title).savefig(folder / "loss.png", dpi=150)
-        print(summary_table(record, folder))
+        say(summary_table(record, folder))
     return 0

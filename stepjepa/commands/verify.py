@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepjepa.commands.options import Parser, Progress, ShownLayout, parse
+from stepjepa.commands.options import Parser, ShownLayout, parse
+from stepjepa.commands.output import Progress, say
 from stepjepa.experiments.options import VerifyOptions
 from stepjepa.records import option, write_json
 
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress()
     checks = verify(options, layout, progress)
     progress.end()
-    print(format_table(checks, min(max(shutil.get_terminal_size((110, 24)).columns, 60), 120)))
+    say(format_table(checks, min(max(shutil.get_terminal_size((110, 24)).columns, 60), 120)))
     if output.output_file is not None:
         write_json(record(options, layout, checks), output.output_file)
-        print(f"written: {output.output_file}")
+        say(f"written: {output.output_file}")
     return 0 if all(check.passed for check in checks) else 1

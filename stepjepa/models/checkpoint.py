@@ -6,6 +6,7 @@ Nothing is loaded here, nor is torch: a command can refuse a wrong name at once.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ from stepjepa.records import UserError
 BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # `gpt2`, `openai/gsm8k`; not `./a`, `a/b/c`, `a/`
 NAME = re.compile(r"checkpoint-(\d+)")  # `checkpoint-500`: a checkpoint of a training run, after 500 optimizer steps
 
 
@@ -112,13 +114,33 @@ def _sha256(path: Path, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_path(name: str) -> str:
+    """What a model is loaded by: the built-in folder, a folder that exists, or a Hub id.
+
+    Raises:
+        UserError: a path at which there is nothing; it is no id, and must not be looked up on the Hub.
+    """
+    path = BUILTIN_PATH if name == BUILTIN else Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists():
+        raise UserError(f"{name!r} is a file; a model is a folder with config.json, weights and a tokenizer")
+    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    if _HUB_ID.fullmatch(name) and (len(path.parts) == 1 or not path.parent.is_dir()):
+        return name
+    near = [str(path.parent / close) for close in difflib.get_close_matches(path.name, beside, n=3)]
+    raise UserError(
+        f"Could not load {name!r}: there is no such folder" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    )
+
+
 def locate_model(name: str, revision: str | None = None) -> Checkpoint:
     """Find a model: "builtin", a folder (also `checkpoint-N` or `merged` inside a run) or a Hub id.
 
     Raises:
         UserError: there is nothing to load.
     """
-    folder = BUILTIN_PATH if name == BUILTIN else Path(name).expanduser()
+    folder = Path(model_path(name))
     commit = None
     if not folder.is_dir():
         folder = _snapshot(name, revision)
@@ -151,9 +173,15 @@ def _snapshot(name: str, revision: str | None) -> Path:
         cached_file(name, "record.json", **optional, _raise_exceptions_for_connection_errors=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name!r} is neither a folder here nor a model that could be loaded from the Hugging Face Hub: {error}"
+            f"{name!r} is neither a folder here nor a model that could be loaded from the Hugging Face Hub: "
+            f"{first_line(error)}"
         ) from error
     return Path(path).parent
+
+
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, without the advice that follows."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -22,19 +22,24 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from stepjepa.data.chat import end_of_turn_id
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
-from stepjepa.models.checkpoint import BUILTIN, BUILTIN_PATH, DTYPES, Checkpoint
+from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path
 from stepjepa.records import UserError
 
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
 
 
 @contextmanager
-def _explained(what: str, advice: str = "") -> Iterator[None]:
-    """Whatever a library raises while loading becomes a `UserError` that says what could not be loaded."""
+def _explained(what: str, advice: str = "", hub: bool = False) -> Iterator[None]:
+    """Whatever a library raises while loading becomes a `UserError` that says what could not be loaded.
+
+    Args:
+        hub: it is looked for on the Hub, and advice on that is given here.
+    """
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"Could not load {what}: {error}{advice}") from error
+        said = first_line(error) if hub and isinstance(error, OSError) else error
+        raise UserError(f"Could not load {what}: {said}{advice}") from error
 
 
 def load_model(
@@ -79,12 +84,16 @@ def load_model(
     """
     if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
-    path = str(BUILTIN_PATH) if name == BUILTIN else name
+    path = model_path(name)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
+    hub = not Path(path).is_dir()
     advice = "\nIt has to be a folder with config.json, safetensors weights and a tokenizer, or a Hub id."
-    if not Path(path).exists():
-        advice += " For a gated or private model run `hf auth login` first and accept its licence on its page."
-    with _explained(repr(name), advice):
+    if hub:
+        advice = (
+            "\nNo folder here has that name. For a gated or private model run `hf auth login` first and accept its "
+            "licence on its page."
+        )
+    with _explained(repr(name), advice, hub):
         adapter = find_adapter_config_file(path, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(path, **remote)
         options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}

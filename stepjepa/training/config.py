@@ -47,6 +47,12 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
         return BranchLayout(**{part.name: getattr(self, part.name) for part in fields(BranchLayout)})
 
     def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name, None)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{part.name}={value} must be a finite number.")
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+            self.use_cpu = True  # which has bfloat16; the parent would ask to be told so
         super().__post_init__()
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for; torch would warn at every loader
@@ -67,6 +73,8 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("pairs", self.pairs != "none" or self.lbd == 0, "a set of pairs, unless lbd is 0"),
             ("max_length", self.max_length is None or self.max_length >= 1, "≥ 1, or None for no limit"),
             ("packing_length", self.packing_length is None or self.packing_length >= 1, "≥ 1, or None"),
+            ("max_steps", self.max_steps == -1 or self.max_steps >= 1, "≥ 1, or -1 for num_train_epochs"),
+            ("num_train_epochs", self.max_steps > 0 or self.num_train_epochs > 0, "> 0"),
             ("horizon", self.horizon >= 1, "≥ 1"),
             ("predictors", self.predictors >= 1, "≥ 1"),
             ("temperature", self.temperature > 0, "> 0"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -34,6 +35,17 @@ def boolean(text: str) -> bool:
     if word in ("no", "false", "f", "n", "0"):
         return False
     raise ValueError(f"{text!r} is neither true nor false")
+
+
+def check_finite(value: Any) -> None:
+    """Refuse NaN and infinity, which Python reads as numbers and no option means.
+
+    Raises:
+        ValueError: the value, or one of a list, is such.
+    """
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError(f"{one} is not a finite number")
 
 
 KINDS: dict[str, Callable[[str], Any]] = {"bool": boolean, "int": int, "float": float, "Path": Path}
@@ -75,6 +87,7 @@ class Option:
 
     def _read_one(self, value: Any) -> Any:
         typed = self.kind(str(value))
+        check_finite(typed)
         if self.choices and typed not in self.choices:
             raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
         return typed
@@ -238,7 +251,9 @@ def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]
         raise UserError(f"--config {name}: no such file, and not one of {', '.join(named_configurations())}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"--config {name} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {name}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
@@ -249,11 +264,9 @@ def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]
         option = known[key]
         if option.choices and value not in (None, *option.choices):
             raise UserError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, option.choices))}")
-        if option.many and not isinstance(value, list):
-            values[key] = [str(value)]
-        elif isinstance(value, str):
-            try:
+        try:
+            if option.many or option.kind is not str or not isinstance(value, list):
                 values[key] = option.read(value)
-            except ValueError as error:
-                raise UserError(f"--config {name}: {key}: {error}") from error
+        except ValueError as error:
+            raise UserError(f"--config {name}: {key}: {error}") from error
     return values

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
+from matplotlib.ticker import NullFormatter
 
 from stepjepa.visualization.style import (
     BLUE,
@@ -227,6 +228,8 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
                 label=f"{record['label']}: {entry['rank']:.1f}",
             )
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(VIEW_NAMES[name])
         axes.set_xlabel("singular value")
         axes.legend(

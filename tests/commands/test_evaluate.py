@@ -278,7 +278,7 @@ def test_a_model_that_never_ends_a_turn_is_refused(bare, tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: "/nowhere/model", "neither a folder here nor a model"),
+        (lambda folder: "/nowhere/model", "no such folder"),
         (lambda folder: folder.mkdir() or folder, r"no config\.json"),
         (lambda folder: (folder / "checkpoint-3").mkdir(parents=True) or folder, "it has the folders checkpoint-3"),
     ],

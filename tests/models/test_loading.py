@@ -17,6 +17,7 @@ from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.pairs import CONSECUTIVE
 from stepjepa.jepa.views import encode_views
+from stepjepa.models.checkpoint import locate_model
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -232,12 +233,31 @@ def test_the_jepa_loss_alone_trains_the_predictor_row(tmp_path):
     assert next(iter(gradients.values())).norm() > 0
 
 
-@pytest.mark.parametrize(("name", "hub"), [("no/such/folder/here", True), ("{empty}", False)])
-def test_what_cannot_be_loaded_is_explained(tmp_path, name, hub):
-    with pytest.raises(UserError, match="Could not load") as caught:
-        load_model(name.format(empty=tmp_path))
-    assert "config.json" in str(caught.value)
-    assert ("hf auth login" in str(caught.value)) == hub
+@pytest.mark.parametrize(
+    ("name", "said", "hub"),
+    [
+        ("nobody/nothing", "No folder here", True),
+        ("nothing", "No folder here", True),
+        ("{here}", "config.json", False),
+        ("no/such/folder/here", "no such folder", False),
+        ("./mine", "no such folder", False),
+        ("mine/", "no such folder", False),
+        ("~/no-such-model", "no such folder", False),
+        ("{here}/runs/jeap", "did you mean {here}/runs/jepa?", False),
+        ("{here}/runs/jepa/record.json", "is a file", False),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(tmp_path, name, said, hub):
+    """A path at which there is nothing is a path, and no private model of the Hub."""
+    (tmp_path / "runs" / "jepa").mkdir(parents=True)
+    (tmp_path / "runs" / "jepa" / "record.json").write_text("{}")
+    for load in (load_model, locate_model):
+        with pytest.raises(UserError) as caught:
+            load(name.format(here=tmp_path))
+        if load is load_model or not hub:
+            assert said.format(here=tmp_path) in str(caught.value)
+        assert ("hf auth login" in str(caught.value)) == (hub and load is load_model)
+        assert "internet connection" not in str(caught.value)
 
 
 def test_pickled_weights_are_refused(tmp_path):
