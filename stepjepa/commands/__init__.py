@@ -2,6 +2,7 @@
 
 main.py       `stepjepa <command>`: finds the command's module, turns a `UserError` into one line
 options.py    dataclasses of options → a command line and back, without torch
+output.py     what commands print: control characters written out, the next command to type
 prepare.py    solutions of any source → chat JSONL with steps
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA

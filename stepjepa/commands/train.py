@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, fill
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.records import UserError, option
 from stepjepa.training.configurations import named_configurations, options_of, read_configuration, trainer_options
 from stepjepa.training.options import JEPAOptions, RunOptions
@@ -82,19 +83,66 @@ def parse_train(argv: Sequence[str]) -> tuple[RunOptions, StepJEPAConfig, str | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa train`."""
-    options, args, resume, show_example = parse_train(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    options, args, resume, show_example = parse_train(words)
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from stepjepa.training.run import run_training
+    from stepjepa.training.run import HELD_OUT, run_training
     from stepjepa.training.summary import run_title, summary_table
-    from stepjepa.visualization.training import loss_curves
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
-    record = run_training(options, args, resume, show_first=show_example, say=say)
+    try:
+        record = run_training(options, args, resume, show_first=show_example, say=say)
+    except KeyboardInterrupt:
+        if PartialState().is_main_process:
+            say(stopped(args.output_dir, words), sys.stderr)
+        raise
     if PartialState().is_main_process:
         folder = Path(str(args.output_dir))
-        title = run_title(options.model_name, args)
-        loss_curves(record["log_history"], title=title).savefig(folder / "loss.png", dpi=150)
-        say(summary_table(record, folder))
+        say(summary_table(record))
+        drawn = draw(record, run_title(options.model_name, args), folder / "loss.png")
+        say(f"model, record.json{' and loss.png' if drawn else ''} are in {folder}")
+        held_out = record["data"]["held_out"] is not None
+        test = [str(folder / HELD_OUT)] if held_out else ["builtin"] if options.train_file == ["builtin"] else None
+        files = test or [file for file in options.eval_file if file != "none"] or ["TEST_FILE"]
+        results = f"results/{folder.name}.jsonl"
+        say_next("evaluate", "--model_name", str(folder), "--test_file", *files, "--output_file", results)
     return 0
+
+
+def draw(record: Mapping[str, Any], title: str, path: Path) -> bool:
+    """Draw the losses of a run; says no if it has logged none (`--logging_strategy no`)."""
+    from stepjepa.visualization.style import save_figure
+    from stepjepa.visualization.training import loss_curves
+
+    logged = any("lm_loss" in entry for entry in record["log_history"])
+    if logged:
+        save_figure(loss_curves(record["log_history"], title=title), path)
+    return logged
+
+
+def stopped(output_dir: str | None, words: Sequence[str]) -> str:
+    """What an interrupted run has saved, and how it goes on.
+
+    Args:
+        output_dir: None if the run had none yet.
+        words: the command line.
+    """
+    if output_dir is None or not Path(output_dir).is_dir():
+        return "\nstopped before anything was trained; nothing is saved"
+    from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
+
+    try:
+        checkpoint, _ = newest_complete(output_dir)
+    except NoCheckpointError:
+        return (
+            f"\nstopped before the first checkpoint: nothing of the training is saved in {output_dir}, start anew. "
+            "--save_strategy steps --save_steps N saves more often"
+        )
+    kept = list(words)
+    if not any(word.replace("-", "_").startswith("__output_dir") for word in words):
+        kept += ["--output_dir", output_dir]
+    if not any(word.replace("-", "_").startswith("__resume_from_checkpoint") for word in words):
+        kept += ["--resume_from_checkpoint", "true"]
+    return f"\nstopped; {checkpoint} is saved. It goes on with: {shlex.join(['stepjepa', 'train', *kept])}"

@@ -8,7 +8,7 @@ Retrieval, and InfoNCE, compare the pairs of one batch and do depend on it; comp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,11 +76,23 @@ def summarise(sums: Tensor, gamma: float, lbd: float) -> dict[str, float]:
     return metrics
 
 
-def collapse_message(logs: dict[str, float]) -> str:
-    """What `target_spread` near 0 means, and what to try; `logs` as `Monitor.read` gives them."""
+def collapse_message(logs: Mapping[str, float], history: Sequence[Mapping[str, Any]], threshold: float) -> str | None:
+    """What a `target_spread` near 0 means, and what to try; None if it is not near 0.
+
+    The first figure of a run never is one: of a single step, and before training could have changed anything.
+
+    Args:
+        logs: as `Monitor.read` gives them.
+        history: the logs before these.
+        threshold: what is near 0.
+    """
+    first = next((entry["target_spread"] for entry in history if "target_spread" in entry), None)
+    if first is None or logs.get("target_spread", threshold) >= threshold:
+        return None
     return (
         f"Targets are collapsing: the mean cosine distance between different steps' embeddings is "
-        f"{logs['target_spread']:.1e} (0 means all are the same vector), while the true next step is found in "
+        f"{logs['target_spread']:.1e}, at first {first:.1e} (0 means all are the same vector), while the true next "
+        "step is found in "
         f"{logs['retrieval']:.0%} of cases by {logs['retrieval_chance']:.0%} chance. A small JEPA loss means nothing "
         "then. Try a smaller lbd, target_gradient=False, jepa_loss_type=infonce, or a lower learning rate."
     )
@@ -104,9 +116,11 @@ class Monitor(TrainerCallback):
         """Speed is measured from the first step, not from when the trainer was made."""
         self.restart()
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Remember when training was last at work."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember when training was last at work; the last step is logged too, so that a run has a last figure."""
         self.last_step = time.perf_counter()
+        if state.global_step >= state.max_steps and args.logging_strategy == "steps":
+            control.should_log = True
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Take out the time since the last step."""

@@ -30,8 +30,8 @@ class RunOptions:
     )
     eval_file: list[str] = option(
         [],
-        "Evaluation data, likewise; of built-in problems and Hub data sets the test split. "
-        "Built-in training data have some of their own.",
+        "Evaluation data, likewise; of built-in problems and Hub data sets the test split. 'none' for none. By "
+        "default built-in training data have some of their own, and of others a tenth of the questions is held out.",
         measures=True,
     )
     lora: bool = option(False, "Train LoRA adapters instead of all weights.")
@@ -47,7 +47,11 @@ class RunOptions:
     )
     problems: int = option(2000, "How many built-in problems to train on.")
     problem_seed: int = option(0, "Which built-in problems are drawn.")
-    eval_problems: int = option(200, "How many built-in problems to evaluate losses on.", measures=True)
+    eval_problems: int = option(
+        200,
+        "How many problems to evaluate losses on: built-in ones, or, at most, training data held out.",
+        measures=True,
+    )
     accuracy_problems: int = option(
         200, "Held-out problems to answer before and after training; needs evaluation data. 0: none.", measures=True
     )

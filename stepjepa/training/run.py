@@ -15,18 +15,19 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError, environment, write_json
+from stepjepa.records import UserError, environment, write_json, write_jsonl
 from stepjepa.training.config import StepJEPAConfig, settings
 from stepjepa.training.folder import Claim, claim_folder
 from stepjepa.training.options import RunOptions
+from stepjepa.training.splits import RunData, read_data
 from stepjepa.training.summary import QuietProgress, describe_row
 from stepjepa.training.trainer import StepJEPATrainer
 
-TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
+HELD_OUT = "held_out.jsonl"
+"""In the output folder: the training data that were kept for evaluation, for `stepjepa evaluate --test_file`."""
 
 Say = Callable[[str], None]
 
@@ -64,7 +65,7 @@ def run_training(
     say = say if state.is_main_process else lambda _text: None
     say(f"output folder: {folder}")
     try:
-        trainer, tokenizer, problems, system_prompt = _set_up(options, args, say)
+        trainer, tokenizer, data = _set_up(options, args, say)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
         if state.is_main_process:
@@ -76,9 +77,9 @@ def run_training(
         rows: Any = trainer.train_dataset
         say(describe_row(rows[0], tokenizer))
 
-    before = _measure(trainer, tokenizer, problems, options, "before", say)
+    before = _measure(trainer, tokenizer, data.problems, options, "before", say)
     trained = trainer.train(resume_from_checkpoint=resume)
-    after = _measure(trainer, tokenizer, problems, options, "after", say)
+    after = _measure(trainer, tokenizer, data.problems, options, "after", say)
     trainer.save_model()
     if options.merge_lora and state.is_main_process:
         model.merge_and_unload().save_pretrained(folder / "merged")
@@ -91,8 +92,8 @@ def run_training(
         "settings": settings(options, args),
         "environment": started_with,
         "processes": state.num_processes,
-        "system_prompt": system_prompt,
-        "data": {name: asdict(report) for name, report in trainer.token_reports.items()},
+        "system_prompt": _system_prompt(data.train),
+        "data": {name: asdict(report) for name, report in trainer.token_reports.items()} | data.description(),
         "before": before,
         "after": after,
         "optimizer_steps": trained.global_step,
@@ -101,6 +102,8 @@ def run_training(
         "log_history": history,
     }
     if state.is_main_process:
+        if data.held_out:
+            write_jsonl(data.evaluation, folder / HELD_OUT)
         write_json(record, folder / "record.json")
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
@@ -121,20 +124,24 @@ def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -
     return result
 
 
-def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJEPATrainer, Any, list[dict], str | None]:
-    """Trainer, tokenizer, held-out problems, and the system prompt of the training data."""
-    train, evaluation, problems = _data(options, say)
+def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJEPATrainer, Any, RunData]:
+    """Trainer, tokenizer and data."""
+    data = read_data(options, say)
     model, tokenizer = load_run_model(options, args)
     if options.merge_lora and not hasattr(model, "merge_and_unload"):
         raise ValueError("--merge_lora has nothing to merge: there is no LoRA adapter; add --lora.")
     trainer = StepJEPATrainer(
-        model=model, args=args, train_dataset=train, eval_dataset=evaluation or None, processing_class=tokenizer
+        model=model,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation or None,
+        processing_class=tokenizer,
     )
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(QuietProgress)
     for name, report in trainer.token_reports.items():
         say(f"{name}: {report}")
-    return trainer, tokenizer, problems, _system_prompt(train)
+    return trainer, tokenizer, data
 
 
 def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]:
@@ -158,28 +165,6 @@ def _system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
     """The most frequent system message of the examples; evaluation asks with the same one by default."""
     first = (example["messages"][0] for example in examples)
     return Counter(m["content"] if m["role"] == "system" else None for m in first).most_common(1)[0][0]
-
-
-def _data(options: RunOptions, say: Say) -> tuple[list[dict], list[dict], list[dict]]:
-    """Training examples, evaluation examples, and held-out problems to answer."""
-    train, report = read_examples(
-        options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
-    )
-    say(str(report))
-    evaluation: list[dict] = []
-    problems: list[dict] = []
-    if options.eval_file:
-        evaluation, report = read_examples(
-            options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
-        )
-        say(str(report))
-        problems = [example for example in evaluation if example.get("answer")]
-    elif options.train_file == ["builtin"]:
-        if options.eval_problems:
-            evaluation, _ = read_examples("builtin", split="validation", count=options.eval_problems)
-        if options.accuracy_problems:
-            problems, _ = read_examples("builtin", split="test", count=options.accuracy_problems, seed=TEST_SEED)
-    return train, evaluation, problems[: options.accuracy_problems]
 
 
 def _measure(

@@ -29,8 +29,8 @@ def run_title(model_name: str, args: StepJEPAConfig) -> str:
     )
 
 
-def summary_table(record: Mapping[str, Any], folder: Path) -> str:
-    """First and last figures of a run as a small text table."""
+def summary_table(record: Mapping[str, Any]) -> str:
+    """First and last figures of a run as a small text table; of what was measured once there is no first."""
     logs = [entry for entry in record["log_history"] if "lm_loss" in entry]
     rows: list[tuple[str, str, str]] = []
 
@@ -48,7 +48,7 @@ def summary_table(record: Mapping[str, Any], folder: Path) -> str:
     ):
         values = [entry[name] for entry in logs if name in entry]
         if values:
-            add(f"train {label}", values[0], values[-1])
+            add(f"train {label}", values[0] if len(values) > 1 else None, values[-1])
     for name in ("lm_loss", "jepa_loss", "retrieval", "retrieval_chance"):
         add(f"eval {name}", record["before"].get(f"eval_{name}"), record["after"].get(f"eval_{name}"))
     count = record["after"].get("accuracy_problems")
@@ -57,13 +57,12 @@ def summary_table(record: Mapping[str, Any], folder: Path) -> str:
     ends = [record[when].get("accuracy_interval", [None, None]) for when in ("before", "after")]
     for side, name in enumerate(("from", "to")):
         add(f"  95% interval, {name}", ends[0][side], ends[1][side], "{:.1%}")
-    width = max(len(label) for label, _, _ in rows)
-    lines = [f"{'':{width}}  {'first':>9}  {'last':>9}"]
+    width = max((len(label) for label, _, _ in rows), default=0)
+    lines = [f"{'':{width}}  {'first':>9}  {'last':>9}"] if rows else []
     lines += [f"{label:{width}}  {first:>9}  {last:>9}" for label, first, last in rows]
-    lines.append(
-        f"{record['optimizer_steps']} optimizer steps, {record['wall_seconds']:.0f} s in all; model, record.json and "
-        f"loss.png are in {folder}"
-    )
+    if "eval_lm_loss" not in record["after"]:
+        lines.append("no evaluation data: nothing here says how the model does on what it was not trained on")
+    lines.append(f"{record['optimizer_steps']} optimizer steps, {record['wall_seconds']:.0f} s in all")
     return "\n".join(["", *lines])
 
 

@@ -253,8 +253,8 @@ class StepJEPATrainer(TrainedObjective):
                 self.accelerator.num_processes, lambda sums: self.accelerator.reduce(sums, reduction="sum")
             )
             logs.update({name: round(value, 6) for name, value in extra.items()})
-            if extra.get("target_spread", 1.0) < self.args.collapse_threshold:
-                self._warn_once(collapse_message(extra))
+            if message := collapse_message(extra, self.state.log_history, self.args.collapse_threshold):
+                self._warn_once(message)
         super().log(logs, start_time)
 
     def _warn_once(self, message: str) -> None:

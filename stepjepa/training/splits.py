@@ -1,0 +1,129 @@
+"""The examples of a run: those that train, those that evaluate its losses, and the problems it answers.
+
+Data that come without a file to evaluate on keep a part of their own back. Which part follows from the questions and
+`problem_seed` alone, so that arms, seeds and resumed runs are measured on the same rows, in whatever order the file
+has them; what is asked twice stays on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from stepjepa.data.sources import read_examples
+from stepjepa.training.options import RunOptions
+
+TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
+SHARE = 10  # one question in so many is held out
+LEAST = 5  # of fewer questions a loss or an accuracy says nothing
+
+Example = dict[str, Any]
+
+
+@dataclass
+class HeldOut:
+    """How much of the training data was kept for evaluation."""
+
+    questions: int
+    rows: int
+    of_questions: int
+    of_rows: int
+
+
+@dataclass
+class RunData:
+    """What a run reads."""
+
+    train: list[Example]
+    evaluation: list[Example] = field(default_factory=list)
+    problems: list[Example] = field(default_factory=list)
+    """To answer before and after; of the evaluation data, or built-in ones of another split."""
+    held_out: HeldOut | None = None
+    """None where nothing of the training data was kept back."""
+
+    def description(self) -> dict[str, Any]:
+        """For a record."""
+        return {"held_out": asdict(self.held_out) if self.held_out else None}
+
+
+def read_data(options: RunOptions, say: Callable[[str], None]) -> RunData:
+    """Read what a run trains and evaluates on; see `RunOptions`.
+
+    Args:
+        say: called with what was read and what was held out.
+
+    Raises:
+        UserError: a source that cannot be read.
+    """
+    train, report = read_examples(
+        options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
+    )
+    say(str(report))
+    data = RunData(train)
+    if options.eval_file == ["none"]:
+        return data
+    if options.eval_file:
+        data.evaluation, report = read_examples(
+            options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
+        )
+        say(str(report))
+        known = {question_key(example) for example in train}
+        if both := sum(question_key(example) in known for example in data.evaluation):
+            say(f"{both:,} of {len(data.evaluation):,} evaluation examples ask what training examples ask")
+    elif options.train_file == ["builtin"]:
+        if options.eval_problems:
+            data.evaluation, _ = read_examples("builtin", split="validation", count=options.eval_problems)
+        if options.accuracy_problems:
+            data.problems, _ = read_examples("builtin", split="test", count=options.accuracy_problems, seed=TEST_SEED)
+        return data
+    else:
+        _hold_out(data, options, say)
+    data.problems = [example for example in data.evaluation if example.get("answer")]
+    if data.held_out:  # several solutions of a question are one problem
+        data.problems = list({question_key(example): example for example in data.problems}.values())
+    data.problems = data.problems[: options.accuracy_problems]
+    return data
+
+
+def _hold_out(data: RunData, options: RunOptions, say: Callable[[str], None]) -> None:
+    asked = len({question_key(example) for example in data.train})
+    rows = len(data.train)
+    data.train, data.evaluation = hold_out(data.train, options.eval_problems, options.problem_seed)
+    if data.evaluation:
+        held = len({question_key(example) for example in data.evaluation})
+        data.held_out = HeldOut(held, len(data.evaluation), asked, rows)
+        say(
+            f"held out for evaluation: {held:,} of {asked:,} questions ({len(data.evaluation):,} of {rows:,} rows). "
+            "--eval_file FILE evaluates on other data and trains on all of these, --eval_file none just trains on all"
+        )
+    elif options.eval_problems:
+        say(
+            f"no evaluation data: {asked:,} questions are too few to hold some out ({SHARE * LEAST} are enough), so "
+            "whatever is reported is of the training data; --eval_file FILE gives others"
+        )
+
+
+def hold_out(examples: list[Example], most: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and all those of a tenth of the questions, `most` at most; both in their order.
+
+    Drawn are the questions with the smallest digests of seed and question. None is if a tenth is less than `LEAST`.
+
+    >>> train, held = hold_out([{"question": f"{n} + 1?"} for n in range(60)], most=200, seed=0)
+    >>> len(train), len(held)
+    (54, 6)
+    """
+    keys = [question_key(example) for example in examples]
+    order = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
+    count = min(len(order) // SHARE, most)
+    held = set(order[:count]) if len(order) // SHARE >= LEAST else set()
+    return (
+        [example for example, key in zip(examples, keys, strict=True) if key not in held],
+        [example for example, key in zip(examples, keys, strict=True) if key in held],
+    )
+
+
+def question_key(example: Example) -> str:
+    """By which two rows ask the same: the question but for case and white space."""
+    return " ".join(str(example["question"]).casefold().split())

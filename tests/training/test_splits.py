@@ -1,0 +1,75 @@
+"""What is held out of training data: a tenth of the questions, whatever their order, no question on both sides."""
+
+import json
+import random
+
+import pytest
+
+from stepjepa.training.options import RunOptions
+from stepjepa.training.splits import hold_out, question_key, read_data
+
+
+def rows(count, copies=1):
+    return [
+        {"question": f"{'  A '[copy:]}box holds {n} jars. How many lids?", "answer": f"{n} jars, {n} lids.\n#### {n}"}
+        for copy in range(copies)
+        for n in range(count)
+    ]
+
+
+def read(tmp_path, examples, **options):
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, examples)))
+    said = []
+    return read_data(RunOptions(train_file=[str(file)], **options), said.append), "\n".join(said)
+
+
+def questions(examples):
+    return {question_key(example) for example in examples}
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, 0), (49, 0), (50, 5), (99, 9), (1000, 100), (3000, 200)])
+def test_a_tenth_is_held_out_where_that_says_something(count, held):
+    train, evaluation = hold_out(rows(count), 200, seed=0)
+    assert (len(train), len(evaluation)) == (count - held, held)
+
+
+def test_a_question_is_on_one_side_and_order_decides_nothing():
+    examples = rows(80, copies=3)  # the same question with other white space, three solutions of each
+    assert len(questions(examples)) < len(examples)
+    train, held = hold_out(examples, 200, seed=3)
+    assert not questions(train) & questions(held)
+    assert len(train) + len(held) == len(examples)
+    shuffled = random.Random(1).sample(examples, len(examples))
+    assert questions(hold_out(shuffled, 200, seed=3)[1]) == questions(held)
+    assert questions(hold_out(examples, 200, seed=4)[1]) != questions(held)
+    grown = questions(hold_out([*examples, *rows(81)[80:]], 200, seed=3)[1])
+    assert len(grown & questions(held)) >= len(questions(held)) - 1
+
+
+def test_what_is_held_out_is_said(tmp_path):
+    data, said = read(tmp_path, rows(60, copies=2))
+    assert "held out for evaluation: 6 of 60 questions (12 of 120 rows)" in said
+    assert (len(data.train), len(data.evaluation), len(data.problems)) == (108, 12, 6)
+    assert data.description() == {"held_out": {"questions": 6, "rows": 12, "of_questions": 60, "of_rows": 120}}
+
+
+def test_few_questions_are_all_trained_on_and_what_is_missing_is_said(tmp_path):
+    data, said = read(tmp_path, rows(30))
+    assert (len(data.train), data.evaluation, data.problems, data.held_out) == (30, [], [], None)
+    assert "30 questions are too few to hold some out (50 are enough)" in said
+
+
+@pytest.mark.parametrize("options", [{"eval_file": ["none"]}, {"eval_problems": 0}])
+def test_nothing_is_held_out_unasked_for(tmp_path, options):
+    data, said = read(tmp_path, rows(60), **options)
+    assert (len(data.train), data.evaluation, data.problems) == (60, [], [])
+    assert "evaluation" not in said
+
+
+def test_evaluation_data_of_their_own_leave_the_training_data_whole(tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(map(json.dumps, [*rows(60)[50:], {"question": "new?", "answer": "so\n#### 1"}])))
+    data, said = read(tmp_path, rows(55), eval_file=[str(other)], accuracy_problems=3)
+    assert (len(data.train), len(data.evaluation), len(data.problems), data.held_out) == (55, 11, 3, None)
+    assert "5 of 11 evaluation examples ask what training examples ask" in said
