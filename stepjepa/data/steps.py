@@ -10,127 +10,103 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
-from stepjepa.data.boxes import BOX, closed_braces
+from stepjepa.data.mathematics import BLANK_LINE, DISPLAY, Span, is_inside, mathematics, protected_spans
 from stepjepa.data.thoughts import split_thoughts
 
 Splitter = Literal["auto", "paragraph", "line", "numbered", "sentence"]
 Think = Literal["remove", "steps"]
 Short = Literal["merge", "drop"]
-Span = tuple[int, int]
+
+# -------- markers --------
+
+_NUMBER = r"(\d{1,3}|[一二三四五六七八九十]{1,3})"  # `3`, `12`, `三`, `十二`
+_STEP = rf"(?:Step|Schritt|Étape|Paso|Passo|Шаг|步骤|步驟|ステップ|手順|단계)[ \t]*{_NUMBER}"  # `Step 3`, `步骤3`
+_NTH_STEP = rf"第[ \t]*{_NUMBER}[ \t]*(?:步|段階)"  # `第三步`, `第 3 步`
+# `Step 1:`, `**Step 2.**`, `### Step 3: Add`, `步骤1：`, `第一步，` and, under a heading, also `## Step 3`; not
+# `Step 2 gives 7`
+_STEP_MARKER = re.compile(
+    rf"^[ \t]{{0,3}}(?:#{{1,6}}[ \t]+(?:\*\*|__)?{_STEP}\b|"
+    rf"(?:\*\*|__)?[ \t]*{_STEP}[ \t]*(?:[:.)：．、）–—-]|\*\*|__|$)|"
+    rf"(?:#{{1,6}}[ \t]+)?(?:\*\*|__)?{_NTH_STEP}[ \t]*(?:[:.,：．、，]|\*\*|__|\s|$))",
+    re.M | re.I,
+)
+# `1. `, `(2) `, `**3.** `, `## 4) `, `5、`, `（六）` at the beginning of a line; not `1.5 hours`
+_BARE_MARKER = re.compile(
+    rf"^[ \t]{{0,3}}(?:#{{1,6}}[ \t]+)?(?:\*\*|__)?[(（]?{_NUMBER}(?:[.)](?:\*\*|__)?(?=\s)|[）、．])", re.M
+)
+# `Answer:`, `**Final Answer:**`, `## Conclusion`, `答案：`; not `The answer is`
+_ANSWER_HEADING = re.compile(
+    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?"
+    r"(?:(?:Final[ \t]+)?(?:Answer|Conclusion)|最?[终終]?(?:答案|结论|結論|答え?))[ \t]*(?:[:：]|\*\*|__|$)",
+    re.M | re.I,
+)
 
 
-# -------- where a text must not be cut --------
-
-_CLOSERS = {r"\[": r"\]", "[asy]": "[/asy]", "```": "```"}
-_INLINE_CLOSERS = {r"\(": r"\)", "$$": "$$"}
-# `\[`, `\(`, `\begin{cases}`, `\boxed{`, `[asy]`, a code fence, `$$`, `$`. Also `\\` and `\$`, which open nothing but
-# are taken whole, so that the line break `\\[2pt]` is not read as `\[` nor a price `\$5` as a formula.
-_OPENER = re.compile(rf"\\\\|\\\$|\\\[|\\\(|\\begin\{{[^{{}}]*\}}|{BOX.pattern}|\[asy\]|```|\$\$|\$")
-_DOLLAR = re.compile(r"(?<!\\)\$")  # `$`, not `\$`
-_BLANK_LINE = re.compile(r"\n\s*\n\s*")  # a line end, nothing but whitespace, and another line end
-_LATEX = re.compile(r"[\\^_{}]")  # what formulas have and prices have not: `\`, `^`, `_`, braces
+def _value(number: str) -> int:
+    """``"12"``, ``"十二"`` → 12."""
+    if number.isdecimal():
+        return int(number)
+    tens, ten, ones = number.rpartition("十")
+    digits = "〇一二三四五六七八九"
+    return 10 * bool(ten) * (digits.find(tens) if tens else 1) + (digits.find(ones) if ones else 0)
 
 
-def protected_spans(text: str, *, inline: bool) -> list[Span]:
-    r"""Spans in which no cut may fall, in order: ``\[…\]``, environments, ``[asy]…[/asy]``, code fences.
+def _markers(text: str) -> tuple[list[int], bool]:
+    """Offsets of the numbered markers 1, 2, 3, …: ``Step n`` ones if there are any, else bare ``n.`` ones.
 
-    With ``inline`` also ``$…$``, ``$$…$$``, ``\(…\)`` and ``\boxed{…}``. One scan from left to right; an opener
-    that never closes protects nothing: one missing bracket must not swallow the rest of a solution.
+    And whether these are plain: neither steps by name nor set off by a heading or bold type.
     """
-    closers = _CLOSERS | _INLINE_CLOSERS if inline else _CLOSERS
-    even = len(_DOLLAR.findall(text)) % 2 == 0
-    closed = closed_braces(text) if inline else {}
-    spans: list[Span] = []
-    position = 0
-    while match := _OPENER.search(text, position):
-        opener, start = match.group(), match.end()
-        end: int | None = None
-        if opener in closers:
-            end = _closing(text, start, opener, closers[opener])
-        elif opener.startswith(r"\begin"):
-            end = _closing(text, start, opener, opener.replace("begin", "end", 1), nested=True)
-        elif inline and opener == "$":
-            end = _closing_dollar(text, start, even)
-        elif inline and opener.endswith("{"):
-            end = closed.get(start)
-        if end is not None:
-            spans.append((match.start(), end))
-        position = start if end is None else end
-    return spans
+    _, is_protected = mathematics(text)
+    for pattern in (_STEP_MARKER, _BARE_MARKER):
+        markers = [
+            (_value(next(filter(None, match.groups()))), match)
+            for match in pattern.finditer(text)
+            if not is_protected(match.start())
+        ]
+        first = next((i for i, (number, _) in enumerate(markers) if number <= 1), 0)
+        chain = markers[first : first + 1]
+        for number, match in markers[first + 1 :]:
+            if number == chain[-1][0] + 1:  # a list inside a step starts again at 1 and stays inside
+                chain.append((number, match))
+        if len(chain) > 1 or (chain and pattern is _STEP_MARKER):
+            plain = pattern is _BARE_MARKER and chain[0][1].group().lstrip()[0] not in "#*_"
+            return [match.start() for _, match in chain], plain
+    return [], False
 
 
-def _closing(text: str, start: int, opener: str, closer: str, *, nested: bool = False) -> int | None:
-    depth = 1
-    # The closer, another opener, or a line break `\\`, taken whole as above.
-    for match in re.compile(rf"\\\\|{re.escape(closer)}|{re.escape(opener)}").finditer(text, start):
-        token = match.group()
-        if token == closer:
-            depth -= 1
-            if depth == 0:
-                return match.end()
-        elif token == opener:
-            if not nested:
-                return None  # a second opener before any closer: the first was never closed
-            depth += 1
-    return None
+def _answer_heading(text: str, start: int) -> int | None:
+    """Offset of a closing answer heading after ``start``."""
+    answer = _ANSWER_HEADING.search(text, start)
+    return answer.start() if answer and not mathematics(text)[1](answer.start()) else None
 
 
-def _closing_dollar(text: str, start: int, even: bool) -> int | None:
-    """End of ``$…$`` opened before ``start``, distinguished from money, which the same data set may hold.
+def _is_list_in_prose(text: str, markers: Sequence[int]) -> bool:
+    """Whether more paragraphs (or lines, where there are none) stand around a list than it has items.
 
-    ``$5 and $3`` is money: in mathematics the dollars touch their content and no digit follows the closing
-    one (pandoc's rule). Looser spacing is accepted where the content is LaTeX and the dollars pair up.
+    After the last item as many are taken for its own as another item has.
     """
-    match = _DOLLAR.search(text, start)
-    if match is None:
-        return None
-    content = text[start : match.start()]
-    if not content.strip() or _BLANK_LINE.search(content):
-        return None
-    tight = not content[0].isspace() and not content[-1].isspace()
-    if tight and not text[match.end() : match.end() + 1].isdigit():
-        return match.end()
-    return match.end() if even and _LATEX.search(content) else None
-
-
-def _inside(spans: Sequence[Span], offset: int) -> bool:
-    index = bisect_right(spans, (offset, -1)) - 1
-    return index >= 0 and spans[index][0] < offset < spans[index][1]
-
-
-def _mathematics(text: str) -> tuple[list[Span], Callable[[int], bool]]:
-    """The protected spans, and whether an offset must not be cut.
-
-    A stray `$` can pair up across the beginning of a display and hide it, so both scans count: what the
-    paragraph splitter keeps together no other splitter may cut.
-    """
-    spans, displays = protected_spans(text, inline=True), protected_spans(text, inline=False)
-    return spans, lambda offset: _inside(spans, offset) or _inside(displays, offset)
+    cuts = _paragraph_cuts(text) or _line_cuts(text)
+    paragraphs = [bisect_right(cuts, marker) for marker in markers]  # in which each item begins
+    own = max([later - earlier - 1 for earlier, later in pairwise(paragraphs)])
+    answer = _answer_heading(text, markers[-1])
+    last = len(cuts) if answer is None else bisect_right(cuts, answer) - 1
+    return paragraphs[0] + max(0, last - paragraphs[-1] - max(0, own)) > len(markers)
 
 
 # -------- splitters --------
 
-_DISPLAY = (r"\[", r"\begin", "[asy]", "$$", "```")
-# `Step 1:`, `**Step 2.**`, `### Step 3: Add` and, under a heading, also `## Step 3`; not `Step 2 gives 7`
-_STEP_MARKER = re.compile(
-    r"^[ \t]{0,3}(?:#{1,6}[ \t]+(?:\*\*|__)?Step[ \t]+(\d+)\b|"
-    r"(?:\*\*|__)?[ \t]*Step[ \t]+(\d+)[ \t]*(?:[:.)–—-]|\*\*|__|$))",
-    re.M | re.I,
-)
-# `1. `, `(2) `, `**3.** `, `## 4) ` at the beginning of a line; not `1.5 hours`
-_BARE_MARKER = re.compile(r"^[ \t]{0,3}(?:#{1,6}[ \t]+)?(?:\*\*|__)?\(?(\d{1,2})[.)](?:\*\*|__)?(?=\s)", re.M)
-# `Answer:`, `**Final Answer:**`, `## Conclusion`; not `The answer is`
-_ANSWER_HEADING = re.compile(
-    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?(?:Final[ \t]+)?(?:Answer|Conclusion)[ \t]*(?::|\*\*|__|$)", re.M | re.I
-)
 # `72. Then`, `sure?" She`, and a full stop just inside the mathematics that it ends, `$x = 5.$ Then`; not `3.5`
 _SENTENCE_END = re.compile(
-    r"[.!?]+[\"')\]}”’*]*(?:\s?(?:\$\$?|\\\)|\\\]))?[\"')\]”’*]*(\s+)(?=[A-Z0-9$\\\"'(\[“‘*#—-])"
+    r"(?<![.!?])[.!?]++[\"')\]}”’*]*+(?:\s?(?:\$\$?|\\\)|\\\]))?[\"')\]”’*]*+(\s++)(?=[0-9$\\\"'(\[“‘*#—-]|[^\W\d_])"
 )
+_WIDE_SENTENCE_END = re.compile(
+    r"(?<![。！？｡])[。！？｡]++[”’」』）】*]*+\s*+(?=[^~])"
+)  # `14。`, `14。」`, with no space after it
 _CAPITAL_NEXT = re.compile(r"\s*(?=[A-Z])")  # after a display: `Hence`, ` Then`; not `, so`
 # What a full stop ends without ending the sentence: ` Mr.`, `(e.g.`, ` J.`, ` U.S.`; not ` I.`
 _ABBREVIATION = re.compile(
@@ -144,65 +120,47 @@ def _paragraph_cuts(text: str) -> list[int]:
     # Only spans whose delimiters cannot be mistaken: `$` is guessed from its surroundings, and the guess
     # would not be the same again once the steps have been joined by blank lines.
     spans = protected_spans(text, inline=False)
-    return [match.end() for match in _BLANK_LINE.finditer(text) if not _inside(spans, match.start())]
+    return [match.end() for match in BLANK_LINE.finditer(text) if not is_inside(spans, match.start())]
 
 
 def _line_cuts(text: str) -> list[int]:
-    spans, is_inside = _mathematics(text)
+    spans, is_protected = mathematics(text)
     starts = {start for start, _ in spans}
     cuts = []
     for match in re.finditer(r"\n\s*", text):  # a line end and what is empty after it
         cut = match.end()
-        display = cut in starts and text.startswith(_DISPLAY, cut)
-        if not is_inside(match.start()) and not display:
+        display = cut in starts and text.startswith(DISPLAY, cut)
+        if not is_protected(match.start()) and not display:
             cuts.append(cut)  # a display formula finishes the sentence of the line before it
     return cuts
 
 
-def _markers(text: str) -> list[int]:
-    """Offsets of the numbered markers 1, 2, 3, …: ``Step n`` ones if there are any, else bare ``n.`` ones."""
-    _, is_inside = _mathematics(text)
-    for pattern in (_STEP_MARKER, _BARE_MARKER):
-        markers = [
-            (int(next(filter(None, match.groups()))), match.start())
-            for match in pattern.finditer(text)
-            if not is_inside(match.start())
-        ]
-        first = next((i for i, (number, _) in enumerate(markers) if number <= 1), 0)
-        chain = markers[first : first + 1]
-        for number, start in markers[first + 1 :]:
-            if number == chain[-1][0] + 1:  # a list inside a step starts again at 1 and stays inside
-                chain.append((number, start))
-        if len(chain) > 1 or (chain and pattern is _STEP_MARKER):
-            return [start for _, start in chain]
-    return []
-
-
 def _numbered_cuts(text: str) -> list[int]:
-    cuts = _markers(text)
-    answer = _ANSWER_HEADING.search(text, cuts[-1]) if cuts else None
-    if answer and not _mathematics(text)[1](answer.start()):
-        cuts.append(answer.start())
-    return cuts
+    cuts, _ = _markers(text)
+    answer = _answer_heading(text, cuts[-1]) if cuts else None
+    return cuts if answer is None else [*cuts, answer]
 
 
 def _sentence_cuts(text: str) -> list[int]:
-    spans, is_inside = _mathematics(text)
+    spans, is_protected = mathematics(text)
     cuts = set(_paragraph_cuts(text))
     for match in _SENTENCE_END.finditer(text):
         stop = text[max(0, match.start() - 12) : match.start() + 1]
-        if not is_inside(match.start(1)) and not _ABBREVIATION.search(stop):
-            cuts.add(match.end(1))
+        begins = not text[match.end()].islower()
+        if begins and not is_protected(match.start(1)) and not _ABBREVIATION.search(stop):
+            cuts.add(match.end())
+    cuts.update(match.end() for match in _WIDE_SENTENCE_END.finditer(text) if not is_protected(match.end()))
     for start, end in spans:
         # A display is often glued to the next sentence, and ends its own without a full stop: `\]Hence`.
         capital = _CAPITAL_NEXT.match(text, end)
-        if capital and text.startswith(_DISPLAY, start) and not is_inside(end):
+        if capital and text.startswith(DISPLAY, start) and not is_protected(end):
             cuts.add(capital.end())
     return sorted(cuts)
 
 
 def _auto_cuts(text: str) -> list[int]:
-    if len(_markers(text)) >= 2:
+    markers, plain = _markers(text)
+    if len(markers) >= 2 and not (plain and _is_list_in_prose(text, markers)):
         return _numbered_cuts(text)
     return _paragraph_cuts(text) or _line_cuts(text) or _sentence_cuts(text)
 
@@ -218,33 +176,44 @@ _SPLITTERS: dict[str, Callable[[str], list[int]]] = {
 # -------- pieces and merging --------
 
 # `## How we add`, `**Adding:**`, `__Adding__:`; not `**72** clips`
-_HEADING = re.compile(r"#{1,6}[ \t][^\n]*|(?:\*\*|__)[^\n]*:[ \t]*(?:\*\*|__)|(?:\*\*|__)[^\n]*(?:\*\*|__):")
-# `1.`, `(2)`, `**Step 3:**`, `-`, and a lone word such as `So` or `Therefore,`; not `So it is`
-_MARKER_ONLY = re.compile(r"(?:\*\*|__)?(?:Step[ \t]+\d+|\(?\d{1,2}[.)]|[-*•–])[:.]?(?:\*\*|__)?|[A-Z][a-z]+,?", re.I)
-
-
+_HEADING = re.compile(r"#{1,6}[ \t][^\n]{0,200}|(?:\*\*|__)[^\n]{0,200}(?:[:：][ \t]*(?:\*\*|__)|(?:\*\*|__)[:：])")
+# `1.`, `(2)`, `**Step 3:**`, `第三步`, `-`, and a lone word such as `So` or `Therefore,`; not `So it is`
+_MARKER_ONLY = re.compile(
+    rf"(?:\*\*|__)?(?:{_STEP}|{_NTH_STEP}|\(?\d{{1,2}}[.)]|[-*•–])[:.：]?(?:\*\*|__)?|[A-Z][a-z]+,?", re.I
+)
+_LEAD_IN = (":", "：", "，")  # how a fragment ends that belongs to what comes after it
 # Blank lines in a row, with the spaces before them: `word \n\n \n`, not `word \n`
-_BLANK_LINES = re.compile(r"[^\S\n]*\n(?:\s*\n)+")
+_BLANK_LINES = re.compile(r"(?<![^\S\n])[^\S\n]*+\n\s*\n")
+_WIDE = re.compile(
+    r"[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff01-\uff60]"
+)  # `一`, `の`, `단`
 
 
-def _tidy(text: str) -> str:
-    """Strip, and close up blank lines: a step must be one paragraph, or joined steps would not split back."""
-    return _BLANK_LINES.sub("\n", text).strip()
+def _close_up(text: str) -> str:
+    """Without blank lines: a step must be one paragraph, or joined steps would not split back."""
+    return _BLANK_LINES.sub("\n", text)
+
+
+def _width(text: str) -> int:
+    """Characters, of which the wide ones of Chinese, Japanese and Korean say as much as two."""
+    return len(text) + len(_WIDE.findall(text))
 
 
 def _merge_short(text: str, pieces: Sequence[Span], min_chars: int) -> list[Span]:
     """Join fragments to a neighbour: headings, markers, lead-ins (``…:``) forward, anything else backward."""
     merged: list[Span] = []
     waiting: int | None = None  # where the fragments that wait for the next piece begin
+    before = ""  # they
     for index, (start, end) in enumerate(pieces):
+        before += _close_up(text[start:end])
         start = start if waiting is None else waiting
-        fragment = _tidy(text[start:end])
-        short = len(fragment) < min_chars
-        opens = not merged or fragment.endswith(":") or _MARKER_ONLY.fullmatch(fragment) is not None
+        fragment = before.strip()
+        short = _width(fragment) < min_chars
+        opens = not merged or fragment.endswith(_LEAD_IN) or _MARKER_ONLY.fullmatch(fragment) is not None
         if index + 1 < len(pieces) and ((short and opens) or _HEADING.fullmatch(fragment)):
             waiting = start
             continue
-        waiting = None
+        waiting, before = None, ""
         if short and merged:
             merged[-1] = (merged[-1][0], end)
         else:
@@ -253,25 +222,33 @@ def _merge_short(text: str, pieces: Sequence[Span], min_chars: int) -> list[Span
 
 
 def split_steps(
-    text: str, splitter: Splitter = "auto", *, think: Think = "remove", short: Short = "merge", min_chars: int = 20
+    text: str,
+    splitter: Splitter = "auto",
+    *,
+    think: Think = "remove",
+    short: Short = "merge",
+    min_chars: int = 20,
+    changes: Counter[str] | None = None,
 ) -> list[str]:
     r"""Split a worked solution into its reasoning steps.
 
     Args:
         text: the solution; ``\r\n`` counts as ``\n``.
         splitter: ``paragraph`` cuts at blank lines; ``line`` at line ends (a line that begins with a display
-            formula stays with the line before); ``numbered`` at ``**Step 1:**``, ``Step 1:``, ``## Step 1``
-            or ``1.`` markers and at a closing answer heading, sub-paragraphs staying inside their step;
+            formula stays with the line before); ``numbered`` at ``**Step 1:**``, ``Step 1:``, ``## Step 1``,
+            ``步骤1：`` or ``1.`` markers and at a closing answer heading, sub-paragraphs staying inside their step;
             ``sentence`` at sentence ends and blank lines. ``auto`` takes ``numbered`` if at least two markers
-            count up, else ``paragraph`` if there is a blank line, else ``line`` if there is a line end, else
-            ``sentence``. None of them cuts inside mathematics, an environment, ``[asy]`` or a code fence.
+            count up and are no list in the middle of prose, else ``paragraph`` if there is a blank line, else
+            ``line`` if there is a line end, else ``sentence``. None of them cuts inside mathematics, an environment,
+            ``[asy]`` or a code fence.
         think: ``remove`` drops thoughts (see :func:`stepjepa.data.thoughts.split_thoughts`); ``steps`` takes the
             thoughts for the steps and drops the rest, where there are thoughts.
         short: what happens to fragments under ``min_chars`` characters. ``merge`` joins the first fragment,
             headings, markers and lead-ins ending in a colon to the next piece, any other to the previous one,
             so no content is lost; headings are joined whatever their length. ``drop`` drops fragments, as the
             original Step-JEPA scripts did (short ``\boxed{540}`` answers are lost).
-        min_chars: the length below which a piece is a fragment.
+        min_chars: the length below which a piece is a fragment; a Chinese, Japanese or Korean character counts as two.
+        changes: counts what was merged or dropped, by name.
 
     Returns:
         The steps, stripped, non-empty, without blank lines inside; ``[]`` for a text with nothing in it.
@@ -286,12 +263,19 @@ def split_steps(
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+    changes = Counter() if changes is None else changes
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     thoughts, solution = split_thoughts(text)
+    if thoughts:
+        changes["solutions dropped for their thoughts" if think == "steps" else "thoughts dropped"] += 1
     text = thoughts if think == "steps" and thoughts else solution
     bounds = sorted({0, len(text), *_SPLITTERS[splitter](text)})
     pieces = [(start, end) for start, end in pairwise(bounds) if text[start:end].strip()]
-    if short == "merge":
-        pieces = _merge_short(text, pieces, min_chars)
-    steps = [_tidy(text[start:end]) for start, end in pieces]
-    return [step for step in steps if short == "merge" or len(step) >= min_chars]
+    kept = _merge_short(text, pieces, min_chars) if short == "merge" else pieces
+    steps = [_close_up(text[start:end]).strip() for start, end in kept]
+    if short == "drop":
+        steps = [step for step in steps if _width(step) >= min_chars]
+    changes["fragments merged into a neighbour" if short == "merge" else "fragments dropped"] += len(pieces) - len(
+        steps
+    )
+    return steps

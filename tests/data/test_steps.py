@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import unicodedata
+from collections import Counter
 
 import pytest
 from real_data import DATA
@@ -122,6 +124,90 @@ def test_auto_prefers_markers_then_blank_lines_then_lines_then_sentences() -> No
     assert split_steps(f"{FIRST} {SECOND}") == [FIRST, SECOND]
 
 
+LONG = [
+    "一箱有3公斤和4公斤的两袋，一共是7公斤。",
+    "两箱就是7公斤的两倍，那就是14公斤。",
+    "所以答案是14公斤，不用再减去别的。",
+]
+
+
+def test_chinese_and_japanese() -> None:
+    assert split_steps("".join(LONG)) == LONG
+    quoted = [
+        "先生は「全部で何個ありますか？」",
+        "花子さんは「３個と４個だから７個です。」",
+        "だから答えは７個になるのです！",
+    ]
+    assert split_steps("".join(quoted)) == quoted
+    assert split_steps(f"{LONG[0]}\n\n所以，\n\n{LONG[1]}\n\n好。") == [LONG[0], f"所以，\n{LONG[1]}\n好。"]
+    assert split_steps("".join([LONG[0], r"$x=1。y$是", LONG[1]]), "sentence") == [LONG[0], rf"$x=1。y$是{LONG[1]}"]
+
+
+@pytest.mark.parametrize(
+    "marker", ["步骤{}：", "**步骤 {}**\n", "第{}步，", "## 第{}步 计算\n", "{}、", "（{}）", "ステップ{}：", "{}．"]
+)
+@pytest.mark.parametrize("numbers", ["123", "一二三", "１２３"])
+def test_markers_of_other_scripts(marker: str, numbers: str) -> None:
+    items = [marker.format(number) + text for number, text in zip(numbers, LONG, strict=True)]
+    text = "\n\n".join(
+        [items[0], "这里两袋都是满的，所以不用再减去别的什么东西。", *items[1:], "答案：14公斤，也就是两箱一共的重量。"]
+    )
+    assert len(split_steps(text)) == 4
+    assert split_steps(text)[1].startswith(items[1].split("\n")[0])
+
+
+def test_schritt_and_huge_numbers() -> None:
+    assert split_steps(f"Schritt 1: {FIRST}\nmore\n\nSchritt 2: {SECOND}") == [
+        f"Schritt 1: {FIRST}\nmore",
+        f"Schritt 2: {SECOND}",
+    ]
+    assert len(split_steps(f"Step {'1' * 5000}: {FIRST}\n\nStep {'2' * 5000}: {SECOND}")) == 2
+
+
+def test_a_list_in_prose_is_no_steps() -> None:
+    prose = ["We sort them by what is left.", "There are two cases, and we count each of them:"]
+    items = ["1. x is even, which gives 4 ways.", "2. x is odd, which gives 5 ways."]
+    after = ["Adding both we get 9 ways in all.", "Each can be turned, so there are 18.", THIRD]
+    tight = "\n".join(items)
+    assert split_steps("\n\n".join([*prose, tight, *after])) == [*prose, tight, *after]
+    assert split_steps("\n\n".join([*prose, *items, *after])) == [*prose, *items, *after]
+    assert split_steps("\n".join([*prose, *items, *after])) == [*prose, *items, *after]
+    assert split_steps("\n\n".join([*prose, tight, *after]), "numbered") != [*prose, tight, *after]
+    # An introduction and an answer make no prose of a list of steps, nor do paragraphs of its items.
+    assert split_steps("\n\n".join([prose[0], tight, THIRD])) == [prose[0], items[0], f"{items[1]}\n{THIRD}"]
+    deep = [prose[0], items[0], *after[:2], items[1], *after[:2]]
+    assert len(split_steps("\n\n".join(deep))) == 3
+    assert len(split_steps("\n\n".join([*deep, "**Final Answer:**", THIRD]))) == 4
+    assert (
+        len(
+            split_steps(
+                "\n\n".join(f"**{i}.** {text}" for i, text in enumerate(after[:2], 1)) + "\n\n" + "\n\n".join(after)
+            )
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize("fence", ["~~~", "```", "~~~~python", "````", "  ~~~"])
+def test_fences(fence: str) -> None:
+    code = f"{fence}\na = 3 + 4. Then\n\n1. b\n\n{'~~~' if '`' in fence else '```'}\n\nprint(a)\n{fence.replace('python', '')}"
+    text = f"{FIRST}\n\n{code}\n\n{SECOND}"
+    assert split_steps(text) == [FIRST, code.replace("\n\n", "\n").strip(), SECOND]
+    assert (
+        split_steps("We use $a~~~b$ here.\n\nAnd then $c~~~d$ there, as before.")[-1]
+        == "And then $c~~~d$ there, as before."
+    )
+
+
+def test_changes_are_counted() -> None:
+    changes: Counter[str] = Counter()
+    split_steps(f"<think>Hm.</think>So:\n\n{FIRST}\n\nx = 3.\n\n{SECOND}", changes=changes)
+    assert changes == {"thoughts dropped": 1, "fragments merged into a neighbour": 2}
+    split_steps(f"<think>{FIRST}</think>{SECOND}\n\nx", think="steps", short="drop", changes=changes)
+    assert changes["solutions dropped for their thoughts"] == 1
+    assert changes["fragments dropped"] == 0
+
+
 def test_display_stays_with_its_line() -> None:
     text = "We compute the value as\n\\[ x = 1 + 1 = 2 + 0 + 0 \\]\nand we see that the value is 2."
     assert split_steps(text, "line") == [
@@ -163,11 +249,15 @@ def test_unknown_choices_are_errors(bad: dict[str, str]) -> None:
         split_steps(FIRST, **bad)  # type: ignore[arg-type]
 
 
+def width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
 def check(text: str, splitter: str, min_chars: int = 20) -> None:
     steps = split_steps(text, splitter, min_chars=min_chars)  # type: ignore[arg-type]
     assert without_space("".join(steps)) == without_space(text)
     assert all(step and step == step.strip() and not re.search(r"\n\s*\n", step) for step in steps)
-    assert len(steps) < 2 or all(len(step) >= min_chars for step in steps)
+    assert len(steps) < 2 or all(width(step) >= min_chars for step in steps)
     assert split_steps("\n\n".join(steps), "paragraph", min_chars=min_chars) == steps
 
 
@@ -178,6 +268,32 @@ def test_random_texts_lose_nothing(splitter: str) -> None:
         *["\n", "\n\n", " \n\t\n", " ", " ", "\r\n", "\u2003", "\x0b"],
         *["$", "$$", "\\[", "\\]", "\\\\[2pt]", "\\begin{a}", "\\end{a}", "[asy]", "[/asy]", "```", "\\boxed{", "}"],
         *["Step 1: ", "**Step 2:** ", "1. ", "2) ", "## Step 3", "# Title", "**Bold:**", "Answer:", "-"],
+        *[
+            "~~~",
+            "\n~~~\n",
+            "````",
+            "\n```python\n",
+            "\u00a0",
+            "...",
+            "\\(",
+            "\\)",
+            "\\framebox{",
+            "{",
+            "\\",
+            "\\end{b}",
+        ],
+        *[
+            "。",
+            "？」",
+            "一箱一共重14公斤",
+            "\n第一步：",
+            "\n步骤2：",
+            "\n1、",
+            "\n\n2. ",
+            "（二）",
+            "\n答案：",
+            "所以，",
+        ],
         *["word", "So x is 5.", "Mr. A", "3.14", "Zoë", "\U0001f600", "e\u0301", "So", "the sum of all of them is"],
     ]
     for _ in range(1500):
