@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
-from stepjepa.records import read_record, write_json
+from stepjepa.records import read_json, write_json
 from stepjepa.visualization.attention import attention_maps, leakage_map
 from stepjepa.visualization.comparison import forest, price_bars
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
@@ -82,7 +82,7 @@ def read_source(data: Path, source: str) -> dict[str, Any]:
         UserError: there is no such record, or no cell of the grid has one.
     """
     folder, _, grid = source.rpartition("/")
-    return report(read_grid(grid), GridFolder(data / folder)) if folder else read_record(data / f"{source}.json")
+    return report(read_grid(grid), GridFolder(data / folder)) if folder else read_json(data / f"{source}.json")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

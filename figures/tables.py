@@ -16,7 +16,7 @@ from typing import Any
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
-from stepjepa.records import points, read_record, written_whole
+from stepjepa.records import points, read_json, written_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
@@ -36,7 +36,7 @@ ROOMS = (
 )
 """The entries at the top of the package, in the order of the floors."""
 
-record = functools.cache(lambda name: read_record(DATA / f"{name}.json"))
+record = functools.cache(lambda name: read_json(DATA / f"{name}.json"))
 
 
 @functools.cache

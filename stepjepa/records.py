@@ -1,12 +1,15 @@
-"""What every room needs: the user's error, the environment of a result, files written whole or not at all, a table.
+"""What every room needs: the user's error, the environment of a result, files read and written, a table.
 
 A result record is one JSON file that says what was run, with what, where, and what came out.
 """
 
 from __future__ import annotations
 
+import functools
+import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -14,10 +17,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, field
+from dataclasses import MISSING, asdict, field, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 
 class UserError(ValueError):
@@ -111,11 +117,30 @@ def git_state() -> dict[str, Any] | None:
     return state
 
 
+# -------- files: every write, and every read of a file of ours --------
+
+
+@contextmanager
+def on_disk(path: str | os.PathLike[str], verb: str = "written") -> Iterator[None]:
+    """Whatever the operating system refuses inside is said of `path`, in one sentence.
+
+    Raises:
+        UserError: such as «runs/a/record.json cannot be written: No space left on device».
+    """
+    try:
+        yield
+    except SafetensorError as error:  # of a full disk too: what it says ends in the system's reason
+        raise UserError(f"{path} cannot be {verb}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be {verb}: {error.strerror or error}") from error
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`, with its ending; on leaving, it is flushed to disk and takes the name.
 
-    If the block raises, the temporary file is removed and what was at `path` stays.
+    If the block raises, the temporary file is removed and what was at `path` stays; one that a killed process has
+    left is removed by the next `one_writer`.
 
     >>> with written_whole("figures/map.png") as temporary:  # doctest: +SKIP
     ...     figure.savefig(temporary)
@@ -124,47 +149,136 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: it cannot be written there.
     """
     path = Path(path)
-    try:
+    with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, because a rename is atomic only within one file system.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{UNFINISHED}", suffix=path.suffix)
         os.close(handle)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    temporary = Path(name)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+UNFINISHED = ".unfinished-"
+
+
+def left_unfinished(folder: Path, name: str = "*") -> list[Path]:
+    """The temporary files of killed writers of a file, or of all, in a folder; those of running ones, too."""
+    return [*folder.glob(f".{name if name == '*' else glob.escape(name)}{UNFINISHED}????????*")]
+
+
+class Lock:
+    """The right to write something, held by one process at a time.
+
+    It is the kernel's (flock), which frees it when its owner ends, however it ends; nothing has to be guessed from
+    process numbers or times.
+
+    Args:
+        file: an empty file that is there while the lock is held, or after its owner was killed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        # A soft lock, the library's stand-in where a file system has no flock, would outlive its owner.
+        self._lock = FileLock(file, blocking=False, fallback_to_soft=False)
+
+    def take(self) -> bool:
+        """Whether it is ours now.
+
+        Raises:
+            UserError: the file cannot be made.
+        """
+        with on_disk(self.file):
+            try:
+                self._lock.acquire()
+            except Timeout:
+                return False
+        return True
+
+    def free(self) -> None:
+        """Give it back; the file goes."""
+        self.file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+        self._lock.release()
+
+
+@contextmanager
+def one_writer(path: str | os.PathLike[str], *others: Path) -> Iterator[None]:
+    """Inside, no other process of ours writes the file; what killed ones have left of it is removed.
+
+    Args:
+        others: files in the same folder that belong to it.
+
+    Raises:
+        UserError: another process is writing it.
+    """
+    path = Path(path)
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path.with_name(f".{path.name}.lock"))
+    if not lock.take():
+        raise UserError(f"{path} is being written by another run; wait for its end or name another file")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        for temporary in (left for file in (path, *others) for left in left_unfinished(path.parent, file.name)):
+            temporary.unlink(missing_ok=True)
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.free()
+
+
+def as_json(value: Any) -> Any:
+    """A value for JSON, which has no word for NaN and infinity: a number that is not defined is null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_bytes(value: Any, **style: Any) -> bytes:
+    """Strict JSON in UTF-8.
+
+    Raises:
+        ValueError: a number that JSON has no word for (NaN, infinity).
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **style).encode()
+    except UnicodeEncodeError:  # half a character, as in a file name that is not UTF-8: JSON escapes it
+        return json.dumps(value, allow_nan=False, **style).encode()
 
 
 def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a JSON file whole or not at all.
+    """Write a JSON file whole or not at all; numbers that are not defined become null (`as_json`).
 
     Raises:
         UserError: it cannot be written there.
     """
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(as_json(data), indent=2) + b"\n")
 
 
-def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A result record by its file.
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, it cannot be read, or it holds something else.
     """
+    with on_disk(path, "read"):
+        content = Path(path).read_bytes()
     try:
-        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no record {path}") from error
-    return record
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: not JSON, or damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} cannot be read: no JSON object")
+    return found
 
 
 def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -174,9 +288,29 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str])
         UserError: it cannot be written there.
         ValueError: a number that JSON has no word for (NaN, infinity).
     """
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with written_whole(path) as temporary, temporary.open("wb") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json_bytes(row) + b"\n")
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, computed once for each time of its last change.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with on_disk(path, "read"):
+        about = os.stat(path)
+        return _digest(os.fspath(path), about.st_mtime_ns, about.st_size)
+
+
+@functools.cache
+def _digest(path: str, _changed: int, _size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -------- text --------
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from stepjepa.records import UserError, written_whole
+from stepjepa.records import UserError, as_json, json_bytes, written_whole
 
 FORMAT = 1
 KEY = "stepjepa"
@@ -151,7 +151,8 @@ def save(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
     """
     path = check_suffix(path)
     arrays = dict(_arrays(embeddings))
-    text = json.dumps({"format": FORMAT, **{name: getattr(embeddings, name) for name in TEXTS}}, ensure_ascii=False)
+    texts = {"format": FORMAT, **{name: getattr(embeddings, name) for name in TEXTS}}
+    text = json_bytes(as_json(texts)).decode()
     with written_whole(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:
@@ -175,18 +176,24 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
         raise UserError(f"{path}: not a {path.suffix} file that can be read, or cut short: {error}") from error
     if text is None:
         raise UserError(f"{path}: a {path.suffix} file, but not one that `stepjepa embed` has written")
-    stored = json.loads(text)
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: its texts are no JSON ({error}); embed again") from error
     if stored.get("format") != FORMAT:
         raise UserError(f"{path}: written in format {stored.get('format')}, this version reads {FORMAT}; embed again")
     missing = {*ARRAYS, *TEXTS} - {*arrays, *stored}
     if missing:
         raise UserError(f"{path}: incomplete: no {', '.join(sorted(missing))}; embed again")
     layered: dict[str, dict[int, np.ndarray]] = {name: {} for name in LAYERED}
-    for name in [name for name in arrays if "." in name]:
-        group, layer = name.split(".")
-        layered[group][int(layer)] = arrays.pop(name)
-    fields: dict[str, Any] = {**arrays, **layered, **{name: stored[name] for name in TEXTS}}
-    return Embeddings(**fields)
+    try:
+        for name in [name for name in arrays if "." in name]:
+            group, layer = name.split(".")
+            layered[group][int(layer)] = arrays.pop(name)
+        fields: dict[str, Any] = {**arrays, **layered, **{name: stored[name] for name in TEXTS}}
+        return Embeddings(**fields)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged: it holds an array of another name ({error}); embed again") from error
 
 
 def _arrays(embeddings: Embeddings) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,7 +12,6 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -194,17 +193,6 @@ def verdict(
 def above(figure: Measure, level: float) -> bool:
     """Whether the whole interval lies above a level; never for figures that are not finite."""
     return figure.low is not None and math.isfinite(figure.low) and figure.low > level
-
-
-def as_json(value: Any) -> Any:
-    """A report as JSON values; figures that are not finite become null."""
-    if isinstance(value, Measure):
-        return as_json(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): as_json(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- as text: one column a file, sections of figures, verdicts with their rule -------------------------------

@@ -14,10 +14,12 @@ from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
 from stepjepa.commands.output import say
 from stepjepa.evaluation.options import SYSTEM_PROMPTS
 from stepjepa.models.checkpoint import DTYPES, model_path
-from stepjepa.records import UserError, environment, option
+from stepjepa.records import UserError, environment, one_writer, option
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from stepjepa.jepa.pairs import BranchLayout
 
 
 @dataclass(kw_only=True)
@@ -60,6 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa embed`; returns the exit status."""
     parser = Parser("embed", "Context views, target views and step states of a data set → one file.")
     options, layout = parse(parser, argv, EmbedOptions, ShownLayout)
+    from stepjepa.analysis.embeddings import check_suffix
+
+    with one_writer(check_suffix(options.output_file)):
+        return embed(options, layout)
+
+
+def embed(options: EmbedOptions, layout: BranchLayout) -> int:
+    """Encode and write; returns the exit status."""
     from stepjepa.analysis.embeddings import check_suffix, save
     from stepjepa.analysis.encode import check_prompts, encode_examples, joined, with_responses, with_system_prompt
     from stepjepa.data.sources import read_examples

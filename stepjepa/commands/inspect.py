@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import Progress, say
-from stepjepa.records import UserError, environment, option, write_json
+from stepjepa.records import UserError, as_json, environment, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.embeddings import Embeddings
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: InspectOptions = parse(parser, argv, InspectOptions)
     from stepjepa.analysis.embeddings import evenly_spaced, load
     from stepjepa.analysis.measurements import DRAWS
-    from stepjepa.analysis.report import as_json, check_same_steps, inspect, report_text
+    from stepjepa.analysis.report import check_same_steps, inspect, report_text
 
     started_with = environment()
     labels = labels_of(options.files)

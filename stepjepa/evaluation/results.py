@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.evaluation.statistics import pass_at_k, wilson
-from stepjepa.records import UserError, text_table, write_json, write_jsonl
+from stepjepa.records import UserError, file_digest, json_bytes, on_disk, read_json, text_table, write_json, write_jsonl
 
 REQUIRED = ("id", "index", "question", "response", "extracted", "gold", "correct")
 READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_correct"}
@@ -91,7 +91,12 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> list[str]:
     # Not splitlines: it also breaks at U+2028 and its like, which JSON leaves unescaped in a response.
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.stat().st_size else []
+    with on_disk(path, "read"):
+        content = path.read_bytes()
+    try:
+        return content.decode().removesuffix("\n").split("\n") if content else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: not UTF-8, or damaged ({error})") from error
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
@@ -103,15 +108,12 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     """
     rows = read_rows(path)
     beside = summary_path(path)
-    try:
-        summary = json.loads(beside.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: its summary {beside.name} is missing; evaluate again") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{beside}: not JSON: {error}") from error
+    if not beside.exists():
+        raise UserError(f"{path}: its summary {beside.name} is missing; evaluate again")
+    summary = read_json(beside)
     if not summary.get("complete"):
         raise UserError(f"{path}: unfinished; the same `stepjepa evaluate` command goes on where it stopped")
-    if summary.get("results_sha256") not in (None, _digest(path)):
+    if summary.get("results_sha256") not in (None, file_digest(path)):
         raise UserError(
             f"{path}: its rows are not those of its summary {beside.name}: changed, or the writing was interrupted; "
             "evaluate again"
@@ -127,14 +129,9 @@ def write_results(
     The summary holds the digest of the rows, so that rows beside the summary of an earlier run are not taken for its.
     """
     write_jsonl((dict(row) for row in rows), path)
-    finished = {"complete": True, **summary, "results_sha256": _digest(path)}
+    finished = {"complete": True, **summary, "results_sha256": file_digest(path)}
     write_json(finished, summary_path(path))
     return finished
-
-
-def _digest(path: str | os.PathLike[str]) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -------- the rows of an unfinished evaluation --------
@@ -164,16 +161,13 @@ class Partial:
         """
         entries: list[dict[str, Any]] = [] if self.size else [{"identity": self.identity}]
         entries.append({"seconds": round(seconds, 3), "rows": rows})
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        try:
-            with self.path.open("ab") as file:
-                file.truncate(self.size)  # of a line that was cut off, or of what is to be overwritten
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-                self.size = file.tell()
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        lines = b"".join(json_bytes(entry) + b"\n" for entry in entries)
+        with on_disk(self.path), self.path.open("ab") as file:
+            file.truncate(self.size)  # of a line that was cut off, or of what is to be overwritten
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            self.size = file.tell()
         self.seconds += seconds
 
 
@@ -183,12 +177,8 @@ def read_partial(path: Path) -> Partial | None:
     Raises:
         UserError: it cannot be read, or is none.
     """
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    with on_disk(path, "read"):
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     partial = None
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):

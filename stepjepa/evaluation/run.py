@@ -40,7 +40,7 @@ from stepjepa.evaluation.scoring import accuracy, render_prompts, system_prompt,
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError, environment, one_writer
 
 Say = Callable[[str], object]
 """Takes the lines that report how a run goes on."""
@@ -67,9 +67,15 @@ def evaluate(options: EvaluateOptions, say: Say = lambda _line: None, progress: 
         The summary.
 
     Raises:
-        UserError: options, test data, model or output cannot be used; earlier results are left as they were.
+        UserError: options, test data, model or output cannot be used, or another process is writing the output;
+            earlier results are left as they were.
     """
     _check_options(options)
+    with one_writer(options.output_file, summary_path(options.output_file)):
+        return _evaluate(options, say, progress)
+
+
+def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, Any]:
     data = read_questions(
         options.test_file,
         split=options.split,
@@ -165,10 +171,6 @@ def _check_output(output: Path, test_files: Iterable[str]) -> None:
         for source in test_files:
             if written.exists() and Path(source).exists() and os.path.samefile(written, source):
                 raise UserError(f"--output_file {output} would overwrite the test file {source}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _identity(

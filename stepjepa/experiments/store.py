@@ -5,14 +5,12 @@
     work/ADDRESS.lock            held by the runner that has taken the cell
     work/ADDRESS/                checkpoints of the cell, and `cell.json`: what it is; deleted once the record is there
 
-The lock is the kernel's (flock), which frees it when its owner ends, however it ends; nothing has to be guessed from
-process numbers or times. Records of several machines are merged by putting them into one folder.
+Records of several machines are merged by putting them into one folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stepjepa.experiments.grid import Cell
-from stepjepa.records import UserError, write_json
+from stepjepa.records import Lock, UserError, on_disk, read_json, write_json
 
 KIND = "ablation cell"
 FINISHED, FAILED, RUNNING, INTERRUPTED, OPEN = "finished", "failed", "running", "interrupted", "to run"
@@ -47,13 +43,10 @@ class GridFolder:
             UserError: a file of that name is no record of this cell.
         """
         path = self.record_path(cell)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); move it away to run the cell again") from error
-        if not isinstance(record, dict) or record.get("kind") != KIND:
+        record = read_json(path)
+        if record.get("kind") != KIND:
             raise UserError(f"{path}: not a record of an ablation cell; give another --output_dir")
         if record["cell"] != cell.options:
             raise UserError(f"{path}: the record of another cell, {record['cell']}; move it away")
@@ -123,22 +116,16 @@ class GridFolder:
     @contextmanager
     def taken(self, cell: Cell) -> Iterator[bool]:
         """Take a cell for this process; False if another has it."""
-        try:
+        with on_disk(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.work}: cannot be made: {error.strerror}") from error
-        # A soft lock, the library's stand-in where a file system has no flock, would outlive its owner.
-        lock = FileLock(self._lock(cell), blocking=False, fallback_to_soft=False)
-        try:
-            lock.acquire()
-        except Timeout:
+        lock = Lock(self._lock(cell))
+        if not lock.take():
             yield False
             return
         try:
             yield True
         finally:
-            self._lock(cell).unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
-            lock.release()
+            lock.free()
 
     def _folder(self, cell: Cell) -> Path:
         return self.work / cell.address
@@ -159,11 +146,11 @@ class GridFolder:
         if folder.is_dir() and not any(entry for entry in folder.iterdir() if not entry.name.startswith(".cell.json")):
             return {"environment": None}  # killed while `prepare` was at work
         try:
-            found = json.loads(mark.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = read_json(mark)
+        except UserError as error:
             raise UserError(
                 f"{folder}: in the way of a cell's checkpoints, and not made by this command; move it away"
             ) from error
         if found.get("address") != cell.address:
             raise UserError(f"{folder}: holds the checkpoints of another cell; move it away")
-        return dict(found)
+        return found

@@ -7,7 +7,6 @@ Nothing is loaded here, nor is torch: a command can refuse a wrong name at once.
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import json
 import re
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepjepa.records import UserError
+from stepjepa.records import UserError, file_digest, read_json
 
 BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"
@@ -83,13 +82,13 @@ class Checkpoint:
         if self.base is not None:
             names = ["adapter_model.safetensors"]
         elif index.exists():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(read_json(index)["weight_map"].values()))
         else:
             names = ["model.safetensors"]
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise UserError(f"{self.given} has no {', '.join(missing)}; weights must be safetensors")
-        return {name: _sha256(self.folder / name, (self.folder / name).stat().st_mtime_ns) for name in names}
+        return {name: file_digest(self.folder / name) for name in names}
 
     def identity(self) -> str:
         """A digest of all weights that answer; of a Hub id its commit, which is known before they are there."""
@@ -106,12 +105,6 @@ class Checkpoint:
 def _is_inside_run(folder: Path) -> bool:
     """Whether a folder is one that a training run makes inside its own."""
     return NAME.fullmatch(folder.name) is not None or folder.name == "merged"
-
-
-@functools.cache  # by the time of its last change, too
-def _sha256(path: Path, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_path(name: str) -> str:
@@ -154,7 +147,7 @@ def locate_model(name: str, revision: str | None = None) -> Checkpoint:
         )
     base = None
     if adapter.is_file():
-        below = json.loads(adapter.read_text(encoding="utf-8"))
+        below = read_json(adapter)
         base = locate_model(below["base_model_name_or_path"], below.get("revision"))
     record = None if name == BUILTIN else _record(folder)
     return Checkpoint(name, folder, revision, commit, base, record)
@@ -187,11 +180,7 @@ def first_line(error: Exception) -> str:
 def _record(folder: Path) -> dict[str, Any] | None:
     """The training record beside a model, one folder up for a checkpoint or a merged adapter."""
     path = (folder.resolve().parent if _is_inside_run(folder) else folder) / "record.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); it should be the record of the model's training") from error
-    ours = isinstance(record, dict) and isinstance(record.get("settings"), dict)
-    return record if ours else None
+    record = read_json(path)
+    return record if isinstance(record.get("settings"), dict) else None

@@ -5,10 +5,11 @@ import torch
 from small_embeddings import make_embeddings
 
 from stepjepa.analysis.measurements import measure, pair_views, true_ranks
-from stepjepa.analysis.report import as_json, inspect, report_text
+from stepjepa.analysis.report import inspect, report_text
 from stepjepa.experiments.cell import representations
 from stepjepa.experiments.report import report_columns
 from stepjepa.jepa.metrics import METRICS, Metric
+from stepjepa.records import as_json
 from stepjepa.visualization.grids import metric_panels
 
 NEW = {

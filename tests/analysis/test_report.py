@@ -15,7 +15,6 @@ from stepjepa.analysis.measurements import correct_minus_wrong, measure, target_
 from stepjepa.analysis.report import (
     above,
     against_control,
-    as_json,
     check_same_steps,
     inspect,
     is_control,
@@ -25,7 +24,7 @@ from stepjepa.analysis.report import (
 )
 from stepjepa.commands.inspect import labels_of, main
 from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
-from stepjepa.records import UserError
+from stepjepa.records import UserError, as_json
 
 CONTROL = {"info": {"layout": {"pairs": "consecutive"}, "model": {"random_weights": 0}}}
 
