@@ -23,35 +23,40 @@ class Suicide(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make(output_dir: str, death: str = "never") -> StepJEPATrainer:
-    """Ten optimizer steps with dropout and JEPA dropout, saved every third."""
-    config = CONFIGS["llama"]()
+def make(
+    output_dir: str, death: str = "never", rows: Any = None, architecture: str = "llama", **options: Any
+) -> StepJEPATrainer:
+    """Ten optimizer steps with dropout and JEPA dropout, saved every third; `options` over its own."""
+    config = CONFIGS[architecture]()
     config.attention_dropout = 0.2
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     args = StepJEPAConfig(
-        output_dir=output_dir,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        max_steps=10,
-        learning_rate=1e-2,
-        save_steps=3,
-        save_total_limit=2,
-        logging_steps=1,
-        disable_tqdm=True,
-        use_cpu=True,
-        pairs="consecutive",
-        jepa_ratio=0.7,
-        seed=5,
-        eval_strategy="steps",
-        eval_steps=3,
-        load_best_model_at_end=False,
-        metric_for_best_model="eval_loss",
+        **{
+            "output_dir": output_dir,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 10,
+            "learning_rate": 1e-2,
+            "save_steps": 3,
+            "save_total_limit": 2,
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "pairs": "consecutive",
+            "jepa_ratio": 0.7,
+            "seed": 5,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+            "load_best_model_at_end": False,
+            "metric_for_best_model": "eval_loss",
+            **options,
+        }
     )
     trainer = StepJEPATrainer(
         model,
         args,
-        train_dataset=small_rows(14),
+        train_dataset=small_rows(14) if rows is None else rows,
         eval_dataset=small_rows(3, seed=9),
         processing_class=Tokens(),
         callbacks=[Suicide()] if death == "training" else None,

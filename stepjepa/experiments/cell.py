@@ -28,8 +28,8 @@ from stepjepa.experiments.grid import Cell, CellOptions, set_by_runner
 from stepjepa.experiments.store import FINISHED, KIND
 from stepjepa.jepa.metrics import metrics_of
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
-from stepjepa.training.config import StepJEPAConfig
-from stepjepa.training.run import load_run_model, plain_arguments
+from stepjepa.training.config import StepJEPAConfig, plain_arguments
+from stepjepa.training.run import load_run_model
 from stepjepa.training.splits import TEST_SEED
 from stepjepa.training.trainer import StepJEPATrainer
 

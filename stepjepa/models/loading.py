@@ -78,7 +78,7 @@ def load_model(
         model, tokenizer. Pad and eos token differ; `tokenizer.pad_token_id` is set in the model's configuration.
 
     Raises:
-        UserError: if nothing can be loaded from `name`.
+        UserError: if nothing can be loaded from `name`, or a weight is not a finite number.
         ValueError: if `lora` is asked for on top of an existing adapter, for an unknown dtype, or if the tokenizer
             has neither an eos token nor a template that ends a turn.
     """
@@ -107,6 +107,7 @@ def load_model(
             f"The adapter {name!r} was trained without {', '.join(added)}; load it with the number of predictor "
             "tokens it was trained with."
         )
+    check_finite(model, f"{name} has")
     inner = base_model(model)
     initialise_rows(inner, tokenizer, added, seed)
     set_pad_token(inner, tokenizer)
@@ -276,15 +277,34 @@ def load_weights(
     """The model on `device`, in evaluation mode, with the end of the turn among the tokens it stops at.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or a weight is not a finite number.
     """
     remote = {"revision": model.revision, "trust_remote_code": trust_remote_code}
     options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
     with _explained(repr(model.given)):
         loaded = _adapter(model.path, options, trained=False) if model.base else _full_model(model.path, options)
         loaded.to(device)
+    check_finite(loaded, f"{model.given} has")
     set_end_of_turn(base_model(loaded), tokenizer)
     return loaded.eval()
+
+
+def check_finite(model: Any, who: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Args:
+        who: has them, as the message begins.
+
+    Raises:
+        UserError: a weight is NaN or infinite; which.
+    """
+    for name, parameter in model.named_parameters():
+        # The extremes, because a NaN is one, and no mask of a weight's size is made.
+        if parameter.numel() and not all(bool(extreme.isfinite()) for extreme in parameter.detach().aminmax()):
+            raise UserError(
+                f"{who} weights that are not finite numbers (NaN or infinity), first in {name}: training diverged; "
+                "train with a lower learning rate"
+            )
 
 
 def choose_device(wanted: str) -> torch.device:

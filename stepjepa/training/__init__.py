@@ -7,9 +7,11 @@ objective.py       the weights of an objective: trained, saved and resumed besid
 splits.py          the examples of a run: which train, which evaluate; a part is held out where no others are given
 dataset.py         what the trainer is given → rows for the collator
 trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`
+divergence.py      what is said where the loss is no number
 monitor.py         what is logged in training and summed up in evaluation
+identity.py        what the result of a run follows from; what a resumed one has to have in common with its checkpoint
 checkpoints.py     checkpoints that are complete or absent
-folder.py          the output folder of a run: new, or the one that is resumed
+folder.py          the output folder of a run: new, or the one that is resumed; locked
 run.py             options → model, data, training, accuracy, record
 summary.py         what a run says of itself
 """

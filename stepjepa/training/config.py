@@ -64,12 +64,16 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{part.name}={value} must be a finite number.")
         for name, good, rule in (
             ("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "≥ 1"),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size >= 1, "≥ 1"),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps >= 1, "≥ 1"),
-            ("lbd", 0 <= self.lbd < math.inf, "≥ 0 and finite"),
-            ("gamma", 0 <= self.gamma < math.inf, "≥ 0 and finite"),
+            ("lbd", self.lbd >= 0, "≥ 0"),
+            ("gamma", self.gamma >= 0, "≥ 0"),
             ("pairs", self.pairs != "none" or self.lbd == 0, "a set of pairs, unless lbd is 0"),
             ("max_length", self.max_length is None or self.max_length >= 1, "≥ 1, or None for no limit"),
             ("packing_length", self.packing_length is None or self.packing_length >= 1, "≥ 1, or None"),
@@ -109,6 +113,23 @@ RUNNER = """
 """.split()
 """Options that say where things are written, what is logged and saved; and the seed, which is a run's own."""
 
+CHOOSES = """
+    seed load_best_model_at_end metric_for_best_model greater_is_better eval_strategy eval_steps eval_delay
+    eval_on_start
+""".split()
+"""Those of them that change what comes out all the same: the seed; which checkpoint is the result; and when it is
+evaluated, which draws from the random numbers of dropout."""
+
+MAY_CHANGE = frozenset(RUNNER) - set(CHOOSES) | set(
+    """
+    use_cpu dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    torch_empty_cache_steps skip_memory_metrics ddp_timeout include_num_input_tokens_seen collapse_threshold
+    per_device_eval_batch_size eval_accumulation_steps eval_use_gather_object bf16_full_eval fp16_full_eval
+    """.split()
+)
+"""Options that may differ where a run is resumed: they change no weight. (So may the length of a run whose learning
+rate is constant, see `identity.py`.)"""
+
 for _name in StepJEPAConfig.__dataclass_fields__.keys() & set(RUNNER):
     # The fields are the parent class's own: a copy is marked.
     _field = copy.copy(StepJEPAConfig.__dataclass_fields__[_name])
@@ -124,6 +145,11 @@ def settings(options: RunOptions, args: StepJEPAConfig) -> dict[str, Any]:
         for part in fields(described)
         if part.name == "seed" or not (part.name in RUNNER or {"runner", "measures", "monitors"} & part.metadata.keys())
     }
+
+
+def plain_arguments(args: StepJEPAConfig) -> dict[str, Any]:
+    """The training configuration as JSON values, without secrets."""
+    return {name: value for name, value in args.to_dict().items() if "token" not in name or name.endswith("tokens")}
 
 
 def idle_options(options: Mapping[str, Any], fields: Iterable[Field[Any]]) -> set[str]:

@@ -157,6 +157,18 @@ class Monitor(TrainerCallback):
             self.add(hits=retrieval_hits(views.context, views.target).sum(), chance=1.0, retrieved=len(views.context))
             self.add(spread=spread(views.target), spread_batches=1.0)
 
+    def progress(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The sums so far over all processes, ready for JSON."""
+        terms = {name: reduce(total.clone()).item() for name, total in self.terms.items()}
+        return {"sums": reduce(self.sums.clone()).tolist(), "terms": terms, "steps": self.steps}
+
+    def restore(self, progress: Mapping[str, Any], first: bool) -> None:
+        """Go on from `progress`; the first process has the sums of all."""
+        self.steps = progress["steps"]
+        if first:
+            self.sums += torch.tensor(progress["sums"], device=self.sums.device)
+            self.terms = {name: self.sums.new_tensor(total) for name, total in progress["terms"].items()}
+
     def read(self, processes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The interval's figures over all processes; empties the sums.
 

@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, cast
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from transformers.trainer_callback import ProgressCallback
 
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
+from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError, environment, write_json, write_jsonl
-from stepjepa.training.config import StepJEPAConfig, settings
+from stepjepa.records import UserError, as_json, environment, write_json, write_jsonl
+from stepjepa.training.checkpoints import by_first_process, flush, staging
+from stepjepa.training.config import StepJEPAConfig, plain_arguments, settings
 from stepjepa.training.folder import Claim, claim_folder
 from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import RunData, read_data
@@ -53,54 +58,79 @@ def run_training(
         The record, as written to `record.json`.
 
     Raises:
-        UserError: see `claim_folder`; or whatever data, model or trainer refuse: the folder is given back if it was
-            made for this run.
+        UserError: see `claim_folder`; or whatever data, model or trainer refuse: a folder that was made for this run
+            goes again; or training diverged.
     """
-    began = time.perf_counter()
-    started_with = environment()  # now: the files on disk may change while a long run goes on
     state = PartialState()  # the process group is up: args have set the device
     claim = _claim(state, args.output_dir, resume)
-    folder = claim.folder
-    args.output_dir = str(folder)
-    say = say if state.is_main_process else lambda _text: None
+    args.output_dir = str(claim.folder)
+    try:
+        return _run(options, args, claim, show_first, say if state.is_main_process else lambda _text: None)
+    finally:
+        claim.release()
+
+
+def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -> Claim:
+    """The output folder, claimed by the first process for all of them."""
+    mine: list[Claim] = []
+
+    def claim() -> Claim:
+        mine.append(claim_folder(wanted, resume))
+        return replace(mine[0], lock=None)  # a lock is its process's own
+
+    told = by_first_process(claim)
+    return mine[0] if state.is_main_process else told
+
+
+def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bool, say: Say) -> dict[str, Any]:
+    began = time.perf_counter()
+    started_with = environment()  # now: the files on disk may change while a long run goes on
+    state, folder = PartialState(), claim.folder
     say(f"output folder: {folder}")
+    for line in claim.skipped:
+        say(f"passed over, damaged: {line}")
+    if claim.checkpoint is not None:
+        say(f"going on from {claim.checkpoint}")
     try:
         trainer, tokenizer, data = _set_up(options, args, say)
+        if claim.checkpoint is not None:
+            trainer.check_goes_on(claim.checkpoint)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
-        if state.is_main_process:
-            claim.give_back()
         raise UserError(str(error)) from error
-    model: Any = trainer.model
 
     if show_first:
         rows: Any = trainer.train_dataset
         say(describe_row(rows[0], tokenizer))
 
     before = _measure(trainer, tokenizer, data.problems, options, "before", say)
-    trained = trainer.train(resume_from_checkpoint=resume)
+    trained = trainer.train(None if claim.checkpoint is None else str(claim.checkpoint))
     after = _measure(trainer, tokenizer, data.problems, options, "after", say)
-    trainer.save_model()
-    if options.merge_lora and state.is_main_process:
-        model.merge_and_unload().save_pretrained(folder / "merged")
-        tokenizer.save_pretrained(folder / "merged")
+    if not math.isfinite(after.get("eval_loss", 0.0)):
+        raise UserError(
+            f"the evaluation loss after training is {after['eval_loss']}: training diverged, and no model is written; "
+            "lower --learning_rate"
+        )
+    _save(trainer, tokenizer, folder, options.merge_lora)
 
     start = {name: value for name, value in before.items() if name.startswith("eval_")}
     history = [*([{"step": 0, **start}] if start else []), *trainer.state.log_history]
-    record = {
-        "configuration": {"run": asdict(options), "training": plain_arguments(args)},
-        "settings": settings(options, args),
-        "environment": started_with,
-        "processes": state.num_processes,
-        "system_prompt": _system_prompt(data.train),
-        "data": {name: asdict(report) for name, report in trainer.token_reports.items()} | data.description(),
-        "before": before,
-        "after": after,
-        "optimizer_steps": trained.global_step,
-        "train_seconds": trained.metrics.get("train_runtime"),
-        "wall_seconds": round(time.perf_counter() - began, 1),
-        "log_history": history,
-    }
+    record: dict[str, Any] = as_json(
+        {
+            "configuration": {"run": asdict(options), "training": plain_arguments(args)},
+            "settings": settings(options, args),
+            "environment": started_with,
+            "processes": state.num_processes,
+            "system_prompt": _system_prompt(data.train),
+            "data": {name: asdict(report) for name, report in trainer.token_reports.items()} | data.description(),
+            "before": before,
+            "after": after,
+            "optimizer_steps": trained.global_step,
+            "train_seconds": trained.metrics.get("train_runtime"),
+            "wall_seconds": round(time.perf_counter() - began, 1),
+            "log_history": history,
+        }
+    )
     if state.is_main_process:
         if data.held_out:
             write_jsonl(data.evaluation, folder / HELD_OUT)
@@ -110,18 +140,23 @@ def run_training(
     return record
 
 
-def _claim(state: PartialState, wanted: str | None, resume: str | bool | None) -> Claim:
-    """The output folder, claimed by the first process for all of them."""
-    claim: list[Any] = [None]
-    if state.is_main_process:
-        try:
-            claim = [claim_folder(wanted, resume)]
-        except UserError as error:
-            claim = [error]
-    result = broadcast_object_list(claim)[0]
-    if isinstance(result, Exception):
-        raise result
-    return result
+def _save(trainer: StepJEPATrainer, tokenizer: Any, folder: Path, merge: bool) -> None:
+    """Write the model, and a merged one, into the output folder: each file whole or not at all."""
+    mine, model = trainer.args.should_save, cast("Any", trainer.model)
+    with staging(folder, "model", mine, trainer.accelerator.wait_for_everyone) as staged:
+        trainer.save_model(str(staged / "whole"))
+        if merge and mine:
+            model.merge_and_unload().save_pretrained(staged / "whole" / "merged")
+            tokenizer.save_pretrained(staged / "whole" / "merged")
+        trainer.accelerator.wait_for_everyone()
+        if mine:
+            flush(staged)
+            for path in sorted((staged / "whole").rglob("*")):
+                final = folder / path.relative_to(staged / "whole")
+                if path.is_dir():
+                    final.mkdir(exist_ok=True)
+                else:
+                    os.replace(path, final)
 
 
 def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJEPATrainer, Any, RunData]:
@@ -137,6 +172,11 @@ def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJE
         eval_dataset=data.evaluation or None,
         processing_class=tokenizer,
     )
+    trainer.about_run = {
+        part.name: getattr(options, part.name)
+        for part in fields(options)
+        if not {"measures", "runner"} & {*part.metadata}
+    } | {"model weights": locate_model(options.model_name, options.revision).identity()}
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(QuietProgress)
     for name, report in trainer.token_reports.items():
@@ -199,8 +239,3 @@ def _measure(
             f"(95% interval {low:.1%} to {high:.1%})"
         )
     return measured
-
-
-def plain_arguments(args: StepJEPAConfig) -> dict[str, Any]:
-    """The training configuration as JSON values, without secrets."""
-    return {name: value for name, value in args.to_dict().items() if "token" not in name or name.endswith("tokens")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
 from stepjepa.jepa.views import Views, encode_views, next_labels
+from stepjepa.records import UserError
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
+from stepjepa.training.divergence import divergence_message
 from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
 from stepjepa.training.objective import TrainedObjective
 
@@ -131,6 +134,8 @@ class StepJEPATrainer(TrainedObjective):
         self._pairs_in_step: Tensor | int = 0
         self._microbatches_in_step: Tensor | int = 0
         self._microbatch = 0
+        self._batches: list[dict[str, Tensor]] = []
+        self._losses: list[Tensor] = []
         self._warned: set[str] = set()
         self.add_callback(self.monitor)
 
@@ -178,6 +183,7 @@ class StepJEPATrainer(TrainedObjective):
         counts = self.accelerator.reduce(counts, reduction="sum")
         tokens, self._pairs_in_step, self._microbatches_in_step = counts.unbind()
         self.monitor.start_step(jepa=weight > 0)
+        self._batches, self._losses = batches, []
         self._microbatch = 0
         return batches, tokens
 
@@ -221,8 +227,24 @@ class StepJEPATrainer(TrainedObjective):
             if len(means) > 1:
                 self.monitor.add_terms(means)
             self.monitor.add_views(views, inputs, jepa=weight > 0)
+            self._losses.append(loss.detach())
             loss = loss * self.accelerator.num_processes
         return (loss, views) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As the parent's; here, before the weights change, training stops at what is no number.
+
+        Looked at once an optimizer step, so a GPU is not waited for at each microbatch.
+
+        Raises:
+            UserError: loss or gradients are not finite; the optimizer step, the examples, and what to try.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        losses = torch.stack(self._losses).tolist()
+        # Loss scaling of float16 meets overflowing gradients: it skips the step and scales less.
+        if not all(map(math.isfinite, losses)) or (self.accelerator.scaler is None and not math.isfinite(grad_norm)):
+            raise UserError(divergence_message(self, self._batches, losses, float(grad_norm)))
+        return grad_norm
 
     def _target(self, views: Views, inputs: dict[str, Tensor]) -> Tensor | None:
         """What contexts predict in training, `[P, D]`; None where the control target of a single pair is missing."""
@@ -249,13 +271,23 @@ class StepJEPATrainer(TrainedObjective):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the parent's; training logs gain both losses and the collapse monitors."""
         if "loss" in logs and self.is_in_train:
-            extra = self.monitor.read(
-                self.accelerator.num_processes, lambda sums: self.accelerator.reduce(sums, reduction="sum")
-            )
+            extra = self.monitor.read(self.accelerator.num_processes, self._sum_of_processes)
             logs.update({name: round(value, 6) for name, value in extra.items()})
             if message := collapse_message(extra, self.state.log_history, self.args.collapse_threshold):
                 self._warn_once(message)
         super().log(logs, start_time)
+
+    def progress(self) -> dict[str, Any]:
+        """As the parent's, with the monitor's sums of the interval under way."""
+        return super().progress() | {"monitor": self.monitor.progress(self._sum_of_processes)}
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """As the parent's."""
+        super().restore(progress)
+        self.monitor.restore(progress["monitor"], first=self.accelerator.is_main_process)
+
+    def _sum_of_processes(self, sums: Tensor) -> Tensor:
+        return self.accelerator.reduce(sums, reduction="sum")
 
     def _warn_once(self, message: str) -> None:
         if message[:40] not in self._warned:
@@ -298,7 +330,13 @@ class StepJEPATrainer(TrainedObjective):
         kwargs["prediction_loss_only"] = False
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
-        metrics = {**(output.metrics or {}), f"{prefix}_loss": self._summary(output.predictions)["loss"]}
+        loss = self._summary(output.predictions)["loss"]
+        if self.is_in_train and not math.isfinite(loss):
+            raise UserError(
+                f"{prefix}_loss is {loss} at optimizer step {self.state.global_step}: training diverged; lower "
+                "--learning_rate"
+            )
+        metrics = {**(output.metrics or {}), f"{prefix}_loss": loss}
         return output._replace(metrics=metrics)
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +13,6 @@ import pytest
 from stepjepa.commands.main import COMMANDS, main
 from stepjepa.commands.prepare import PrepareOptions
 from stepjepa.commands.train import parse_train
-from stepjepa.training.checkpoints import NoCheckpointError
-from stepjepa.training.folder import UserError, claim_folder
 
 SMALL = [
     "--max_steps",
@@ -204,43 +201,6 @@ def test_a_misspelt_option_in_yaml_is_named(tmp_path, capsys):
     file.write_text("- 1\n")
     assert main(["train", "--config", str(file)]) == 1
     assert "mapping" in capsys.readouterr().err
-
-
-def test_output_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first, second = claim_folder(None, None), claim_folder(None, None)
-    assert (str(first.folder), str(second.folder)) == ("runs/train-001", "runs/train-002")
-    second.give_back()
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train-001"]
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thing").write_text("mine")
-    with pytest.raises(UserError, match="--resume_from_checkpoint"):
-        claim_folder("used", None)
-    with pytest.raises(NoCheckpointError, match="no checkpoint-N folder"):
-        claim_folder("used", True)
-    with pytest.raises(NoCheckpointError, match="typo"):
-        claim_folder("typo", True)
-    assert not (tmp_path / "typo").exists()
-    with pytest.raises(UserError, match="--output_dir"):
-        claim_folder(None, True)
-    (tmp_path / "empty").mkdir()
-    claim_folder("empty", None).give_back()
-    assert (tmp_path / "empty").exists()  # it was there before: not ours to remove
-    assert (tmp_path / "used" / "thing").read_text() == "mine"
-
-
-def test_resuming_from_a_path_never_writes_into_another_run(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained / "a", tmp_path / "a")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "record.json").write_text("{}")
-    with pytest.raises(UserError, match="something else"):
-        claim_folder("other", "a/checkpoint-2")
-    with pytest.raises(NoCheckpointError, match="--output_dir a --resume_from_checkpoint true"):
-        claim_folder(None, "a")
-    assert str(claim_folder(None, "a/checkpoint-2").folder) == "a"
-    assert str(claim_folder("a", "a/checkpoint-2").folder) == "a"
-    assert str(claim_folder("new", "a/checkpoint-2").folder) == "new"
 
 
 def test_prepare_built_in(tmp_path, capsys):

@@ -1,0 +1,72 @@
+"""What the result of a training run follows from, and how that of a checkpoint differs from the run that goes on.
+
+A run that is resumed has the settings and data that it began with: every training argument but those in `MAY_CHANGE`,
+the rows as they are tokenized, the model's architecture and size, the number of processes, and what the run adds
+(`about_run`: options and the digest of the model's weights).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stepjepa.records import as_json
+from stepjepa.training.config import MAY_CHANGE, plain_arguments
+from stepjepa.training.dataset import COLUMNS
+
+SHOWN_ONLY = ("model_name", "revision", "trust_remote_code", "train_file", "problems", "problem_seed", "splitter")
+"""Names of what is compared by its content: they may change, and explain a difference of content where there is one."""
+CONTENT = ("training rows", "model weights")
+"""What is compared by a digest, whose values say nothing."""
+LENGTHS = ("max_steps", "num_train_epochs")
+
+
+def identity(trainer: Any) -> dict[str, Any]:
+    """What the result of a trainer's run follows from, flat and ready for JSON."""
+    arguments = {name: value for name, value in plain_arguments(trainer.args).items() if name not in MAY_CHANGE}
+    if trainer.args.lr_scheduler_type == "constant":  # the only one whose rates do not depend on how many steps follow
+        arguments = {name: value for name, value in arguments.items() if name not in LENGTHS}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    described: dict[str, Any] = as_json(
+        arguments
+        | {"processes": trainer.accelerator.num_processes, "model": f"{type(model).__name__} of {size:,} weights"}
+        | {"training rows": _digest_once(trainer)}
+        | dict(trainer.about_run)
+    )
+    return described
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between two identities, old → new; empty if nothing does.
+
+    What only one of them knows, as of another version of transformers, is not compared.
+    """
+    differing = [name for name in there if name in here and there[name] != here[name]]
+    if not set(differing) - set(SHOWN_ONLY):
+        return ""
+    return ", ".join(name if name in CONTENT else f"{name} ({there[name]} → {here[name]})" for name in differing)
+
+
+def _digest_once(trainer: Any) -> str | None:
+    """The digest of a trainer's rows, computed once for each set of rows."""
+    rows = trainer.train_dataset
+    known = getattr(trainer, "_rows_digest", None)
+    if known is None or known[0] is not rows:
+        known = trainer._rows_digest = (rows, rows_digest(rows))
+    return known[1]
+
+
+def rows_digest(rows: Any) -> str | None:
+    """A digest of tokenized rows, in their order; None for a dataset without a length, which is not compared."""
+    if not hasattr(rows, "__len__"):
+        return None
+    digest = hashlib.sha256()
+    for row in rows:
+        for column in COLUMNS:
+            numbers = np.asarray(row[column], dtype=np.int64)
+            digest.update(len(numbers).to_bytes(8, "little") + numbers.tobytes())
+    return digest.hexdigest()
