@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.encoding import chat_encoder
 from stepjepa.data.tokens import TooLongError, tokenize_example
 from stepjepa.jepa.architectures import base_model, evaluating, longest_trunk
 from stepjepa.jepa.layout import StepJEPACollator
@@ -118,9 +118,8 @@ def prompt_parts(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[
     "start" is what the chat template writes before any message; what it writes after one belongs to that message. A
     part without tokens is left out. Where the template changes a message's text there is one part, "prompt".
     """
-    rendering = ChatRenderer(tokenizer).render(messages)
-    offsets = tokenizer(rendering.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    ends = [end for _, end in offsets]
+    (encoded,) = chat_encoder(tokenizer).encode([messages])
+    rendering, ends = encoded.rendering, [end for _, end in encoded.offsets]
     has_system = messages[0]["role"] == "system"
     texts = [("system", messages[0]["content"])] if has_system else []
     texts.append(("question", messages[int(has_system)]["content"]))

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.analysis.embeddings import LAYERED, Embeddings
-from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.encoding import chat_encoder
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.results import Results, question_ids
@@ -242,10 +242,10 @@ def check_prompts(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], ids: Sequence[str], results: Results
 ) -> None:
     """Raise `UserError` unless every response was given to the very prompt that it will be embedded with."""
-    renderer = ChatRenderer(tokenizer)
-    prompts = {row["id"]: row.get("prompt") for row in results.rows}
-    for example, name in zip(examples, ids, strict=True):
-        if prompts[name] != renderer.prompt(example["messages"]):
+    given = {row["id"]: row.get("prompt") for row in results.rows}
+    prompts = chat_encoder(tokenizer).prompts([example["messages"] for example in examples])
+    for prompt, name in zip(prompts, ids, strict=True):
+        if given[name] != prompt.text:
             raise UserError(
                 f"{results.path}: question {name} was answered under another prompt than the one to embed it with; "
                 "give the model that answered, and --system_prompt as in `stepjepa evaluate`"

@@ -8,7 +8,9 @@ mathematics.py  where a solution must not be cut: formulas, drawings, code
 steps.py        a solution's text → its steps
 sources.py      files, Hub data sets and the built-in problems → examples, with an account of what was left out
 problems.py     the built-in story problems, worded by `stories.yaml`
-chat.py         an example → training text, through the tokenizer's chat template
-tokens.py       text → tokens, labels and step indices, by character offsets
+control.py      strings of control tokens stay text: only the chat template writes control tokens
+chat.py         a conversation → training text, through the tokenizer's chat template
+encoding.py     a conversation → token ids and offsets, a prompt → the first of them
+tokens.py       an example → tokens, labels and step indices, by character offsets
 boundaries.py   what a search for the blank line's token would find instead
 """

@@ -19,7 +19,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.data.chat import ChatRenderer, Rendering
+from stepjepa.data.chat import Message
+from stepjepa.data.encoding import ChatEncoder, Encoded, chat_encoder
 from stepjepa.data.formats import RowError, check_steps
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
@@ -37,7 +38,8 @@ class TokenReport:
 
     ``examples`` were given; ``skipped`` of them were too long to keep a single step; ``cut`` lost steps or
     their end of turn to the length limit; ``without_pair`` keep too few steps for a view pair, so they
-    train the LM term only. ``tokens`` and ``labelled`` are totals over the rows that were kept.
+    train the LM term only; ``ended`` held the string that ends a turn at their own end, which was taken off, as the
+    template writes it. ``tokens`` and ``labelled`` are totals over the rows that were kept.
     """
 
     examples: int = 0
@@ -45,6 +47,7 @@ class TokenReport:
     skipped: int = 0
     cut: int = 0
     without_pair: int = 0
+    ended: int = 0
     tokens: int = 0
     labelled: int = 0
     skipped_indices: list[int] = field(default_factory=list)
@@ -56,6 +59,7 @@ class TokenReport:
             f"{self.labelled:,} labelled\n"
             f"cut at a step to fit: {self.cut:,}; skipped, no step fits: {self.skipped:,}; "
             f"without a view pair: {self.without_pair:,}"
+            + (f"; end-of-turn string taken off the end: {self.ended:,}" if self.ended else "")
         )
 
 
@@ -79,10 +83,11 @@ def tokenize_example(
         TooLongError: if not even the first step fits.
         ValueError: if the example is malformed (its question is named), or the tokenizer has no offsets.
     """
-    renderer = _renderer(tokenizer)
-    steps, rendering = _prepare(example, renderer, _name(example))
-    encoding = _encode([rendering.text], tokenizer)
-    return _cut(*_align(encoding, 0, steps, rendering), max_length)
+    encoder = chat_encoder(tokenizer)
+    name = _name(example)
+    steps, messages = _prepare(example, encoder, name)
+    (encoded,) = encoder.encode([messages], [name])
+    return _cut(*_align(encoded, steps), max_length)
 
 
 def tokenize_dataset(
@@ -96,19 +101,19 @@ def tokenize_dataset(
     Raises:
         ValueError: if an example is malformed (its index and question are named), or there are no offsets.
     """
-    renderer = _renderer(tokenizer)
+    encoder = chat_encoder(tokenizer)
     report = TokenReport()
     rows: list[dict[str, Any]] = []
     stream = iter(examples)
     while batch := list(islice(stream, _BATCH)):
         first = report.examples
-        prepared = [
-            _prepare(example, renderer, f"example {first + i} ({_name(example)})") for i, example in enumerate(batch)
-        ]
-        encoding = _encode([rendering.text for _, rendering in prepared], tokenizer)
-        for i, (steps, rendering) in enumerate(prepared):
+        names = [f"example {first + i} ({_name(example)})" for i, example in enumerate(batch)]
+        prepared = [_prepare(example, encoder, name) for example, name in zip(batch, names, strict=True)]
+        encodings = encoder.encode([messages for _, messages in prepared], names)
+        for i, ((steps, messages), encoded) in enumerate(zip(prepared, encodings, strict=True)):
             report.examples += 1
-            ids, labels, step_ids = _align(encoding, i, steps, rendering)
+            report.ended += messages is not batch[i]["messages"]
+            ids, labels, step_ids = _align(encoded, steps)
             try:
                 row: dict[str, Any] = dict(_cut(ids, labels, step_ids, layout.max_length))
             except TooLongError:
@@ -126,16 +131,22 @@ def tokenize_dataset(
     return rows, report
 
 
-# -------- from the example to its text --------
+def encode_examples(
+    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[str], Encoded]]:
+    """The steps of each example and the text and tokens that its row is made of, before any cut.
+
+    Raises:
+        ValueError: as :func:`tokenize_example`.
+    """
+    encoder = chat_encoder(tokenizer)
+    names = [_name(example) for example in examples]
+    prepared = [_prepare(example, encoder, name) for example, name in zip(examples, names, strict=True)]
+    encodings = encoder.encode([messages for _, messages in prepared], names)
+    return [(steps, encoded) for (steps, _), encoded in zip(prepared, encodings, strict=True)]
 
 
-def _renderer(tokenizer: PreTrainedTokenizerBase) -> ChatRenderer:
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{type(tokenizer).__name__} is a slow tokenizer: it has no character offsets, and step "
-            "boundaries cannot be found without. Load a fast one (AutoTokenizer with a tokenizer.json)."
-        )
-    return ChatRenderer(tokenizer)
+# -------- from the example to its messages --------
 
 
 def _name(example: Mapping[str, Any]) -> str:
@@ -145,67 +156,66 @@ def _name(example: Mapping[str, Any]) -> str:
     return f"«{str(question)[:60]}»"
 
 
-def _prepare(example: Mapping[str, Any], renderer: ChatRenderer, name: str) -> tuple[list[str], Rendering]:
-    """The steps and the training text of one example, or an error that names it."""
+def _prepare(example: Mapping[str, Any], encoder: ChatEncoder, name: str) -> tuple[list[str], Sequence[Message]]:
+    """Steps and messages of one example, without an end of turn at its own end; errors name the example."""
     try:
         steps: Any = example.get("steps")
         messages = example.get("messages")
         if not messages or messages[-1].get("role") != "assistant":
             raise RowError("messages do not end with the assistant's answer")
         check_steps(steps, messages[-1]["content"])
-        return list(steps), renderer.render(messages)
+        kept = encoder.without_end(messages[-1]["content"])
+        if kept == messages[-1]["content"]:
+            return list(steps), messages
+        if not kept:
+            raise RowError("the answer is nothing but the end of a turn")
+        # Steps hold no blank lines inside, nor is one empty: those that remain are what is left of the text.
+        steps = _first_of(steps, len(kept))
+        return steps, [*messages[:-1], {**messages[-1], "content": kept}]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _first_of(steps: Sequence[str], length: int) -> list[str]:
+    """The steps that the first `length` characters of their text hold, the last of them cut there."""
+    kept: list[str] = []
+    for step in steps:
+        if length <= 0:
+            break
+        kept.append(step[:length])
+        length -= len(step) + 2
+    return kept
 
 
 # -------- from the text to its tokens --------
 
 
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Any:
-    # The template wrote the special tokens: adding them again would double the bos token.
-    return tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-
-
-def _align(
-    encoding: Any, index: int, steps: Sequence[str], rendering: Rendering
-) -> tuple[list[int], list[int], list[int]]:
-    """``(input_ids, labels, step_ids)`` of one text of a batch, before any cut."""
-    ids: list[int] = encoding["input_ids"][index]
-    offsets: list[tuple[int, int]] = encoding["offset_mapping"][index]
-    starts = [start for start, _ in offsets]
-    if starts != sorted(starts):
-        raise ValueError("the tokenizer's offsets are not in order, so tokens cannot be given to steps")
-
+def _align(encoded: Encoded, steps: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+    """``(input_ids, labels, step_ids)`` of one example, before any cut."""
+    ids, rendering = encoded.ids, encoded.rendering
     bounds, position = [], rendering.start
     for step in steps:
-        bounds.append(_first_token(rendering.text, offsets, starts, position))
+        bounds.append(_first_token(encoded, position))
         position += len(step) + 2
-    bounds.append(_first_token(rendering.text, offsets, starts, rendering.end))
+    bounds.append(_first_token(encoded, rendering.end))
 
     step_ids = [-1] * bounds[0]
     for step_index in range(len(steps)):
         step_ids += [step_index] * (bounds[step_index + 1] - bounds[step_index])
     step_ids += [-1] * (len(ids) - bounds[-1])
 
-    first = _first_token(rendering.text, offsets, starts, rendering.prompt_end)
-    last = bisect_left(starts, rendering.turn_end)
+    first, last = encoded.prompt_length, bisect_left(encoded.starts, rendering.turn_end)
     labels = [IGNORE] * first + ids[first:last] + [IGNORE] * (len(ids) - last)
     return ids, labels, step_ids
 
 
-def _first_token(text: str, offsets: Sequence[tuple[int, int]], starts: list[int], position: int) -> int:
+def _first_token(encoded: Encoded, position: int) -> int:
     """Index of the first token of what begins at character ``position`` (not whitespace, or a whole part)."""
+    starts = encoded.starts
     index = bisect_left(starts, position)
     # Metaspace tokenizers glue the space before a word to it: `▁Natalia` begins one character earlier.
-    if index and starts[index - 1] < position < offsets[index - 1][1]:
-        glued = not text[starts[index - 1] : position].strip()
+    if index and starts[index - 1] < position < encoded.offsets[index - 1][1]:
+        glued = not encoded.rendering.text[starts[index - 1] : position].strip()
         return index - 1 if glued else index
     return index
 

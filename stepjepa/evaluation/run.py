@@ -36,7 +36,7 @@ from stepjepa.evaluation.results import (
     summary_path,
     write_results,
 )
-from stepjepa.evaluation.scoring import accuracy, render_prompts, system_prompt, token_ids, verdict, vote
+from stepjepa.evaluation.scoring import accuracy, encode_prompts, system_prompt, verdict, vote
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
@@ -86,7 +86,8 @@ def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, A
     model = locate_model(options.model_name, options.revision)
     tokenizer = load_tokenizer(model, options.trust_remote_code, options.pad_token)
     system, origin = system_prompt(options.system_prompt, model)
-    prompts = render_prompts(data.questions, options.system_prompt, system, tokenizer)
+    encoded = encode_prompts(data.questions, options.system_prompt, system, tokenizer)
+    prompts = [prompt.text for prompt in encoded]
     device = choose_device(options.device)
     identity = _identity(options, model, data, prompts, device)
     say(f"{len(prompts):,} questions from {', '.join(file['name'] for file in data.files)}; model {model.name}")
@@ -107,7 +108,7 @@ def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, A
     )
     context = context_length(weights)
     state = Generation(
-        token_ids(prompts, tokenizer), sampling_of(options), options.batch_size, context, finished=partial.rows
+        [prompt.ids for prompt in encoded], sampling_of(options), options.batch_size, context, finished=partial.rows
     )
     rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
     tokens = sum(response["tokens"] for row in rows for response in row.get("samples", [row]))

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.encoding import Prompt, chat_encoder
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.thoughts import CHANNEL_MARKS, MARKS
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
@@ -39,29 +38,25 @@ def system_prompt(mode: str, model: Checkpoint) -> tuple[str | None, str]:
     return DEFAULT_SYSTEM_PROMPT, "no training record beside the model names one; the package's default"
 
 
-def render_prompts(
+def encode_prompts(
     questions: Sequence[Question], mode: str, system: str | None, tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
+) -> list[Prompt]:
     """The prompt of each question, with the system message of `mode` (see `system_prompt`).
 
     Raises:
         UserError: the chat template cannot be used, or refuses a conversation.
     """
-    try:
-        renderer = ChatRenderer(tokenizer)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    prompts = []
+    conversations = []
     for question in questions:
         turns = question["messages"]
         if mode != "file":
             turns = [turn for turn in turns if turn["role"] != "system"]
             turns = turns if system is None else [{"role": "system", "content": system}, *turns]
-        try:
-            prompts.append(renderer.prompt(turns))
-        except (TemplateError, ValueError) as error:
-            raise UserError(f"{question['place']}: the chat template refuses this conversation: {error}") from error
-    return prompts
+        conversations.append(turns)
+    try:
+        return chat_encoder(tokenizer).prompts(conversations, [question["place"] for question in questions])
+    except ValueError as error:  # names the place
+        raise UserError(str(error)) from error
 
 
 def accuracy(results: Sequence[Mapping[str, Any]]) -> float:
@@ -100,23 +95,16 @@ def generate_answers(
     Raises:
         UserError: the tokenizer has no pad or no end-of-turn token.
     """
-    renderer = ChatRenderer(tokenizer)  # once: it probes the template
-    prompts = [renderer.prompt(example["messages"]) for example in examples]
-    state = Generation(
-        token_ids(prompts, tokenizer), Sampling(max_new_tokens=max_new_tokens), batch_size, context_length(model)
-    )
+    prompts = chat_encoder(tokenizer).prompts([example["messages"] for example in examples])
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    state = Generation([prompt.ids for prompt in prompts], sampling, batch_size, context_length(model))
     with tqdm(total=len(prompts), desc="generating", unit="problem", disable=not progress) as bar:
         for batch in generate(model, tokenizer, state):
             bar.update(sum(state.answers[request].end != "unfinished" for request in batch))
     return [
-        {"prompt": prompt, "gold": example["answer"], **verdict(answer, example["answer"], tokenizer)}
+        {"prompt": prompt.text, "gold": example["answer"], **verdict(answer, example["answer"], tokenizer)}
         for prompt, answer, example in zip(prompts, state.answers, examples, strict=True)
     ]
-
-
-def token_ids(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Prompts as token ids; the template has written the begin-of-text token already."""
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
 
 
 def response_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

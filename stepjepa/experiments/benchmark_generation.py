@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.encoding import chat_encoder
 from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, end_ids, generate
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.evaluation.questions import read_questions
-from stepjepa.evaluation.scoring import accuracy, token_ids, verdict
+from stepjepa.evaluation.scoring import accuracy, verdict
 from stepjepa.experiments.benchmark import spread
 from stepjepa.models.checkpoint import BUILTIN, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
@@ -53,8 +53,7 @@ def bench_generation(
     source = locate_model(model_name)
     tokenizer = load_tokenizer(source)
     model = load_weights(source, tokenizer, device=choose_device(device))
-    renderer = ChatRenderer(tokenizer)
-    prompts = token_ids([renderer.prompt(question["messages"]) for question in questions], tokenizer)
+    prompts = [prompt.ids for prompt in chat_encoder(tokenizer).prompts([each["messages"] for each in questions])]
     sampling = Sampling(max_new_tokens=max_new_tokens)
 
     def begin(prompts: Sequence[Sequence[int]]) -> Generation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import shlex
 import statistics
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any, NamedTuple, get_args
@@ -17,10 +17,11 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from stepjepa.data.chat import ChatRenderer, Rendering
+from stepjepa.data.encoding import Encoded, Prompt, chat_encoder, prompt_of
+from stepjepa.data.formats import make_example
 from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
-from stepjepa.data.tokens import tokenize_dataset
+from stepjepa.data.tokens import encode_examples, tokenize_dataset
 from stepjepa.evaluation.generation import end_ids
 from stepjepa.experiments.checks import Outcome, Subject, plural, shortest
 from stepjepa.jepa.architectures import max_positions
@@ -106,28 +107,23 @@ def _evenly(items: list[Any], count: int) -> list[Any]:
 
 
 class _Aligned(NamedTuple):
-    """One example with its row, and the text and tokens that the row was cut from."""
+    """One example's messages and steps with its row, and the text and tokens that the row was cut from."""
 
-    example: dict[str, Any]
+    messages: Sequence[Mapping[str, Any]]
+    steps: list[str]
     row: dict[str, Any]
-    rendering: Rendering
-    ids: list[int]
-    offsets: list[tuple[int, int]]
+    encoded: Encoded
 
     @property
     def cut(self) -> bool:
-        return len(self.row["input_ids"]) < len(self.ids)
+        return len(self.row["input_ids"]) < len(self.encoded.ids)
 
 
 def _aligned(subject: Subject, pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[_Aligned]:
     """Examples and their rows, with the text rendered and tokenized once more."""
-    renderer = ChatRenderer(subject.tokenizer)
     for example, row in pairs:
-        rendering = renderer.render(example["messages"])
-        encoding = subject.tokenizer(
-            rendering.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        yield _Aligned(example, row, rendering, encoding["input_ids"], encoding["offset_mapping"])
+        ((steps, encoded),) = encode_examples([example], subject.tokenizer)
+        yield _Aligned(example["messages"], steps, row, encoded)
 
 
 def check_boundaries(subject: Subject) -> Outcome:
@@ -145,11 +141,9 @@ def check_boundaries(subject: Subject) -> Outcome:
     first_wrong = ""
     for item in _aligned(subject, zip(subject.examples, rows, strict=True)):
         spans = step_spans(item.row["step_ids"])
-        wanted = item.example["steps"][: len(spans)] if item.cut else item.example["steps"]
-        covered = {
-            span.step: item.rendering.text[item.offsets[span.start][0] : item.offsets[span.end - 1][1]].strip()
-            for span in spans
-        }
+        wanted = item.steps[: len(spans)] if item.cut else item.steps
+        text, offsets = item.encoded.rendering.text, item.encoded.offsets
+        covered = {span.step: text[offsets[span.start][0] : offsets[span.end - 1][1]].strip() for span in spans}
         for number, step in enumerate(wanted):
             steps += 1
             exact += covered.get(number) == step.strip()
@@ -217,15 +211,13 @@ def best_splitter(solutions: list[str]) -> tuple[Splitter | None, float]:
 def check_labels(subject: Subject) -> Outcome:
     """No prompt token is labelled, the end of turn is and ends generation, and prompts agree with training."""
     subject.require("model", "rows")
-    tokenizer, renderer = subject.tokenizer, ChatRenderer(subject.tokenizer)
+    tokenizer = subject.tokenizer
     ends = end_ids(subject.model, tokenizer)
     sample = _evenly(list(zip(subject.examples, subject.rows, strict=True)), LABEL_SAMPLE)
     wrong: dict[str, int] = {}
-    whole = prefix = 0
+    whole = 0
     for item in _aligned(subject, sample):
-        prompt = renderer.prompt(item.example["messages"])
-        alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        prefix += item.ids[: len(alone)] == alone
+        prompt = prompt_of(item.messages, tokenizer)
         whole += not item.cut
         for what, is_wrong in _label_faults(item, prompt, ends).items():
             wrong[what] = wrong.get(what, 0) + is_wrong
@@ -233,29 +225,21 @@ def check_labels(subject: Subject) -> Outcome:
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or pad in ends:
         faults.insert(0, f"the pad token {tokenizer.pad_token!r} is {'missing' if pad is None else 'an end of turn'}")
-    values = {
-        "examples": len(sample),
-        "whole": whole,
-        "pad": pad,
-        "eos": eos,
-        "prompt_tokens_are_a_prefix": prefix,
-        **wrong,
-    }
+    values = {"examples": len(sample), "whole": whole, "pad": pad, "eos": eos, **wrong}
     seen = f"{plural(len(sample), 'example')}, {whole:,} of them whole"
     if faults:
         return Outcome(False, f"{seen}: {'; '.join(faults)}", _label_advice(faults), values)
-    agree = "all" if prefix == len(sample) else f"{prefix:,}"
     return Outcome(
         True,
         f"{seen}: end of turn {tokenizer.convert_ids_to_tokens(sorted(ends))} labelled, pad {tokenizer.pad_token!r}, "
-        f"no label on a prompt; the text starts with the prompt in all, its tokens with the prompt's in {agree}",
+        "no label on a prompt; every row starts with the tokens of its prompt",
         values=values,
     )
 
 
-def _label_faults(item: _Aligned, prompt: str, ends: Collection[int]) -> dict[str, bool]:
+def _label_faults(item: _Aligned, prompt: Prompt, ends: Collection[int]) -> dict[str, bool]:
     """What can be wrong with the labels of an example, and whether it is."""
-    rendering, labels, offsets = item.rendering, item.row["labels"], item.offsets
+    rendering, labels, offsets = item.encoded.rendering, item.row["labels"], item.encoded.offsets
     labelled = [i for i, label in enumerate(labels) if label != IGNORE]
     ending = [
         i
@@ -266,11 +250,12 @@ def _label_faults(item: _Aligned, prompt: str, ends: Collection[int]) -> dict[st
         "a label on the prompt": any(
             offsets[i][0] < rendering.prompt_end and offsets[i][1] <= rendering.prompt_end for i in labelled
         ),
-        "a label that is not its token": any(labels[i] != item.ids[i] for i in labelled),
+        "a label that is not its token": any(labels[i] != item.encoded.ids[i] for i in labelled),
         "an end of turn without a label": not item.cut and (not ending or any(labels[i] == IGNORE for i in ending)),
         "an end of turn that does not end generation": not item.cut
-        and (not ending or item.ids[ending[-1]] not in ends),
-        "a text that does not start with the prompt": not rendering.text.startswith(prompt),
+        and (not ending or item.encoded.ids[ending[-1]] not in ends),
+        "a row that does not start with its prompt": item.row["input_ids"][: len(prompt.ids)] != prompt.ids
+        or not rendering.text.startswith(prompt.text),
     }
 
 
@@ -284,6 +269,35 @@ def _label_advice(faults: list[str]) -> str:
             "eos_token_id in generation_config.json) to the token that ends a turn, or the model will not stop."
         )
     return "The chat template and the tokenizer's offsets do not agree; try another tokenizer or template."
+
+
+# ---- text ----------------------------------------------------------------------------------------------------
+
+
+def check_text(subject: Subject) -> Outcome:
+    """Strings of control tokens in every message and step stay text; only the template writes control tokens."""
+    subject.require("model")
+    tokenizer, renderer = subject.tokenizer, chat_encoder(subject.tokenizer).renderer
+    strings = list(renderer.control.ids)
+    parts = [
+        *(f"Text {each} and{each}text." for each in strings),
+        f"{''.join(strings)}{renderer.end_of_turn}user text.",
+    ]
+    examples = [make_example("\n".join(part), part, None, "", "\n".join(part)) for part in (parts, ["Text."] * 2)]
+    (steps, forged), (_, plain) = encode_examples(examples, tokenizer)
+    (row, _), _ = tokenize_dataset(examples, tokenizer)
+    text, offsets, prompt = forged.rendering.text, forged.offsets, prompt_of(examples[0], tokenizer).ids
+    covered = [text[offsets[start][0] : offsets[end - 1][1]].strip() for _, start, end in step_spans(row["step_ids"])]
+    found, written = (renderer.control.among(encoded.ids) for encoded in (forged, plain))
+    faults = {
+        f"text became a control token, one of {tokenizer.convert_ids_to_tokens(sorted({*found}))}": found != written,
+        "the tokens of the steps are not their text": covered != steps,
+        "the row does not start with its prompt": row["input_ids"][: len(prompt)] != prompt,
+    }
+    wrong = [fault for fault, is_wrong in faults.items() if is_wrong]
+    figures = f"{plural(len(strings), 'control token')} as text in question, system message and {len(steps)} steps: "
+    advice = "Report this tokenizer: text in your data could end a turn or forge one."
+    return Outcome(not wrong, figures + ("; ".join(wrong) or "all stay text"), advice, {"strings": len(strings)})
 
 
 # ---- resources -----------------------------------------------------------------------------------------------

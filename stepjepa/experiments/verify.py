@@ -19,6 +19,7 @@ from stepjepa.experiments.checks_data import (
     check_environment,
     check_labels,
     check_resources,
+    check_text,
 )
 from stepjepa.experiments.checks_model import (
     check_architecture_holds,
@@ -40,6 +41,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
     ("model", check_model),
     ("boundaries", check_boundaries),
     ("labels", check_labels),
+    ("text", check_text),
     ("architecture", check_architecture_holds),
     ("LM loss", check_lm_loss),
     ("two passes", check_two_passes),

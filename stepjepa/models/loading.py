@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from stepjepa.data.chat import end_of_turn_id
+from stepjepa.data.encoding import end_of_turn_id
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path
@@ -187,7 +187,7 @@ def set_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let generation stop where training ends the turn, also where the template's token is not the eos token."""
     config = model.generation_config
     end = end_of_turn_id(tokenizer)
-    if config is None or end is None:
+    if config is None:
         return
     known = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     ids = [known] if isinstance(known, int) else list(known or [])

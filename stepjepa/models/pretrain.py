@@ -19,6 +19,7 @@ from tqdm.auto import trange
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stepjepa.data.boundaries import byte_level_bpe
+from stepjepa.data.encoding import chat_encoder
 from stepjepa.data.problems import generate_problems
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end_of_turn|>"
@@ -155,8 +156,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def _document(problem: dict, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     solution = "\n\n".join(problem["steps"])
     messages = [{"role": "user", "content": problem["question"]}, {"role": "assistant", "content": solution}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    (encoded,) = chat_encoder(tokenizer).encode([messages])
+    return encoded.ids
 
 
 def _batches(documents: list[list[int]], rows: int, length: int, rng: random.Random) -> Iterator[torch.Tensor]:

@@ -224,7 +224,7 @@ def test_another_number_of_predictor_tokens_is_refused():
 
 def result_rows(examples, tokenizer=None):
     """Every second question answered correctly, in a response of one step more than the gold solution."""
-    from stepjepa.data.chat import ChatRenderer
+    from stepjepa.data.encoding import prompt_of
 
     rows = []
     for i, (name, example) in enumerate(zip(question_ids(examples), examples, strict=True)):
@@ -232,7 +232,7 @@ def result_rows(examples, tokenizer=None):
         row = {"id": name, "index": i, "question": example["question"], "response": response}
         row |= {"extracted": "1", "gold": example["answer"], "correct": i % 2 == 0}
         if tokenizer is not None:
-            row["prompt"] = ChatRenderer(tokenizer).prompt(example["messages"])
+            row["prompt"] = prompt_of(example, tokenizer).text
         rows.append(row)
     return rows
 

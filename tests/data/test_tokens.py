@@ -18,7 +18,8 @@ from small_tokenizers import (
 )
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from stepjepa.data.chat import PLAIN_TEMPLATE, render_prompt
+from stepjepa.data.chat import PLAIN_TEMPLATE
+from stepjepa.data.encoding import prompt_of
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import TooLongError, tokenize_dataset, tokenize_example
 from stepjepa.jepa.pairs import BranchLayout, step_spans
@@ -101,12 +102,12 @@ def test_prompt_of_generation_is_the_beginning_of_training(style: str, system: s
     tokenizer = STYLES[style]()
     example = make_example("How many clips?\n\nAnswer in words.", STEPS, "72", "s", system)
     row = tokenize_example(example, tokenizer)
-    prompt = render_prompt(example, tokenizer)
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    prompt, ids = prompt_of(example, tokenizer).text, prompt_of(example, tokenizer).ids
+    assert tokenizer(prompt, add_special_tokens=False)["input_ids"] == ids
     assert row["input_ids"][: len(ids)] == ids
     assert row["labels"][: len(ids)] == [-100] * len(ids)
     assert row["labels"][len(ids)] != -100
-    assert render_prompt(example["messages"][:-1], tokenizer) == prompt
+    assert prompt_of(example["messages"][:-1], tokenizer).text == prompt
     assert (system or "") in prompt
     bos = {"llama3": 1, "sentencepiece": 1, "gemma": 1, "roberta": 1, "gpt2": 1}  # GPT-2's is the eos at the end
     assert row["input_ids"].count(tokenizer.bos_token_id) == bos.get(style, 0)
@@ -126,15 +127,15 @@ def test_blank_lines_of_the_header_are_no_boundary() -> None:
 
 
 def test_date_is_pinned() -> None:
-    assert "Today Date: 26 Jul 2024\n" in render_prompt(EXAMPLE, llama3_style())
+    assert "Today Date: 26 Jul 2024\n" in prompt_of(EXAMPLE, llama3_style()).text
     stamp = "{{ strftime_now('%Y-%m-%d') }}\n"
     tokenizer = with_template(gpt2_style(), stamp + PLAIN_TEMPLATE)
-    assert render_prompt(EXAMPLE, tokenizer).startswith("2024-07-26\n")
+    assert prompt_of(EXAMPLE, tokenizer).text.startswith("2024-07-26\n")
     assert spans(tokenize_example(EXAMPLE, tokenizer), tokenizer)[0].strip() == STEPS[0]
 
 
 def test_think_block_belongs_to_the_prompt() -> None:
-    prompt = render_prompt(EXAMPLE, qwen_style())
+    prompt = prompt_of(EXAMPLE, qwen_style()).text
     assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert "think" not in labelled(tokenize_example(EXAMPLE, qwen_style()), qwen_style())
 
@@ -143,7 +144,7 @@ def test_what_only_training_puts_before_the_answer_is_learnt() -> None:
     template = PLAIN_TEMPLATE.replace("'Answer:\n' + message", "'Answer:\n[thought]\n' + message")
     tokenizer = with_template(gpt2_style(), template)
     row = tokenize_example(EXAMPLE, tokenizer)
-    assert render_prompt(EXAMPLE, tokenizer).endswith("Answer:\n")
+    assert prompt_of(EXAMPLE, tokenizer).text.endswith("Answer:\n")
     assert labelled(row, tokenizer) == "[thought]\n" + "\n\n".join(STEPS) + "<|endoftext|>"
     assert spans(row, tokenizer)[0].strip() == STEPS[0]
 
@@ -151,7 +152,7 @@ def test_what_only_training_puts_before_the_answer_is_learnt() -> None:
 def test_thought_opened_only_for_generation_is_not_given_to_it() -> None:
     template = PLAIN_TEMPLATE.replace("{{ 'Answer:\n' }}", "{{ 'Answer:\n<think>\n' }}")
     tokenizer = with_template(gpt2_style(), template)
-    assert render_prompt(EXAMPLE, tokenizer).endswith("Answer:\n")
+    assert prompt_of(EXAMPLE, tokenizer).text.endswith("Answer:\n")
     assert labelled(tokenize_example(EXAMPLE, tokenizer), tokenizer) == "\n\n".join(STEPS) + "<|endoftext|>"
 
 
@@ -160,16 +161,16 @@ def test_no_system_role_folds_into_the_first_user_turn() -> None:
         "<bos><start_of_turn>user\nBe brief.\n\nBe right.\n\nHow many clips did Natalia sell?<end_of_turn>\n"
         "<start_of_turn>model\n"
     )
-    assert render_prompt(EXAMPLE, gemma_style()) == expected
+    assert prompt_of(EXAMPLE, gemma_style()).text == expected
     silent = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] + eos_token }}{% endfor %}"
-    assert render_prompt(EXAMPLE, with_template(gpt2_style(), silent)).startswith("Be brief.")
+    assert prompt_of(EXAMPLE, with_template(gpt2_style(), silent)).text.startswith("Be brief.")
 
 
 def test_no_template_uses_the_plain_one() -> None:
-    assert render_prompt(EXAMPLE, gpt2_style()) == (
+    assert prompt_of(EXAMPLE, gpt2_style()).text == (
         "Be brief.\n\nBe right.\n\nQuestion:\nHow many clips did Natalia sell?\n\nAnswer:\n"
     )
-    assert render_prompt(EXAMPLE, roberta_style()).startswith("<s>Be brief.")
+    assert prompt_of(EXAMPLE, roberta_style()).text.startswith("<s>Be brief.")
 
 
 def test_template_without_an_end_of_turn_gets_the_eos_token() -> None:
@@ -185,7 +186,7 @@ def test_template_that_changes_the_answer_is_refused() -> None:
     template = "{% for m in messages %}{{ m['content'] | replace('\n\n', ' ') + eos_token }}{% endfor %}"
     with pytest.raises(ValueError, match=r"How many clips.*changes the text of the answer"):
         tokenize_example(EXAMPLE, with_template(gpt2_style(), template))
-    with pytest.raises(ValueError, match=r"How many clips.*does not show the assistant's message"):
+    with pytest.raises(ValueError, match="chat template does not show the assistant's message"):
         tokenize_example(EXAMPLE, with_template(gpt2_style(), template.replace("messages", "messages[:1]")))
 
 
@@ -307,7 +308,7 @@ def test_characters_of_a_step_are_the_step(gsm8k: list[dict[str, Any]], style: s
     for first in range(0, len(gsm8k), 1000 * stride):
         examples = gsm8k[first : first + 1000 * stride : stride]
         rows, _ = tokenize_dataset(examples, tokenizer)
-        texts = [render_prompt(example, tokenizer) + gap + "\n\n".join(example["steps"]) for example in examples]
+        texts = [prompt_of(example, tokenizer).text + gap + "\n\n".join(example["steps"]) for example in examples]
         encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         for example, row, text, offsets in zip(examples, rows, texts, encoded["offset_mapping"], strict=True):
             found = step_spans(row["step_ids"])

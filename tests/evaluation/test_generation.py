@@ -14,7 +14,7 @@ from small_tokenizers import llama3_style
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import stepjepa.evaluation.generation as generation
-from stepjepa.data.chat import ChatRenderer
+from stepjepa.data.encoding import prompt_of
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.generation import (
     Answer,
@@ -45,11 +45,8 @@ def builtin() -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def prompts(builtin) -> list[list[int]]:
     _, tokenizer = builtin
-    renderer = ChatRenderer(tokenizer)
     examples, _ = read_examples("builtin", split="test", count=20, seed=1)
-    return [
-        tokenizer(renderer.prompt(example["messages"]), add_special_tokens=False)["input_ids"] for example in examples
-    ]
+    return [prompt_of(example, tokenizer).ids for example in examples]
 
 
 def random_prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:

@@ -17,6 +17,7 @@ from small_tokenizers import gpt2_style, llama3_style
 from stepjepa.commands import main as cli
 from stepjepa.commands import verify as verify_command
 from stepjepa.data import tokens as data
+from stepjepa.data.encoding import Prompt, chat_encoder
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example
 from stepjepa.experiments import checks_data, verify
@@ -107,7 +108,7 @@ def test_good_models_pass(model, options, checkpoints, train_file, tmp_path, cap
     words = ["--model_name", checkpoints[model], "--train_file", train_file, "--device", "cpu", *options]
     assert verify_command.main([*words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "All 11 checks passed" in printed
+    assert "All 12 checks passed" in printed
     assert "FAIL" not in printed
     record = json.loads(file.read_text())
     assert record["passed"] is True
@@ -188,7 +189,7 @@ def test_a_missing_file_or_model_is_a_failed_check_and_the_rest_is_skipped(check
     }
     table = verify.format_table(checks)
     assert "Could not load" in table
-    assert "Not verified: of 11 checks 1 failed (model) and 8 skipped" in table.splitlines()[-2]
+    assert "Not verified: of 12 checks 1 failed (model) and 9 skipped" in table.splitlines()[-2]
     assert not any(result.passed for result in checks if result.status == "skipped")
 
 
@@ -322,11 +323,23 @@ def test_wrong_labels_fail(prepared, monkeypatch, fault):
         prepared.model.generation_config.eos_token_id = None
         wanted = "does not end generation in 12"
     else:
-        monkeypatch.setattr(checks_data.ChatRenderer, "prompt", lambda *_: "Something else")
-        wanted = "does not start with the prompt in 12"
+        monkeypatch.setattr(checks_data, "prompt_of", lambda *_: Prompt("Something else", [7]))
+        wanted = "does not start with its prompt in 12"
     result = check("labels", prepared)
     assert result.status == "failed"
     assert wanted in result.figures
+    assert result.advice
+
+
+def test_text_that_becomes_a_control_token_fails(prepared, monkeypatch):
+    result = check("text", prepared)
+    assert result.passed
+    assert "control tokens as text in question, system message and" in result.figures
+    encoder = chat_encoder(prepared.tokenizer)
+    monkeypatch.setattr(encoder.renderer.control, "encode", lambda text, _: encoder._plain([text])[0])
+    result = check("text", prepared)
+    assert result.status == "failed"
+    assert "text became a control token, one of ['<|" in result.figures
     assert result.advice
 
 
