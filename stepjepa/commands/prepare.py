@@ -18,7 +18,8 @@ class PrepareOptions:
     """What to prepare, and how steps are found in it."""
 
     source: list[str] = option(
-        help="'builtin', JSONL files, or Hub data set ids", aliases=["--train_file", "--eval_file", "--test_file"]
+        help="'builtin', files (JSON lines or array, CSV, Parquet; gzip), or Hub data set ids",
+        aliases=["--train_file", "--eval_file", "--test_file"],
     )
     output_file: str = option(help="JSONL to write, one example a line")
     format: RowFormat | None = option(
@@ -27,7 +28,9 @@ class PrepareOptions:
     splitter: Splitter | None = option(
         None, "how steps are found; 'line' for GSM8K rows, 'auto' otherwise", choices=get_args(Splitter)
     )
-    think: Think = option("remove", "drop <think> blocks, or use them as the steps", choices=get_args(Think))
+    think: Think = option(
+        "remove", "drop thoughts (<think> and its like), or use them as the steps", choices=get_args(Think)
+    )
     min_chars: int = option(20, "fragments shorter than this are merged into a neighbour")
     drop_short: bool = option(False, "drop short fragments instead, as the original did (loses content)")
     system_prompt: str | None = option(
@@ -69,5 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error
     say(report)
+    say(report.steps_shown())
     say(f"written: {options.output_file}")
     return 0

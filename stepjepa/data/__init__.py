@@ -1,12 +1,14 @@
 """Worked solutions → steps → chat text → tokens with labels and step indices.
 
-formats.py      one row of GSM8K, MATH, teacher or chat form → one example, with its reference answer
+files.py        files and Hub data sets → raw rows
+fields.py       what a raw row holds, whatever a data set calls it
+formats.py      one raw row → one example, with its reference answer
 boxes.py        the boxed answer of a solution
 golds.py        where an answer stands in a text, and the reference answer of a row
 thoughts.py     the thoughts of a response and its answer, told apart by models' marks
 mathematics.py  where a solution must not be cut: formulas, drawings, code
 steps.py        a solution's text → its steps
-sources.py      files, Hub data sets and the built-in problems → examples, with an account of what was left out
+sources.py      any sources and the built-in problems → examples, with an account of what was left out
 problems.py     the built-in story problems, worded by `stories.yaml`
 control.py      strings of control tokens stay text: only the chat template writes control tokens
 chat.py         a conversation → training text, through the tokenizer's chat template

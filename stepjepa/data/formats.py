@@ -1,23 +1,36 @@
 r"""One row of any supported data set → one example, in the form that the rest of the package reads.
 
-A row's kind is recognised by its fields: GSM8K, MATH, teacher responses, chat messages, or an example that is
-already prepared. Its reference answer stands after ``####``, in a box, or is a whole field; a sentence or a whole
-solution is none: taken for one, every right response to it would count as wrong. Whatever is wrong with a row is a
-:class:`RowError` with a reason short enough to be counted by, so that a reader can skip the row and say why.
+A row's kind is recognised by the names of its fields (`FIELDS`, in any case of letters): chat messages, a question with
+its worked solution or its steps, GSM8K, MATH, teacher responses, or an example that is already prepared. Whatever is
+wrong with a row is a :class:`RowError` with a reason short enough to be counted by, so that a reader can skip the row
+and say why.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.fields import (
+    UNKNOWN_FIELDS,
+    RowError,
+    field_name,
+    lower_names,
+    optional_text,
+    question_of,
+    read_messages,
+    text_of,
+    with_thoughts,
+)
 from stepjepa.data.golds import hash_mark, named_answer
-from stepjepa.data.steps import Short, Splitter, Think, split_steps
+from stepjepa.data.steps import Short, Splitter, Think, close_up, split_steps
+from stepjepa.data.thoughts import split_thoughts
 
-RowFormat = Literal["prepared", "chat", "teacher", "gsm8k", "math"]
+RowFormat = Literal["prepared", "chat", "teacher", "gsm8k", "math", "solution", "steps"]
 ROW_FORMATS: tuple[str, ...] = get_args(RowFormat)
 
 DEFAULT_SYSTEM_PROMPT = (
@@ -31,10 +44,6 @@ _DECORATION = re.compile(r"\\?\$|,|\s")  # `$`, `\$`, `,` and whitespace: what `
 Example = dict[str, Any]
 
 
-class RowError(ValueError):
-    """A row that cannot become an example; the message is the reason, without the row's own text."""
-
-
 @dataclass(frozen=True)
 class RowOptions:
     """How rows become steps. ``splitter=None`` takes ``line`` for GSM8K and ``auto`` for everything else."""
@@ -44,10 +53,17 @@ class RowOptions:
     short: Short = "merge"
     min_chars: int = 20
     system_prompt: str | None = DEFAULT_SYSTEM_PROMPT
+    changes: Counter[str] = field(default_factory=Counter, compare=False)
+    """Counts what was merged into another step or dropped, by name."""
 
     def split(self, text: str, default: Splitter = "auto") -> list[str]:
         steps = split_steps(
-            text, self.splitter or default, think=self.think, short=self.short, min_chars=self.min_chars
+            text,
+            self.splitter or default,
+            think=self.think,
+            short=self.short,
+            min_chars=self.min_chars,
+            changes=self.changes,
         )
         if not steps:
             raise RowError("no step in the solution")
@@ -114,23 +130,24 @@ def check_steps(steps: object, message: str | None = None) -> None:
         raise RowError("the steps joined by blank lines are not the assistant's message")
 
 
-def lower_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its field names in small letters; where two differ in case only, the one in small letters counts."""
-    return {str(name).lower(): value for name, value in row.items()} | dict(row)
-
-
 def recognise_format(row: Mapping[str, Any]) -> RowFormat:
-    """Name the kind of ``row`` from its fields (a field that is ``None`` counts as absent)."""
-    fields = {key for key, value in row.items() if value is not None}
-    if "messages" in fields:
-        return "prepared" if "steps" in fields else "chat"
-    if {"question", "deepseek_response"} <= fields:
+    """Name the kind of ``row`` from its fields (an empty one counts as absent)."""
+    row = lower_names(row)
+    question, solution, answer = field_name(row, "question"), field_name(row, "solution"), row.get("answer")
+    if field_name(row, "messages") or isinstance(row.get(question or ""), list):
+        return "prepared" if row.get("messages") and row.get("steps") else "chat"
+    if question == "question" and solution == "deepseek_response":
         return "teacher"
-    if {"question", "answer"} <= fields:
-        return "gsm8k"
-    if {"problem", "solution"} <= fields:
+    if question == "problem" and solution == "solution":
         return "math"
-    raise RowError("fields of no known format")
+    if question and answer is not None and (solution is None or (isinstance(answer, str) and hash_mark(answer))):
+        return "gsm8k"
+    if question and solution:
+        return "solution"
+    if question and field_name(row, "steps"):
+        return "steps"
+    found = ", ".join(repr(name[:30]) for name, value in list(row.items())[:8] if value is not None)
+    raise RowError(f"{UNKNOWN_FIELDS}: {found or 'none'}")
 
 
 def convert_row(
@@ -182,95 +199,102 @@ def answers_agree(given: str, expected: str) -> bool:
 # -------- one converter a format --------
 
 
-def _text(row: Mapping[str, Any], field: str) -> str:
-    value = row.get(field)
-    if value is None:
-        raise RowError(f"no field '{field}'")
-    if not isinstance(value, str):
-        raise RowError(f"'{field}' is not text")
-    if not value.strip():
-        raise RowError(f"'{field}' is empty")
-    return value.strip()
+def _worked(
+    row: Mapping[str, Any], solution: str, options: RowOptions, default: Splitter = "auto"
+) -> tuple[list[str], str | None]:
+    """The steps of a solution, and the answer: the row's reference, or else the one that the solution states."""
+    thoughts, text = split_thoughts(solution)
+    answer = named_answer(row)
+    mark = None if last_boxed(text) else hash_mark(text)
+    if mark:
+        start, end, marked = mark
+        # Replaced where it stands, on a line of its own: text after the mark, should there be any, stays after it.
+        before = text[:start].rstrip(" \t")
+        line_end = "\n" if before and not before.endswith("\n") else ""
+        text = before + line_end + final_answer_step(marked) + text[end:]
+        answer = answer or marked
+    answer = answer or last_boxed(text) or (last_boxed(thoughts) if options.think == "steps" else None)
+    steps = options.split(f"<think>{thoughts}</think>{text}" if thoughts else text, default)
+    if options.think == "steps" and answer is not None and not last_boxed("\n\n".join(steps)):
+        steps.append(final_answer_step(answer))  # thoughts rarely box the answer that the solution did
+    return steps, answer
+
+
+def _system(row: Mapping[str, Any], options: RowOptions) -> str | None:
+    return optional_text(row, "system") or options.system_prompt
+
+
+def _solution(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
+    name = field_name(row, "solution") or "solution"
+    question, solution = question_of(row), with_thoughts(row, strip_calculator_marks(text_of(row, name)))
+    steps, answer = _worked(row, solution, options)
+    extra = {key: row[key] for key in ("level", "type") if isinstance(row.get(key), str | int)}
+    return make_example(question, steps, answer, source, _system(row, options), **extra)
 
 
 def _gsm8k(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
-    question, solution = _text(row, "question"), strip_calculator_marks(_text(row, "answer"))
-    mark = hash_mark(solution)
-    if mark is None:
+    question, solution = question_of(row), text_of(row, "answer")
+    stated = named_answer({"answer": solution}) or named_answer(row)
+    if stated is None or stated == solution:
         raise RowError("no '####' answer line")
-    start, end, answer = mark
-    # Replaced where it stands, on a line of its own: text after the mark, should there be any, stays after it.
-    before = solution[:start].rstrip(" \t")
-    line_end = "\n" if before and not before.endswith("\n") else ""
-    solution = before + line_end + final_answer_step(answer) + solution[end:]
-    return make_example(question, options.split(solution, "line"), answer, source, options.system_prompt)
+    solution = with_thoughts(row, strip_calculator_marks(solution))
+    steps, _ = _worked({"answer": stated}, solution, options, "line" if hash_mark(solution) else "auto")
+    return make_example(question, steps, stated, source, _system(row, options))
 
 
 def _math(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
-    question, solution = _text(row, "problem"), _text(row, "solution")
-    answer = named_answer(row) or last_boxed(solution)
-    if answer is None and not row.get("answer"):  # a proof says so there
+    text_of(row, "problem"), text_of(row, "solution")
+    example = _solution(row, source, options)
+    if example["answer"] is None and not row.get("answer"):  # a proof says so there
         raise RowError(r"no \boxed{} answer")
-    extra = {key: row[key] for key in ("level", "type") if isinstance(row.get(key), str | int)}
-    return make_example(question, options.split(solution), answer, source, options.system_prompt, **extra)
-
-
-def _solution_steps(text: str, answer: str | None, options: RowOptions) -> list[str]:
-    steps = options.split(text)
-    if options.think == "steps" and answer is not None and last_boxed("\n\n".join(steps)) is None:
-        steps.append(final_answer_step(answer))  # thoughts rarely box the answer that the solution did
-    return steps
+    return example
 
 
 def _teacher(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
-    question, response = _text(row, "question"), _text(row, "deepseek_response")
-    answer = named_answer(row) or last_boxed(response)
-    if answer is None and not (row.get("ground_truth") or row.get("answer")):
+    text_of(row, "question"), text_of(row, "deepseek_response")
+    example = _solution(row, source, options)
+    if example["answer"] is None and not (row.get("ground_truth") or row.get("answer")):
         raise RowError(r"no ground truth and no \boxed{} answer")
-    steps = _solution_steps(response, answer, options)
-    return make_example(question, steps, answer, source, options.system_prompt)
+    return example
 
 
-def _checked_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    raw = row.get("messages")
-    if isinstance(raw, str) or not isinstance(raw, Sequence) or not raw:
-        raise RowError("messages is not a non-empty list")
-    messages = []
-    for message in raw:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RowError("a message has no role")
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise RowError("a message has no text")
-        messages.append({"role": message["role"], "content": message["content"]})
-    roles = [message["role"] for message in messages]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise RowError("messages are not [system,] user, assistant, … ending with the assistant")
-    return messages
+def _steps(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
+    """Steps as they are given: neither cut nor merged."""
+    question, given = question_of(row), row.get(field_name(row, "steps") or "steps")
+    if not isinstance(given, list) or not all(isinstance(step, str) for step in given):
+        raise RowError("the steps are not a list of texts")
+    labels = row.get("labels")
+    if isinstance(labels, list) and False in labels:
+        raise RowError("a step is labelled as wrong")
+    steps = [close_up(step.replace("\r\n", "\n")).strip() for step in given]
+    answer = named_answer(row) or last_boxed("\n\n".join(steps))
+    return make_example(question, steps, answer, source, _system(row, options))
 
 
 def _chat(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     """The last assistant message is the solution; the turns before it stay as context, untrained."""
-    messages = _checked_messages(row)
-    solution = messages[-1]["content"]
-    answer = named_answer(row) or last_boxed(solution)
-    steps = _solution_steps(solution, answer, options)
-    check_steps(steps)
+    raw = row.get(field_name(row, "messages") or "messages")
+    if raw is None:  # a conversation in two parts, such as `prompt` and `completion`
+        raw, last = (row.get(field_name(row, kind) or kind) for kind in ("question", "solution"))
+        raw = raw + last if isinstance(raw, list) and isinstance(last, list) else raw
+    messages = read_messages(raw)
+    steps, answer = _worked(row, messages[-1]["content"], options)
     messages[-1]["content"] = "\n\n".join(steps)
-    if messages[0]["role"] != "system" and options.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": options.system_prompt})
+    system = _system(row, options)
+    if messages[0]["role"] != "system" and system is not None:
+        messages.insert(0, {"role": "system", "content": system})
     return _assemble(messages[-2]["content"].strip(), messages, steps, answer, source, {})
 
 
 def _prepared(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     """An example as :func:`make_example` builds it, checked and otherwise left alone."""
-    messages = _checked_messages(row)
+    messages = read_messages(row.get("messages"))
     steps: Any = row.get("steps")
     check_steps(steps, messages[-1]["content"])
     if row.get("total_steps") not in (None, len(steps)):
         raise RowError("total_steps is not the number of steps")
     question = row.get("question")
-    question = messages[-2]["content"].strip() if question is None else _text(row, "question")
+    question = messages[-2]["content"].strip() if question is None else text_of(row, "question")
     answer = row.get("answer")
     if answer is not None and not isinstance(answer, str):
         raise RowError("'answer' is not text")
@@ -278,4 +302,12 @@ def _prepared(row: Mapping[str, Any], source: str, options: RowOptions) -> Examp
     return _assemble(question, messages, steps, answer, own if isinstance(own, str) and own else source, row)
 
 
-_CONVERTERS = {"prepared": _prepared, "chat": _chat, "teacher": _teacher, "gsm8k": _gsm8k, "math": _math}
+_CONVERTERS = {
+    "prepared": _prepared,
+    "chat": _chat,
+    "teacher": _teacher,
+    "gsm8k": _gsm8k,
+    "math": _math,
+    "solution": _solution,
+    "steps": _steps,
+}

@@ -72,7 +72,7 @@ def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
         value = row.get(name)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if (type(value) is int) or (isinstance(value, float) and math.isfinite(value)):
             return str(value)
         if isinstance(value, str):
             answer = stated_answer(value) or (value.strip() if _is_bare(value) else "")

@@ -189,7 +189,7 @@ _WIDE = re.compile(
 )  # `一`, `の`, `단`
 
 
-def _close_up(text: str) -> str:
+def close_up(text: str) -> str:
     """Without blank lines: a step must be one paragraph, or joined steps would not split back."""
     return _BLANK_LINES.sub("\n", text)
 
@@ -205,7 +205,7 @@ def _merge_short(text: str, pieces: Sequence[Span], min_chars: int) -> list[Span
     waiting: int | None = None  # where the fragments that wait for the next piece begin
     before = ""  # they
     for index, (start, end) in enumerate(pieces):
-        before += _close_up(text[start:end])
+        before += close_up(text[start:end])
         start = start if waiting is None else waiting
         fragment = before.strip()
         short = _width(fragment) < min_chars
@@ -272,7 +272,7 @@ def split_steps(
     bounds = sorted({0, len(text), *_SPLITTERS[splitter](text)})
     pieces = [(start, end) for start, end in pairwise(bounds) if text[start:end].strip()]
     kept = _merge_short(text, pieces, min_chars) if short == "merge" else pieces
-    steps = [_close_up(text[start:end]).strip() for start, end in kept]
+    steps = [close_up(text[start:end]).strip() for start, end in kept]
     if short == "drop":
         steps = [step for step in steps if _width(step) >= min_chars]
     changes["fragments merged into a neighbour" if short == "merge" else "fragments dropped"] += len(pieces) - len(

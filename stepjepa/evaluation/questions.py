@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepjepa.data.formats import RowError, RowOptions, convert_row, lower_names
+from stepjepa.data.fields import RowError, lower_names
+from stepjepa.data.files import Row, file_rows, hub_rows, locate, name_of
+from stepjepa.data.formats import RowOptions, convert_row
 from stepjepa.data.golds import named_answer, stated_answer
-from stepjepa.data.sources import Row, file_rows, hub_rows, locate, name_of, read_examples
+from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
 
 BUILTIN = "builtin"

@@ -11,7 +11,8 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.boxes import last_boxed
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowError, RowOptions, convert_row, recognise_format
+from stepjepa.data.fields import WANTED_FIELDS, RowError
+from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowOptions, convert_row, recognise_format
 from stepjepa.data.sources import Report, make_example, prepare, read_examples
 from stepjepa.records import UserError, write_jsonl
 
@@ -120,7 +121,7 @@ BAD = [
     (b"[1, 2]", "not a JSON object"),
     (b"", "empty line"),
     (b'{"question": "caf\xe9", "answer": "#### 1"}', "not UTF-8"),
-    ({"question": "q"}, "fields of no known format"),
+    ({"question": "q"}, "fields of no known format: 'question'"),
     ({"question": "", "answer": "#### 1"}, "'question' is empty"),
     ({"question": 3, "answer": "#### 1"}, "'question' is not text"),
     ({"question": "q", "answer": ["#### 1"]}, "'answer' is not text"),
@@ -129,7 +130,7 @@ BAD = [
     ({"question": "q", "deepseek_response": "<think>only \\boxed{1}"}, "no step in the solution"),
     (b'{"question": "q\\ud800", "answer": "#### 1"}', "lone surrogate"),
     (b'{"question": "q", "answer": "#### 1", "score": NaN}', "NaN or infinity"),
-    (b"[" * 100_000, "not JSON"),
+    (b"[" * 100_000, "nested too deeply"),
     ({"messages": "text"}, "messages is not a non-empty list"),
     ({"messages": [{"role": "user", "content": None}]}, "a message has no text"),
     (
@@ -160,7 +161,8 @@ def test_strict_names_file_and_line(tmp_path: Path, bad: Any, reason: str) -> No
     path = lines(tmp_path / "bad.jsonl", GSM8K, bad, GSM8K)
     with pytest.raises(UserError) as error:
         read_examples(path, strict=True)
-    assert str(error.value) == f"{path}:2: {reason}"
+    assert str(error.value).startswith(f"{path}:2: {reason}")
+    assert str(error.value).removeprefix(f"{path}:2: {reason}") in ("", f". Wanted: {WANTED_FIELDS}")
 
 
 def test_byte_order_mark_carriage_returns_and_missing_last_line_end(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_hub_rows_and_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     examples, report = read_examples("openai/gsm8k", split="test")
     assert calls == [("openai/gsm8k", "main", "test")]
     assert examples[0]["source"] == "gsm8k"
-    assert report.skipped == {"fields of no known format": ["openai/gsm8k[test]:2"]}
+    assert report.skipped == {"fields of no known format: 'question'": ["openai/gsm8k[test]:2"]}
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from real_data import DATA
 
-from stepjepa.data.formats import RowError
+from stepjepa.data.fields import RowError
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.questions import NoGoldError, read_question, read_questions, shown_path
 from stepjepa.evaluation.results import question_ids
