@@ -47,12 +47,17 @@ def equivalent(gold: str, predicted: str) -> bool:
 
 
 def _compare(gold: str, predicted: str) -> bool:
+    from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
+    # Its list of units holds `t`, `c`, `s` and `ab`, which it takes away as readily from mathematics.
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
     parsed = [
         parse(
             f"${text}$",
-            [LatexExtractionConfig(boxed_match_priority=-1)],
+            [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normalization)],
             fallback_mode="no_fallback",
             extraction_mode="first_match",  # the whole answer or nothing, not a fraction found inside it
             parsing_timeout=SECONDS,
