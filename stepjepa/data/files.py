@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from stepjepa.data.fields import RowError
-from stepjepa.records import UserError
+from stepjepa.records import UserError, on_disk
 
 Source = str | os.PathLike[str]
 
@@ -68,10 +68,8 @@ def file_rows(path: Path) -> Iterator[Row]:
     Raises:
         UserError: it cannot be read, or is of a kind that is not.
     """
-    try:
+    with on_disk(path, "read"):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     suffixes = {suffix.lower() for suffix in path.suffixes}
     for begin, decompress in _COMPRESSED.items():
         if data.startswith(begin):

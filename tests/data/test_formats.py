@@ -120,6 +120,22 @@ def test_a_box_in_a_thought_is_no_answer() -> None:
     assert convert_row(row, "s", options=RowOptions(think="steps"))["answer"] == "7"
 
 
+@pytest.mark.parametrize(
+    "end", ["<|im_end|>", "<｜end▁of▁sentence｜>", "\n</s>", "<end_of_turn>\n", "<|eot_id|> <|endoftext|>"]
+)
+def test_a_turns_end_at_the_end_is_taken_off(end: str) -> None:
+    options = RowOptions()
+    for row in (
+        {"question": QUESTION, "deepseek_response": f"<think>{THOUGHTS[0]}</think>{SOLUTION}{end}"},
+        {"messages": [turn("user", QUESTION), turn("assistant", SOLUTION + end)]},
+        {"prompt": QUESTION, "completions": [*STEPS[:2], STEPS[2] + end]},
+    ):
+        assert convert_row(row, "s", options=options)["steps"] == STEPS
+    assert options.changes["end-of-turn strings taken off the end"] == 3 * end.count("<")
+    row = {"question": QUESTION, "response": f"We read {end} as a text.\n\n{SOLUTION}"}
+    assert end.strip() in convert_row(row, "s")["steps"][0]
+
+
 def test_steps_as_given() -> None:
     row = {"prompt": QUESTION, "completions": ["7", "A.\n\nB. ", "\\boxed{14}"]}
     assert convert_row(row, "s")["steps"] == ["7", "A.\nB.", "\\boxed{14}"]
