@@ -2,6 +2,7 @@
 
 files.py        files and Hub data sets → raw rows
 fields.py       what a raw row holds, whatever a data set calls it
+endings.py      end-of-turn strings at the end of a solution, taken off
 formats.py      one raw row → one example, with its reference answer
 boxes.py        the boxed answer of a solution
 golds.py        where an answer stands in a text, and the reference answer of a row

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.endings import without_ends
 from stepjepa.data.fields import (
     UNKNOWN_FIELDS,
     RowError,
@@ -168,11 +169,14 @@ def convert_row(
     """
     if not isinstance(row, Mapping):
         raise RowError("not a JSON object")
-    row = lower_names(row)
+    given = lower_names(row)
+    row = without_ends(given)
     kind = row_format or recognise_format(row)
     if kind not in _CONVERTERS:
         raise ValueError(f"row_format={kind!r} is unknown; choose one of {', '.join(ROW_FORMATS)}")
-    return _CONVERTERS[kind](row, source, options or RowOptions())
+    options = options or RowOptions()
+    options.changes["end-of-turn strings taken off"] += row is not given
+    return _CONVERTERS[kind](row, source, options)
 
 
 # -------- answers --------

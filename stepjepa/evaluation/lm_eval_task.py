@@ -5,6 +5,11 @@ template. (A LoRA adapter has to be merged first: the harness cuts the embedding
 which the rows of the predictor tokens cannot be loaded.) The task is for evaluating it on the same local rows,
 with the same prompts and the same reading of answers, in the program that published numbers come from.
 
+What cannot be controlled from here: the harness renders the chat template and tokenizes its text itself. A question
+that holds the string of a control token has that token in its prompt there (here it is text, see `data/control.py`);
+a system message that the template drops is not folded into the question; a generation prompt that ends in a space is
+not cut where training begins the answer. `stepjepa verify` and `stepjepa evaluate` know no such difference.
+
 Reference: Gao et al., The Language Model Evaluation Harness, https://github.com/EleutherAI/lm-evaluation-harness
 """
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepjepa.data.endings import without_ends
 from stepjepa.data.fields import RowError, lower_names
 from stepjepa.data.files import Row, file_rows, hub_rows, locate, name_of
 from stepjepa.data.formats import RowOptions, convert_row
@@ -120,7 +121,7 @@ def read_question(row: object, source: str) -> Question:
     """
     if not isinstance(row, Mapping):
         raise RowError("not a JSON object")
-    row = lower_names(row)
+    row = without_ends(lower_names(row))
     try:
         example = convert_row(row, source, options=RowOptions(system_prompt=None))
     except RowError:  # its solution may be no solution; question and gold answer are all that is needed here
