@@ -40,8 +40,6 @@ DEFAULT_SYSTEM_PROMPT = (
 )
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`
-# At the very end: `<|im_end|>`, `<|eot_id|>`, `<｜end▁of▁sentence｜>`, `</s>`, `<end_of_turn>`
-_END_OF_TURN = re.compile(r"\s*(?:<[|｜][^\s<>|｜]{1,40}[|｜]>|</s>|<(?:end_of_turn|eos|turn\|)>)\Z")
 _DECORATION = re.compile(r"\\?\$|,|\s")  # `$`, `\$`, `,` and whitespace: what `\$1, 072` has and `1072` has not
 
 Example = dict[str, Any]
@@ -175,7 +173,7 @@ def convert_row(
     if kind not in _CONVERTERS:
         raise ValueError(f"row_format={kind!r} is unknown; choose one of {', '.join(ROW_FORMATS)}")
     options = options or RowOptions()
-    options.changes["end-of-turn strings taken off"] += row is not given
+    options.changes["solutions had an end-of-turn string taken off"] += row is not given
     return _CONVERTERS[kind](row, source, options)
 
 
@@ -210,7 +208,6 @@ def _worked(
 ) -> tuple[list[str], str | None]:
     """The steps of a solution, and the answer: the row's reference, or else the one that the solution states."""
     thoughts, text = split_thoughts(solution)
-    text = _without_end(text, options)
     answer = named_answer(row)
     mark = None if last_boxed(text) else hash_mark(text)
     if mark:
@@ -225,14 +222,6 @@ def _worked(
     if options.think == "steps" and answer is not None and not last_boxed("\n\n".join(steps)):
         steps.append(final_answer_step(answer))  # thoughts rarely box the answer that the solution did
     return steps, answer
-
-
-def _without_end(text: str, options: RowOptions) -> str:
-    """A solution without the strings with which some model's turns end: templates write those themselves."""
-    while match := _END_OF_TURN.search(text[-60:]):
-        text = text[: len(text) - len(match.group())].rstrip()
-        options.changes["end-of-turn strings taken off the end"] += 1
-    return text
 
 
 def _system(row: Mapping[str, Any], options: RowOptions) -> str | None:
@@ -282,7 +271,6 @@ def _steps(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     if isinstance(labels, list) and False in labels:
         raise RowError("a step is labelled as wrong")
     steps = [close_up(step.replace("\r\n", "\n")).strip() for step in given]
-    steps[-1:] = [_without_end(step, options) for step in steps[-1:]]
     answer = named_answer(row) or last_boxed("\n\n".join(steps))
     return make_example(question, steps, answer, source, _system(row, options))
 

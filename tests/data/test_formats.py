@@ -131,7 +131,7 @@ def test_a_turns_end_at_the_end_is_taken_off(end: str) -> None:
         {"prompt": QUESTION, "completions": [*STEPS[:2], STEPS[2] + end]},
     ):
         assert convert_row(row, "s", options=options)["steps"] == STEPS
-    assert options.changes["end-of-turn strings taken off the end"] == 3 * end.count("<")
+    assert options.changes["solutions had an end-of-turn string taken off"] == 3
     row = {"question": QUESTION, "response": f"We read {end} as a text.\n\n{SOLUTION}"}
     assert end.strip() in convert_row(row, "s")["steps"][0]
 
