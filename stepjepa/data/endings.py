@@ -12,10 +12,10 @@ from typing import Any
 from stepjepa.data.fields import FIELDS, ROLES
 
 # `</s>`, `<eos>`, `<end_of_turn>`, `<|im_end|>`, `<|eot_id|>`, `<|endoftext|>`, `<|END_OF_TURN_TOKEN|>`, `<|return|>`,
-# `<｜end▁of▁sentence｜>`, `[SEP]`; not `<|end_of_thought|>`
+# `<｜end▁of▁sentence｜>`, `[SEP]`, `<|user|>` (GLM); not `<|end_of_thought|>`, `<|end_header_id|>`
 _END = re.compile(
-    r"</s>|<eos>|<end_of_(?:turn|utterance)>|<turn\|>|\[(?:SEP|EOS)\]|<[|｜](?:im_end|eo[tms](?:_id)?|return|"
-    r"end(?:[_▁]?of[_▁]?(?:turn|text|sentence|message|utterance|response)(?:_token)?)?)[|｜]>",
+    r"</s>|<eos>|<end_of_(?:turn|utterance)>|<turn\|>|\[(?:SEP|EOS)\]|<[|｜](?:eo[a-z](?:_id)?|return|user|"
+    r"(?:im_)?end(?![\w▁]*(?:th(?:ink|ought)|solution|response|header))[\w▁]*)[|｜]>",
     re.I,
 )
 _LONGEST = 32

@@ -23,6 +23,8 @@ ENDS = (
         "<|END_OF_TURN_TOKEN|>",
         "<|eos|>",
         "<turn|>",
+        "<|endofturn|>",
+        "<|user|>",
     ),
 )
 STEPS = ["We add the weights: 3 + 4 = 7 and so on.", "Doubled they are 2 * 7 = 14.", "The answer is \\boxed{14}."]
@@ -53,7 +55,7 @@ def test_every_format_is_read_without_it(end: str, tmp_path: Path) -> None:
         assert example["steps"] == STEPS, name
         assert example["messages"][-1]["content"] == SOLUTION
         assert example["answer"] == "14"
-        assert "1 end-of-turn strings taken off" in str(report)
+        assert "1 solutions had an end-of-turn string taken off" in str(report)
         assert read_question(row, "s")["answer"] == "14" or name in ("parts", "sharegpt", "steps")
 
 
@@ -69,6 +71,7 @@ def test_known_ends(end: str) -> None:
         "[4]",
         "<b>4</b>",
         "<|end_of_thought|>",
+        "<|END_THINKING|>",
     ):
         assert without_end(text) == text
 
