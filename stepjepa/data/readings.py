@@ -59,8 +59,11 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-Ja-j])\s*\)|([A-J])\s*[):.]|([A-J])$)(?![-+*/^_=(])\s*(?P<rest>.*)",
     re.I,
 )
-# `= 5`, `\approx 3.14`
-_RELATION = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])|\\sim(?![A-Za-z])|\\doteq(?![A-Za-z]))\s*")
+_SECOND_CHOICE = re.compile(r"(?<![A-Za-z])\(?[A-J]\)")  # `B)` of `A) and B)`
+# `= 5`, `\approx 3.14`, `\therefore 5`
+_RELATION = re.compile(
+    r"(?:=|\\therefore(?![A-Za-z])|\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])|\\sim(?![A-Za-z])|\\doteq(?![A-Za-z]))\s*"
+)
 # `Area = 12`, `The answer is 460`, `Ответ: 14`, `答案是14`
 _LABEL = re.compile(
     r"(?P<label>[^\W\d_]+(?:[ '-][^\W\d_]+)*?)\s*"
@@ -78,7 +81,10 @@ def read_answer(answer: str) -> Reading:
     """Take an answer apart; one longer than 2,000 characters only loses its spaces."""
     if len(answer) > LONGEST:
         return Reading("", "".join(answer.split()), wordy=True)
-    return _read(tidy(answer))
+    reading = _read(tidy(answer))
+    if reading.unit and reading.unit.doubt and "\\" in answer:  # `5\,m` is set as a product is
+        return replace(reading, unit=replace(reading.unit, doubt=Doubt.GLUED))
+    return reading
 
 
 def _read(text: str) -> Reading:
@@ -87,7 +93,7 @@ def _read(text: str) -> Reading:
         return _read(strip_marks(text[match.end() :]))
     choice = _CHOICE.fullmatch(plain)
     letter = ""
-    if choice and not (choice["rest"] and _CHOICE.match(choice["rest"])):
+    if choice and not _SECOND_CHOICE.search(choice["rest"]):
         letter = next(group for group in choice.groups() if group).upper()
     elif (match := _LABEL.fullmatch(plain)) and not _FUNCTION.search(match["label"]):
         words = [word for word in match["label"].lower().split() if word not in _GENERIC]
@@ -165,7 +171,8 @@ def _same(pred: Reading, gold: Reading, mathematics: Mathematics) -> bool:
 
 
 def _expression(reading: Reading) -> str:
-    return _AND_OR.sub(", ", WRAPPER.sub(r"\1", reading.text))
+    text = _AND_OR.sub(", ", WRAPPER.sub(r"\1", reading.text))
+    return text if re.search(r"[(\[]", text) else _THOUSANDS.sub("", text)  # `x=1,234`, not `[100,200]`
 
 
 def _without_unit(reading: Reading) -> Reading:

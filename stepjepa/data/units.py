@@ -57,7 +57,7 @@ class Doubt(IntEnum):
     """How a unit can be told from a variable."""
 
     NONE = 0  # `5\text{ m}`, `5 cm`, `7km`, `5 apples`, `5 m/s`
-    SPACED = 1  # `5 m`, `2mg`: a variable too, unless the answer asked for has none
+    SPACED = 1  # `5 m`, `2mg` without any LaTeX: a variable too, unless the answer asked for has none
     GLUED = 2  # `5m`: a variable, unless the other answer names the unit
 
 
