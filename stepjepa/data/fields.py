@@ -115,6 +115,8 @@ def read_messages(raw: object) -> list[dict[str, str]]:
         text = _content(message.get("content", message.get("value")))
         if role == "system" and text is not None and not text.strip():
             continue
+        if text is None and message.get("content"):
+            raise RowError("a message holds something other than text")
         if text is None or not text.strip():
             raise RowError("a message has no text")
         messages.append({"role": role, "content": text if message is not raw[-1] else with_thoughts(message, text)})

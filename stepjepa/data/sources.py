@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from stepjepa.data.boxes import last_boxed
 from stepjepa.data.fields import UNKNOWN_FIELDS, WANTED_FIELDS, RowError
-from stepjepa.data.files import Source, file_rows, hub_rows, json_fault, locate, name_of
+from stepjepa.data.files import READ, Source, file_rows, hub_rows, json_fault, locate, name_of
 from stepjepa.data.formats import (
     DEFAULT_SYSTEM_PROMPT,
     Example,
@@ -169,7 +169,8 @@ def read_examples(
                 report.changes += options.changes
                 examples.append(example)
     if not examples:
-        raise UserError(f"nothing could be kept\n{report}")
+        hint = f"\nrows are read from {READ}" if set(report.skipped) == {"not JSON"} else ""
+        raise UserError(f"nothing could be kept\n{report}{hint}")
     if source_name is not None:
         for example in examples:
             example["source"] = source_name

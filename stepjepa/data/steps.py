@@ -88,21 +88,25 @@ def _answer_heading(text: str, start: int) -> int | None:
 def _is_list_in_prose(text: str, markers: Sequence[int]) -> bool:
     """Whether more paragraphs (or lines, where there are none) stand around a list than it has items.
 
-    After the last item as many are taken for its own as another item has.
+    After the last item as many are taken for its own as another item has. A list that is a single paragraph among
+    others is in prose if there are as many of them as it has items.
     """
     cuts = _paragraph_cuts(text) or _line_cuts(text)
     paragraphs = [bisect_right(cuts, marker) for marker in markers]  # in which each item begins
     own = max([later - earlier - 1 for earlier, later in pairwise(paragraphs)])
     answer = _answer_heading(text, markers[-1])
     last = len(cuts) if answer is None else bisect_right(cuts, answer) - 1
-    return paragraphs[0] + max(0, last - paragraphs[-1] - max(0, own)) > len(markers)
+    around = paragraphs[0] + max(0, last - paragraphs[-1] - max(0, own))
+    is_one_paragraph = own < 0
+    return around + is_one_paragraph > len(markers)
 
 
 # -------- splitters --------
 
-# `72. Then`, `sure?" She`, and a full stop just inside the mathematics that it ends, `$x = 5.$ Then`; not `3.5`
+# `72. Then`, `sure?" She`, `है। फिर`, and a full stop just inside the mathematics that it ends, `$x = 5.$ Then`; not
+# `3.5`
 _SENTENCE_END = re.compile(
-    r"(?<![.!?])[.!?]++[\"')\]}”’*]*+(?:\s?(?:\$\$?|\\\)|\\\]))?[\"')\]”’*]*+(\s++)(?=[0-9$\\\"'(\[“‘*#—-]|[^\W\d_])"
+    r"(?<![.!?।؟])[.!?।؟]++[\"')\]}”’*]*+(?:\s?(?:\$\$?|\\\)|\\\]))?[\"')\]”’*]*+(\s++)(?=[0-9$\\\"'(\[“‘*#—-]|[^\W\d_])"
 )
 _WIDE_SENTENCE_END = re.compile(
     r"(?<![。！？｡])[。！？｡]++[”’」』）】*]*+\s*+(?=[^~])"

@@ -133,6 +133,7 @@ LONG = [
 
 def test_chinese_and_japanese() -> None:
     assert split_steps("".join(LONG)) == LONG
+    assert len(split_steps("पहले हम दोनों को जोड़ते हैं, यह 7 है। फिर हम इसे दोगुना करते हैं, यह 14 है।")) == 2
     quoted = [
         "先生は「全部で何個ありますか？」",
         "花子さんは「３個と４個だから７個です。」",
@@ -174,7 +175,8 @@ def test_a_list_in_prose_is_no_steps() -> None:
     assert split_steps("\n".join([*prose, *items, *after])) == [*prose, *items, *after]
     assert split_steps("\n\n".join([*prose, tight, *after]), "numbered") != [*prose, tight, *after]
     # An introduction and an answer make no prose of a list of steps, nor do paragraphs of its items.
-    assert split_steps("\n\n".join([prose[0], tight, THIRD])) == [prose[0], items[0], f"{items[1]}\n{THIRD}"]
+    three = [*items, "3. x is zero, which gives 1 way."]
+    assert split_steps("\n\n".join([prose[0], "\n".join(three), THIRD])) == [prose[0], *items, f"{three[2]}\n{THIRD}"]
     deep = [prose[0], items[0], *after[:2], items[1], *after[:2]]
     assert len(split_steps("\n\n".join(deep))) == 3
     assert len(split_steps("\n\n".join([*deep, "**Final Answer:**", THIRD]))) == 4
