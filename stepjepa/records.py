@@ -139,8 +139,8 @@ def on_disk(path: str | os.PathLike[str], verb: str = "written") -> Iterator[Non
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`, with its ending; on leaving, it is flushed to disk and takes the name.
 
-    If the block raises, the temporary file is removed and what was at `path` stays; one that a killed process has
-    left is removed by the next `one_writer`.
+    If the block raises, the temporary file is removed and what was at `path` stays; the next `one_writer` removes that
+    of a killed process.
 
     >>> with written_whole("figures/map.png") as temporary:  # doctest: +SKIP
     ...     figure.savefig(temporary)
@@ -168,23 +168,22 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 UNFINISHED = ".unfinished-"
 
 
-def left_unfinished(folder: Path, name: str = "*") -> list[Path]:
-    """The temporary files of killed writers of a file, or of all, in a folder; those of running ones, too."""
-    return [*folder.glob(f".{name if name == '*' else glob.escape(name)}{UNFINISHED}????????*")]
+def left_unfinished(folder: Path, name: str = "") -> list[Path]:
+    """The temporary files of a file, or of all, in a folder: of killed writers and of running ones."""
+    return [*folder.glob(f".{glob.escape(name) or '*'}{UNFINISHED}????????*")]
 
 
 class Lock:
-    """The right to write something, held by one process at a time.
-
-    It is the kernel's (flock), which frees it when its owner ends, however it ends; nothing has to be guessed from
-    process numbers or times.
+    """The right to write something, held by one process at a time; the kernel (flock) frees it when its owner ends,
+    however it ends.
 
     Args:
         file: an empty file that is there while the lock is held, or after its owner was killed.
+        of: what is written, for messages.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, of: Path) -> None:
+        self.file, self.of = file, of
         # A soft lock, the library's stand-in where a file system has no flock, would outlive its owner.
         self._lock = FileLock(file, blocking=False, fallback_to_soft=False)
 
@@ -192,9 +191,9 @@ class Lock:
         """Whether it is ours now.
 
         Raises:
-            UserError: the file cannot be made.
+            UserError: nothing can be written there.
         """
-        with on_disk(self.file):
+        with on_disk(self.of):
             try:
                 self._lock.acquire()
             except Timeout:
@@ -218,9 +217,11 @@ def one_writer(path: str | os.PathLike[str], *others: Path) -> Iterator[None]:
         UserError: another process is writing it.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder")
     with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = Lock(path.with_name(f".{path.name}.lock"))
+    lock = Lock(path.with_name(f".{path.name}.lock"), path)
     if not lock.take():
         raise UserError(f"{path} is being written by another run; wait for its end or name another file")
     try:

@@ -10,7 +10,7 @@ from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS, RowFormat
 from stepjepa.data.steps import Splitter, Think
-from stepjepa.records import UserError, option
+from stepjepa.records import UserError, one_writer, option
 
 
 @dataclass(kw_only=True)
@@ -52,23 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stepjepa.data.sources import prepare
 
     try:
-        report = prepare(
-            options.source,
-            options.output_file,
-            config=options.hub_config,
-            split=options.split,
-            row_format=options.format,
-            splitter=options.splitter,
-            think=options.think,
-            short="drop" if options.drop_short else "merge",
-            min_chars=options.min_chars,
-            system_prompt={None: "auto", "none": None}.get(options.system_prompt, options.system_prompt),
-            source_name=options.source_name,
-            only_correct=options.only_correct,
-            strict=options.strict,
-            count=options.problems,
-            seed=options.problem_seed,
-        )
+        with one_writer(options.output_file):
+            report = prepare(
+                options.source,
+                options.output_file,
+                config=options.hub_config,
+                split=options.split,
+                row_format=options.format,
+                splitter=options.splitter,
+                think=options.think,
+                short="drop" if options.drop_short else "merge",
+                min_chars=options.min_chars,
+                system_prompt={None: "auto", "none": None}.get(options.system_prompt, options.system_prompt),
+                source_name=options.source_name,
+                only_correct=options.only_correct,
+                strict=options.strict,
+                count=options.problems,
+                seed=options.problem_seed,
+            )
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error
     say(report)

@@ -118,7 +118,7 @@ class GridFolder:
         """Take a cell for this process; False if another has it."""
         with on_disk(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self._lock(cell))
+        lock = Lock(self._lock(cell), self.work)
         if not lock.take():
             yield False
             return

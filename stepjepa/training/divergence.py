@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stepjepa.jepa.layout import IGNORE
 
-SHOWN = 8
+SHOWN = 3
 """Most examples that are named."""
 
 

@@ -88,7 +88,7 @@ def _take(folder: Path, made: bool | None = None) -> Claim:
     made = not folder.exists() if made is None else made
     with on_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder / LOCK)
+    lock = Lock(folder / LOCK, folder)
     if not lock.take():
         raise UserError(
             f"Another run is writing into {folder} at this moment: wait for its end, or give another --output_dir."

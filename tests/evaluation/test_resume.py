@@ -18,7 +18,7 @@ import stepjepa.evaluation.run as evaluation
 from stepjepa.commands.evaluate import main
 from stepjepa.evaluation.results import Partial, partial_path, read_results
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError
+from stepjepa.records import UserError, one_writer
 
 SHORT = ("--problems", "6", "--max_new_tokens", "40", "--batch_size", "2")
 
@@ -104,6 +104,27 @@ def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
     assert evaluate(output, *SHORT) == 0
     assert written.count(b"\n") == 2
     assert output.read_bytes() == finished.read_bytes()
+
+
+def test_a_second_writer_is_refused_and_loses_nothing(tmp_path, finished):
+    output = tmp_path / "r.jsonl"
+    partial_path(output).write_text("what the first has answered")
+    with one_writer(output), pytest.raises(UserError, match=r"r\.jsonl is being written by another run"):
+        evaluate(output, *SHORT, "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.partial.jsonl"]
+    assert evaluate(output, *SHORT, "--overwrite") == 0  # a lock that was given back, or whose owner died, is none
+    assert output.read_bytes() == finished.read_bytes()
+
+
+def test_weights_that_are_no_numbers_answer_nothing(tmp_path):
+    model, tokenizer = load_model("builtin")
+    with torch.no_grad():
+        model.lm_head.weight[3, 5] = float("inf")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"model has weights that are not finite numbers.*first in .*weight"):
+        evaluate(tmp_path / "r.jsonl", *SHORT, "--model_path", tmp_path / "model")
+    assert not list(tmp_path.glob("*.jsonl"))
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
