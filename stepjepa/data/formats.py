@@ -28,6 +28,7 @@ from stepjepa.data.fields import (
     with_thoughts,
 )
 from stepjepa.data.golds import hash_mark, named_answer
+from stepjepa.data.readings import same_answer
 from stepjepa.data.steps import Short, Splitter, Think, close_up, split_steps
 from stepjepa.data.thoughts import split_thoughts
 
@@ -40,7 +41,6 @@ DEFAULT_SYSTEM_PROMPT = (
 )
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`
-_DECORATION = re.compile(r"\\?\$|,|\s")  # `$`, `\$`, `,` and whitespace: what `\$1, 072` has and `1072` has not
 
 Example = dict[str, Any]
 
@@ -195,9 +195,8 @@ def strip_calculator_marks(text: str) -> str:
 
 
 def answers_agree(given: str, expected: str) -> bool:
-    """Compare two final answers as text, ignoring ``$``, ``\\``-escapes of it, commas, spaces, final dots."""
-    given, expected = (_DECORATION.sub("", answer).rstrip(".") for answer in (given, expected))
-    return given == expected
+    """Whether two final answers are the same number, list or text up to notation; mathematics is not asked."""
+    return same_answer(given, expected, lambda *_: False)
 
 
 # -------- one converter a format --------

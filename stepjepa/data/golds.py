@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.thoughts import split_thoughts
 
 GOLD_FIELDS = (
     *("ground_truth", "answer", "answer_number", "expected_answer", "final_answer", "gold_answer", "reference_answer"),
@@ -22,7 +23,8 @@ GOLD_FIELDS = (
 
 # What data sets write where there is no answer, in any case of letters: `proof` and `notfound` of NuminaMath
 _NO_ANSWER = re.compile(
-    r"proof|not ?(?:found|available|provided)|no answer|none|null|nan|n/?a|unknown|tbd|see solution|[-–—?.…*_$\s]*",
+    r"(?:proof|not ?(?:found|available|provided)|no answer|none|null|nan|n/?a|unknown|tbd|see solution)\.?|"
+    r"[-–—?.…*_$\s]*",
     re.I,
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*")  # `#### ` of `#### 72`, `So #### 72`; not `##### 72`
@@ -75,7 +77,8 @@ def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
         if (type(value) is int) or (isinstance(value, float) and math.isfinite(value)):
             return str(value)
         if isinstance(value, str):
-            answer = stated_answer(value) or (value.strip() if _is_bare(value) else "")
+            text = split_thoughts(value)[1]
+            answer = stated_answer(text) or (text if _is_bare(text) else "")
             if not _NO_ANSWER.fullmatch(answer):
                 return answer
     return None

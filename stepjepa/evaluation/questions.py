@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.data.endings import without_ends
-from stepjepa.data.fields import RowError, lower_names
+from stepjepa.data.fields import ROLES, RowError, field_name, lower_names, question_of, read_messages
 from stepjepa.data.files import Row, file_rows, hub_rows, locate, name_of
 from stepjepa.data.formats import RowOptions, convert_row
 from stepjepa.data.golds import named_answer, stated_answer
 from stepjepa.data.sources import read_examples
+from stepjepa.data.thoughts import split_thoughts
 from stepjepa.records import UserError
 
 BUILTIN = "builtin"
@@ -142,12 +143,11 @@ def _labels(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bare(row: Mapping[str, Any], source: str) -> Question:
     """A question whose row holds no solution that could be cut into steps."""
-    messages = _turns(row.get("messages"))
-    question = next((row[key].strip() for key in ("question", "problem") if _is_text(row.get(key))), None)
-    if question is None and messages:
-        question = messages[-1]["content"].strip()
-    if question is None:
-        raise RowError("no question: no text in 'question', 'problem' or a user message")
+    messages = _turns(row)
+    try:
+        question = messages[-1]["content"].strip() if messages else question_of(row)
+    except RowError as error:
+        raise RowError(f"no question: {error}") from error
     gold = _gold(row)
     if gold is None:
         raise NoGoldError("no gold answer")
@@ -165,23 +165,28 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _turns(messages: object) -> list[dict[str, str]]:
+def _turns(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The conversation up to its last user message; empty if it is none."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
+    raw = row.get(field_name(row, "messages") or field_name(row, "question") or "messages")
+    if not isinstance(raw, Sequence) or isinstance(raw, str):
         return []
-    turns = []
-    for message in messages:
-        if not isinstance(message, Mapping) or not _is_text(message.get("content")):
-            return []
-        turns.append({"role": str(message.get("role")), "content": message["content"]})
-    while turns and turns[-1]["role"] != "user":
+    turns = list(raw)
+    while turns and not _is_users(turns[-1]):
         turns.pop()
-    return turns
+    try:
+        return read_messages([*turns, {"role": "assistant", "content": "…"}])[:-1]
+    except RowError:
+        return []
+
+
+def _is_users(message: object) -> bool:
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return ROLES.get(str(role).lower(), role) == "user"
 
 
 def _gold(row: Mapping[str, Any]) -> str | None:
-    solution = row.get("solution")
-    return named_answer(row) or (stated_answer(solution) if isinstance(solution, str) else None)
+    solution = row.get(field_name(row, "solution") or "solution")
+    return named_answer(row) or (stated_answer(split_thoughts(solution)[1]) if isinstance(solution, str) else None)
 
 
 def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:

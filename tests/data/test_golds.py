@@ -38,7 +38,7 @@ def test_where_the_hash_mark_stands() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        *("proof", "notfound", "Not found", "none", "null", "N/A", "nan", "?", "-", "…", "unknown", "", " "),
+        *("proof", "Proof.", "notfound", "Not found", "none", "null", "N/A", "nan", "?", "-", "…", "unknown", "", " "),
         *(float("inf"), float("nan"), True, None, [], ["1", "2"], {"value": 1}),
         "The answer is 72.",
         "It is 72.",
@@ -98,6 +98,7 @@ def test_the_first_field_with_an_answer_counts() -> None:
     assert named_answer({"answer": "Schritt für Schritt wird daraus am Ende 14.", "answer_number": 14}) == "14"
     assert named_answer({"answer": None, "answer_number": 14.5}) == "14.5"
     assert named_answer({"ground_truth": "notfound", "answer": ["7"]}) == "7"
+    assert named_answer({"answer": "<think>Is it \\boxed{3}?</think>\\boxed{4}"}) == "4"
 
 
 def test_rows_with_hash_marks_in_mid_line_and_proofs_are_examples() -> None:
