@@ -7,6 +7,7 @@ measurements.py  every metric of one file, with its interval and its chance
 probes.py        what a linear reader finds: operation, running value, order of steps
 similarity.py    two models' embeddings of the same steps; consecutive steps of a solution
 report.py        several files side by side, and a verdict
+report_text.py   the report as text
 projections.py   t-SNE, PCA, similarities and spectra as records
 attention.py     attention over trunk and branches; forbidden cells weigh exactly 0
 leakage.py       which change of the text moves which view

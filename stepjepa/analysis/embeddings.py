@@ -124,6 +124,22 @@ class Embeddings:
         )
 
 
+def check_finite(embeddings: Embeddings, name: str) -> Embeddings:
+    """The embeddings, if all of their vectors are numbers; no metric means anything otherwise.
+
+    Raises:
+        UserError: names the array, and how many of its vectors are not finite.
+    """
+    arrays = {name: array for name, array in _arrays(embeddings) if name.startswith(("context", "target", "state"))}
+    for array_name, array in arrays.items():
+        if array.dtype.kind == "f" and (bad := int((~np.isfinite(array)).any(axis=-1).sum())):
+            raise UserError(
+                f"{name}: {bad:,} of {len(array):,} vectors of {array_name} hold NaN or infinity. The weights of the "
+                "model have diverged, or overflow in their dtype (`stepjepa embed --dtype float32`)"
+            )
+    return embeddings
+
+
 def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     """At most so many of the indices 0 … count − 1, evenly spaced, so that a mixture of sources keeps its shares."""
     if most is None or most >= count:
@@ -165,7 +181,8 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
     """Read an embedding file.
 
     Raises:
-        UserError: no such file, another kind of file, a damaged one, or one of a later format.
+        UserError: no such file, another kind of file, a damaged one, one of a later format, or vectors that are not
+            finite.
     """
     path = check_suffix(path)
     if not path.is_file():
@@ -191,9 +208,10 @@ def load(path: str | os.PathLike[str]) -> Embeddings:
             group, layer = name.split(".")
             layered[group][int(layer)] = arrays.pop(name)
         fields: dict[str, Any] = {**arrays, **layered, **{name: stored[name] for name in TEXTS}}
-        return Embeddings(**fields)
+        embeddings = Embeddings(**fields)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged: it holds an array of another name ({error}); embed again") from error
+    return check_finite(embeddings, str(path))
 
 
 def _arrays(embeddings: Embeddings) -> Iterator[tuple[str, np.ndarray]]:

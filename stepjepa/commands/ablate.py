@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepjepa.commands.options import Parser, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.records import UserError, option, write_json
 from stepjepa.training.configurations import shipped
 
@@ -68,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = read_grid(options.grid)
     folder = GridFolder(options.output_dir or RUNS / grid.name)
     plan = Plan(grid, folder, shard, options.max_cells)
+    again = ("ablate", options.grid, *(["--output_dir", options.output_dir] if options.output_dir else []))
     if options.list or options.dry_run:
         say(list_cells(plan, options.dry_run, options.retry_failed))
+        say_next(*again)
         return 0
     if options.report:
         record = report(grid, folder)
@@ -80,9 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.retry_failed:
         plan.forget_failures()
-    if options.processes == 1:
-        return run_here(plan, options.threads_per_process, worker=options.worker)
-    return run_processes(plan, options.grid, options.processes, options.threads_per_process)
+    try:
+        if options.processes == 1:
+            status = run_here(plan, options.threads_per_process, worker=options.worker)
+        else:
+            status = run_processes(plan, options.grid, options.processes, options.threads_per_process)
+    except KeyboardInterrupt:
+        if not options.worker:
+            say("\nstopped; finished cells are kept, and the same command goes on with the others", sys.stderr)
+        raise
+    if not options.worker:
+        say_next(*again, "--report")
+    return status
 
 
 def parse_shard(text: str) -> tuple[int, int]:

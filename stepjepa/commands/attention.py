@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import SIZES, ModelOptions, Parser, ShownLayout, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
+from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, environment, option, write_json
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ def show_maps(record: Mapping[str, Any], options: AttentionOptions) -> int:
     )
     if not check["passed"]:
         say("FORBIDDEN MASS: the mask does not hold in this model; do not train it, report it")
-    return 0 if check["passed"] else 1
+        return 1
+    model = [] if options.model_name == BUILTIN else ["--model_name", options.model_name]
+    say_next("attention", *model, "--output_dir", str(options.output_dir), "--audit", note="does the text leak")
+    return 0
 
 
 def show_audit(record: Mapping[str, Any], options: AttentionOptions) -> int:

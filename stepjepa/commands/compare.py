@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepjepa.commands.options import SIZES, Parser, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.records import UserError, option, write_json
 
 
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output_file:
         write_json(record, options.output_file)
         say(f"record: {options.output_file}")
+    elif not options.plot_file:
+        say_next("compare", *options.files, "--output_file", "compare.json", "--plot_file", "compare.png")
     return 0
 
 

@@ -6,12 +6,13 @@ the question was answered correctly where a result file says so. The control is 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.evaluation.options import SYSTEM_PROMPTS
 from stepjepa.models.checkpoint import DTYPES, model_path
 from stepjepa.records import UserError, environment, one_writer, option
@@ -61,16 +62,21 @@ class EmbedOptions(ModelOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa embed`; returns the exit status."""
     parser = Parser("embed", "Context views, target views and step states of a data set → one file.")
-    options, layout = parse(parser, argv, EmbedOptions, ShownLayout)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, layout = parse(parser, words, EmbedOptions, ShownLayout)
     from stepjepa.analysis.embeddings import check_suffix
 
     with one_writer(check_suffix(options.output_file)):
-        return embed(options, layout)
+        return embed(options, layout, words)
 
 
-def embed(options: EmbedOptions, layout: BranchLayout) -> int:
-    """Encode and write; returns the exit status."""
-    from stepjepa.analysis.embeddings import check_suffix, save
+def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> int:
+    """Encode and write; returns the exit status.
+
+    Args:
+        words: of the command line, for the next one.
+    """
+    from stepjepa.analysis.embeddings import check_finite, check_suffix, save
     from stepjepa.analysis.encode import check_prompts, encode_examples, joined, with_responses, with_system_prompt
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
@@ -137,9 +143,15 @@ def embed(options: EmbedOptions, layout: BranchLayout) -> int:
         },
         "environment": started_with,
     }
-    save(embeddings, output)
+    save(check_finite(embeddings, f"--model_name {options.model_name}"), output)
     say(account(counts, trained_predictor, options.random_weights))
     say(f"written: {output}")
+    if options.random_weights is None:
+        control = output.with_name(f"{output.stem}-random{output.suffix}")
+        say_next("embed", *words, "--output_file", str(control), "--random_weights", "0", note="a control")
+        say_next("inspect", str(output), str(control))
+    else:
+        say_next("inspect", str(output))
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stepjepa.commands.options import Parser, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.evaluation.options import EvaluateOptions
 
 
@@ -31,4 +31,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     say(table(summary))
     say(f"written: {options.output_file}, {summary_path(options.output_file)}")
+    say_next("compare", options.output_file, "OTHER_RESULTS.jsonl", note="with those of another model")
     return 0

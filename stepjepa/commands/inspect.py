@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, parse
-from stepjepa.commands.output import Progress, say
+from stepjepa.commands.output import Progress, say, say_next
 from stepjepa.records import UserError, as_json, environment, option, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class InspectOptions:
     layer: int | None = option(None, "look at this layer, stored with `stepjepa embed --layers`; the last by default")
     examples: int = option(1000, "at most so many examples, evenly spaced over the data", metavar="N")
     seed: int = option(0, "of resampling, folds and control tasks")
+    details: bool = option(False, "print every figure, not only those that the verdict follows from")
     output_file: str | None = option(None, "write every figure as JSON", aliases=["--json"], metavar="FILE")
     output_dir: str | None = option(
         None, "draw maps, similarities and spectra into this folder", aliases=["--plots"], metavar="FOLDER"
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: InspectOptions = parse(parser, argv, InspectOptions)
     from stepjepa.analysis.embeddings import evenly_spaced, load
     from stepjepa.analysis.measurements import DRAWS
-    from stepjepa.analysis.report import check_same_steps, inspect, report_text
+    from stepjepa.analysis.report import check_same_steps, inspect
+    from stepjepa.analysis.report_text import report_text, verdict_text
 
     started_with = environment()
     labels = labels_of(options.files)
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Progress()
     report = as_json(inspect(files, options.seed, progress))
     progress.end()
-    say(report_text(report))
+    say(report_text(report) if options.details else verdict_text(report))
     if options.output_file is not None:
         settings = {"layer": options.layer, "examples": options.examples, "seed": options.seed, "draws": DRAWS}
         record = {"command": "inspect", "configuration": settings, **report, "environment": started_with}
@@ -60,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output_dir is not None:
         for path in write_plots(files, Path(options.output_dir)):
             say(f"written: {path}")
+    if not options.details:
+        say_next("inspect", *options.files, "--details", note="every figure, with similarity, order and probes")
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from stepjepa.commands.options import Parser, parse
-from stepjepa.commands.output import say
+from stepjepa.commands.output import say, say_next
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS, RowFormat
 from stepjepa.data.steps import Splitter, Think
 from stepjepa.records import UserError, one_writer, option
@@ -75,4 +75,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(report)
     say(report.steps_shown())
     say(f"written: {options.output_file}")
+    say_next("verify", "--train_file", options.output_file)
     return 0

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepjepa.commands.options import Parser, ShownLayout, parse
-from stepjepa.commands.output import Progress, say
+from stepjepa.commands.output import Progress, say, say_next
 from stepjepa.experiments.options import VerifyOptions
+from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import option, write_json
 
 
@@ -42,4 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if output.output_file is not None:
         write_json(record(options, layout, checks), output.output_file)
         say(f"written: {output.output_file}")
-    return 0 if all(check.passed for check in checks) else 1
+    if not all(check.passed for check in checks):
+        return 1
+    words = ["--train_file", *options.train_file] if list(options.train_file) != [BUILTIN] else []
+    words = ["--model_name", options.model_name, *words] if options.model_name != BUILTIN else words
+    say_next("train", *words, *["--lora"] * options.lora)
+    return 0

@@ -5,7 +5,8 @@ import torch
 from small_embeddings import make_embeddings
 
 from stepjepa.analysis.measurements import measure, pair_views, true_ranks
-from stepjepa.analysis.report import inspect, report_text
+from stepjepa.analysis.report import inspect
+from stepjepa.analysis.report_text import report_text
 from stepjepa.experiments.cell import representations
 from stepjepa.experiments.report import report_columns
 from stepjepa.jepa.metrics import METRICS, Metric

@@ -18,10 +18,10 @@ from stepjepa.analysis.report import (
     check_same_steps,
     inspect,
     is_control,
-    report_text,
     similarity_of,
     verdict,
 )
+from stepjepa.analysis.report_text import report_text, verdict_text
 from stepjepa.commands.inspect import labels_of, main
 from stepjepa.jepa.metrics import alignment, centered_margin, effective_rank
 from stepjepa.records import UserError, as_json
@@ -311,6 +311,29 @@ def test_the_command_draws(files, tmp_path):
 def test_the_same_seed_gives_the_same_report(report):
     again = inspect({"random": kind("control"), "good": kind("aligned"), "bad": kind("collapsed")})
     assert report_text(as_json(again)) == report_text(as_json(report))
+
+
+def test_the_verdict_comes_first_and_details_on_request(report, files, capsys):
+    short, whole = verdict_text(as_json(report)), report_text(as_json(report))
+    first = as_json(report)["files"][0]
+    for text in (short, whole):
+        assert text.startswith(f"{first['label']}: {first['verdict']['text']}"[:80])
+        assert max(map(len, text.splitlines())) <= 120
+    assert len(short.splitlines()) < 30 < len(whole.splitlines())
+    assert "MRR among all steps" in short
+    assert main([files[0], "--details"]) == 0
+    assert "order of the steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["context", "target", "states"])
+def test_vectors_that_are_not_finite_are_refused(tmp_path, name):
+    """Weights that have diverged: no figure of theirs means anything."""
+    embeddings = make_embeddings(problems=24, size=16)
+    getattr(embeddings, name)[3, 2] = np.nan
+    getattr(embeddings, name)[5, 0] = np.inf
+    save(embeddings, tmp_path / "bad.npz")
+    with pytest.raises(UserError, match=rf"bad.npz: 2 of \d+ vectors of {name} hold NaN or infinity"):
+        main([str(tmp_path / "bad.npz")])
 
 
 def test_many_files_take_several_tables(report):
