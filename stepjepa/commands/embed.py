@@ -38,6 +38,7 @@ class EmbedOptions(ModelOptions):
         "control: the same architecture and tokenizer with weights drawn from this seed",
         metavar="SEED",
         group="model",
+        least=0,
     )
     problems: int = option(200, "how many built-in problems", group="data")
     split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")

@@ -23,8 +23,8 @@ class InspectOptions:
         help="files of `stepjepa embed`; those with --random_weights are controls", positional=True, metavar="FILE"
     )
     layer: int | None = option(None, "look at this layer, stored with `stepjepa embed --layers`; the last by default")
-    examples: int = option(1000, "at most so many examples, evenly spaced over the data", metavar="N")
-    seed: int = option(0, "of resampling, folds and control tasks")
+    examples: int = option(1000, "at most so many examples, evenly spaced over the data", metavar="N", least=1)
+    seed: int = option(0, "of resampling, folds and control tasks", least=0)
     details: bool = option(False, "print every figure, not only those that the verdict follows from")
     output_file: str | None = option(None, "write every figure as JSON", aliases=["--json"], metavar="FILE")
     output_dir: str | None = option(

@@ -19,7 +19,7 @@ from stepjepa.data.steps import Splitter
 from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, option, printable
-from stepjepa.training.configurations import Option, boolean, check_finite, did_you_mean, options_of
+from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
 
 SIZES = ("notebook", "paper")  # of figures
 METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
@@ -89,6 +89,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=Layout,
         )
         self.usage = f"{self.prog} [options]"
+        self.known: dict[str, Option] = {}
 
     def add_options(self, options: Iterable[Option], hidden: bool = False) -> None:
         """Add options to the groups that they name; `hidden` leaves them all out of `--help`."""
@@ -98,6 +99,7 @@ class Parser(argparse.ArgumentParser):
         for one in options:
             if one.group not in groups:
                 groups[one.group] = self.add_argument_group(one.group)
+            self.known[one.name] = one
             self._add_option(groups[one.group], one, hidden or one.hidden, valued)
 
     def _add_option(self, group: Any, option: Option, hidden: bool, valued: bool) -> None:
@@ -140,7 +142,8 @@ class Parser(argparse.ArgumentParser):
         given = vars(self.parse_args(words))
         for name, value in given.items():
             try:
-                check_finite(value)
+                if name in self.known:
+                    self.known[name].check(value)
             except ValueError as error:
                 self.error(f"argument --{name}: {error}")
         return given

@@ -31,7 +31,7 @@ class PrepareOptions:
     think: Think = option(
         "remove", "drop thoughts (<think> and its like), or use them as the steps", choices=get_args(Think)
     )
-    min_chars: int = option(20, "fragments shorter than this are merged into a neighbour")
+    min_chars: int = option(20, "fragments shorter than this are merged into a neighbour", least=0)
     drop_short: bool = option(False, "drop short fragments instead, as the original did (loses content)")
     system_prompt: str | None = option(
         None, f"system message; 'none' for none. Default: «{DEFAULT_SYSTEM_PROMPT}»; none for builtin"
@@ -41,7 +41,7 @@ class PrepareOptions:
     strict: bool = option(False, "make the first bad line an error")
     hub_config: str | None = option(None, "configuration of a Hub data set")
     split: str = option("train", "split of a Hub data set or of the built-in problems")
-    problems: int = option(2000, "how many built-in problems")
+    problems: int = option(2000, "how many built-in problems", least=1)
     problem_seed: int = option(0, "which built-in problems are drawn", aliases=["--seed"])
 
 

@@ -49,7 +49,7 @@ class EvaluateOptions:
     seed: int = option(0, "of the sampling", group="answers")
     split: str = option("test", "split of a Hub data set or of the built-in problems", group="questions")
     hub_config: str | None = option(None, "configuration of a Hub data set", group="questions")
-    problems: int = option(1000, "how many built-in problems", group="questions")
+    problems: int = option(1000, "how many built-in problems", group="questions", least=1)
     # The test problems of seed 0 were looked at when settings were chosen.
     problem_seed: int = option(1, "which built-in problems are drawn", group="questions")
     dtype: str = option("float32", "of the weights; auto is the checkpoint's own", choices=DTYPES, group="model")

@@ -83,7 +83,9 @@ class BenchOptions:
         aliases=["--eval_file", "--test_file"],
         group="data",
     )
-    max_length: int | None = option(None, "longest example in tokens; longer ones are cut at a step", group="data")
+    max_length: int | None = option(
+        None, "longest example in tokens; longer ones are cut at a step", group="data", least=1
+    )
     batch_size: int = option(8, "rows in a microbatch", group="data")
     rounds: int = option(20, "counted rounds, each arm once in each", group="measuring")
     warmup: int = option(2, "rounds before that, not counted", group="measuring")
@@ -97,8 +99,10 @@ class BenchOptions:
     attn_implementation: str = option(
         "sdpa", "flex_attention leaves out the arms that need dense masks", choices=ATTENTION, group="model"
     )
-    threads: int | None = option(None, "CPU threads of PyTorch; its own choice if not given", group="measuring")
-    seed: int = option(0, "of weights and choice of rows", group="data")
+    threads: int | None = option(
+        None, "CPU threads of PyTorch; its own choice if not given", group="measuring", least=1
+    )
+    seed: int = option(0, "of weights and choice of rows", group="data", least=0)
 
     def __post_init__(self) -> None:
         smallest = {

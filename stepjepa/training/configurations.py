@@ -3,7 +3,8 @@
 Nothing here imports torch, so that `--help` and a mistyped option answer at once: the options of transformers'
 `TrainingArguments` are read from its source, and so are choices that another module defines. A field's metadata has
 `help`, and where they are needed `aliases` (option strings), `choices` (values, or "module.NAME" of a table in this
-package), `metavar`, `group` (its heading in the help), `positional`, `hidden` and `const`.
+package), `metavar`, `group` (its heading in the help), `positional`, `hidden`, `const`, and
+`least` (the smallest number).
 """
 
 from __future__ import annotations
@@ -37,15 +38,8 @@ def boolean(text: str) -> bool:
     raise ValueError(f"{text!r} is neither true nor false")
 
 
-def check_finite(value: Any) -> None:
-    """Refuse NaN and infinity, which Python reads as numbers and no option means.
-
-    Raises:
-        ValueError: the value, or one of a list, is such.
-    """
-    for one in value if isinstance(value, list) else [value]:
-        if isinstance(one, float) and not math.isfinite(one):
-            raise ValueError(f"{one} is not a finite number")
+LARGEST = 2**32
+"""Seeds are smaller, and so is whatever is counted here."""
 
 
 KINDS: dict[str, Callable[[str], Any]] = {"bool": boolean, "int": int, "float": float, "Path": Path}
@@ -70,6 +64,8 @@ class Option:
     hidden: bool = False
     const: Any = None
     """What the option without a value means; None: it needs one."""
+    least: float | None = None
+    """The smallest number that it may be."""
 
     def read(self, value: Any) -> Any:
         """A value of YAML in the type that the command line would have given it; None and mappings as they are.
@@ -87,10 +83,24 @@ class Option:
 
     def _read_one(self, value: Any) -> Any:
         typed = self.kind(str(value))
-        check_finite(typed)
+        self.check(typed)
         if self.choices and typed not in self.choices:
             raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
         return typed
+
+    def check(self, value: Any) -> None:
+        """Refuse NaN and infinity, which Python reads as numbers and no option means, and numbers out of range.
+
+        Raises:
+            ValueError: the value, or one of a list, is such.
+        """
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{one} is not a finite number")
+            if isinstance(one, int) and abs(one) >= LARGEST:
+                raise ValueError(f"{one} is out of range")
+            if self.least is not None and isinstance(one, int | float) and one < self.least:
+                raise ValueError(f"{one} is less than {self.least:g}")
 
 
 def options_of(*described: Any) -> dict[str, Option]:
@@ -114,7 +124,11 @@ def _of_field(field: Field[Any], described: Any) -> Option:
         help=about.get("help", ""),
         choices=names(choices) if isinstance(choices, str) else tuple(choices),
         aliases=tuple(about.get("aliases", ())),
-        **{name: about[name] for name in ("metavar", "group", "positional", "hidden", "const") if name in about},
+        **{
+            name: about[name]
+            for name in ("metavar", "group", "positional", "hidden", "const", "least")
+            if name in about
+        },
     )
 
 

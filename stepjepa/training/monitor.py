@@ -116,11 +116,9 @@ class Monitor(TrainerCallback):
         """Speed is measured from the first step, not from when the trainer was made."""
         self.restart()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember when training was last at work; the last step is logged too, so that a run has a last figure."""
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Remember when training was last at work."""
         self.last_step = time.perf_counter()
-        if state.global_step >= state.max_steps and args.logging_strategy == "steps":
-            control.should_log = True
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Take out the time since the last step."""

@@ -45,17 +45,21 @@ class RunOptions:
     splitter: Splitter | None = option(
         None, "How to find steps in unprepared data, as in prepare.", choices=get_args(Splitter)
     )
-    problems: int = option(2000, "How many built-in problems to train on.")
+    problems: int = option(2000, "How many built-in problems to train on.", least=1)
     problem_seed: int = option(0, "Which built-in problems are drawn.")
     eval_problems: int = option(
         200,
         "How many problems to evaluate losses on: built-in ones, or, at most, training data held out.",
         measures=True,
+        least=0,
     )
     accuracy_problems: int = option(
-        200, "Held-out problems to answer before and after training; needs evaluation data. 0: none.", measures=True
+        200,
+        "Held-out problems to answer before and after training; needs evaluation data. 0: none.",
+        measures=True,
+        least=0,
     )
-    max_new_tokens: int = option(768, "Longest response when measuring accuracy.", measures=True)
+    max_new_tokens: int = option(768, "Longest response when measuring accuracy.", measures=True, least=1)
     merge_lora: bool = option(False, "Save a merged full model besides the adapter.", runner=True)
 
 

@@ -28,7 +28,7 @@ from stepjepa.training.config import StepJEPAConfig, plain_arguments, settings
 from stepjepa.training.folder import Claim, claim_folder
 from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import RunData, read_data
-from stepjepa.training.summary import QuietProgress, describe_row
+from stepjepa.training.summary import LastFigure, QuietProgress, describe_row
 from stepjepa.training.trainer import StepJEPATrainer
 
 HELD_OUT = "held_out.jsonl"
@@ -177,6 +177,7 @@ def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJE
         for part in fields(options)
         if not {"measures", "runner"} & {*part.metadata}
     } | {"model weights": locate_model(options.model_name, options.revision).identity()}
+    trainer.add_callback(LastFigure)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(QuietProgress)
     for name, report in trainer.token_reports.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import step_spans
@@ -64,6 +64,15 @@ def summary_table(record: Mapping[str, Any]) -> str:
         lines.append("no evaluation data: nothing here says how the model does on what it was not trained on")
     lines.append(f"{record['optimizer_steps']} optimizer steps, {record['wall_seconds']:.0f} s in all")
     return "\n".join(["", *lines])
+
+
+class LastFigure(TrainerCallback):
+    """The last optimizer step is logged as the first is, however long the interval: a table names both."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a log at the end."""
+        if state.global_step >= state.max_steps and args.logging_strategy == "steps":
+            control.should_log = True
 
 
 class QuietProgress(ProgressCallback):

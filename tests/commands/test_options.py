@@ -7,13 +7,21 @@ from dataclasses import dataclass, field, fields
 
 import pytest
 
-from stepjepa.commands.main import COMMANDS
-from stepjepa.commands.options import Parser, parse
-from stepjepa.experiments.options import BenchOptions
+from stepjepa.commands.ablate import AblateOptions
+from stepjepa.commands.attention import AttentionOptions
+from stepjepa.commands.compare import CompareOptions
+from stepjepa.commands.embed import EmbedOptions
+from stepjepa.commands.inspect import InspectOptions
+from stepjepa.commands.main import COMMANDS, main
+from stepjepa.commands.options import Parser, ShownLayout, parse
+from stepjepa.commands.prepare import PrepareOptions
+from stepjepa.evaluation.options import EvaluateOptions
+from stepjepa.experiments.options import BenchOptions, VerifyOptions
 from stepjepa.jepa.controls import TARGETS
 from stepjepa.jepa.losses import OBJECTIVES
+from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
-from stepjepa.training.configurations import Option, boolean, names, options_of, trainer_options
+from stepjepa.training.configurations import Option, boolean, names, options_of, read_configuration, trainer_options
 from stepjepa.training.options import JEPAOptions, RunOptions
 
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "datasets")
@@ -162,3 +170,61 @@ def test_an_instance_gives_the_defaults_and_usage_errors_end_the_program(capsys)
         "stepjepa small: argument --kind: invalid choice: 'c' (choose from 'a', 'b') "
         "(`stepjepa small --help` lists the options)\n"
     )
+
+
+NUMERIC = {
+    command: [
+        option
+        for option in options_of(*described).values()
+        if option.kind in (int, float) and not option.many and option.const is None
+    ]
+    for command, described in {
+        "prepare": (PrepareOptions,),
+        "train": (RunOptions, JEPAOptions),
+        "verify": (VerifyOptions, ShownLayout),
+        "evaluate": (EvaluateOptions,),
+        "compare": (CompareOptions,),
+        "embed": (EmbedOptions, ShownLayout),
+        "inspect": (InspectOptions,),
+        "attention": (AttentionOptions, ShownLayout),
+        "ablate": (AblateOptions,),
+        "bench": (BenchOptions,),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("command", NUMERIC)
+def test_no_number_of_any_command_is_nan_infinite_or_beyond_all_counting(command, capsys):
+    for option in NUMERIC[command]:
+        for word in ("nan", "-inf", "1e999", "9" * 30):
+            if option.kind is float and word.strip("-").isdigit():
+                continue
+            with pytest.raises(SystemExit) as stop:
+                main([command, f"--{option.name}={word}"])
+            said = capsys.readouterr().err
+            assert (stop.value.code, said.count("\n")) == (2, 1), said
+            assert option.name in said or "required" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lbd: .nan",
+        "learning_rate: .inf",
+        "temperature: '1e999'",
+        "seed: 99999999999999999999",
+        "problems: 0",
+        "lbd: [1]",
+    ],
+)
+def test_nor_is_one_in_a_file_of_options(text, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"--config {file}: {text.split(':')[0]}: "):
+        read_configuration(str(file), options_of(RunOptions, JEPAOptions))
+
+
+def test_an_unreadable_file_of_options_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"lbd: \xff")
+    with pytest.raises(UserError, match="not YAML"):
+        read_configuration(str(tmp_path / "a.yaml"), options_of(JEPAOptions))
