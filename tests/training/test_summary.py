@@ -54,8 +54,11 @@ def test_no_option_is_a_number_that_is_none(name, value):
         StepJEPAConfig(output_dir="x", **{name: value})
 
 
-@pytest.mark.parametrize("options", [{"num_train_epochs": 0}, {"num_train_epochs": -1}, {"max_steps": 0}])
-def test_no_steps_are_refused_before_training(options):
+@pytest.mark.parametrize(
+    "options",
+    [{"num_train_epochs": 0}, {"num_train_epochs": -1}, {"max_steps": 0}, {"learning_rate": -1.0}, {"adam_beta2": 1.0}],
+)
+def test_no_steps_and_no_optimizer_are_refused_before_training(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         StepJEPAConfig(output_dir="x", **options)
 
