@@ -35,6 +35,7 @@ MARKS = (*(mark for pair in THOUGHT_MARKS for mark in pair), *ANSWER_MARKS, *CHA
 """Every mark: a reader of tokens must leave them in the text for :func:`split_thoughts`."""
 
 _OPENS = {opener.lower(): opener for opener, _ in THOUGHT_MARKS}
+_LONGEST = max(map(len, _OPENS))
 _CLOSES = {closer.lower(): opener for opener, closer in THOUGHT_MARKS}
 # `<|start|>assistant<|channel|>analysis<|message|>`, `<|channel|>commentary to=f <|constrain|>json<|message|>` begin a
 # message, `<|end|>`, `<|call|>`, `<|return|>` end one; any mark of the first two tables: `<think>`, `[/THINK]`
@@ -43,6 +44,12 @@ _MARK = re.compile(
     rf"<\|message\|>|<\|(?:end|call|return)\|>)|{'|'.join(map(re.escape, (*_OPENS, *_CLOSES, *ANSWER_MARKS)))})",
     re.I,
 )
+
+
+def opened_thought(prompt: str) -> str:
+    """The mark with which a prompt ends, if it opens a thought that the response goes on with; else nothing."""
+    end = prompt.rstrip()[-_LONGEST:].lower()
+    return next((opener for mark, opener in _OPENS.items() if end.endswith(mark)), "")
 
 
 def split_thoughts(text: str) -> tuple[str, str]:

@@ -270,7 +270,7 @@ def _answer(
             question, answers = questions[index], state.answers[index * samples : (index + 1) * samples]
             if index in rows or any(answer.end == "unfinished" for answer in answers):
                 continue
-            verdicts = [verdict(answer, question["answer"], tokenizer) for answer in answers]
+            verdicts = [verdict(answer, question["answer"], tokenizer, prompts[index]) for answer in answers]
             rows[index] = {
                 "id": ids[index],
                 "index": index,

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.encoding import Prompt, chat_encoder
 from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
-from stepjepa.data.thoughts import CHANNEL_MARKS, MARKS
+from stepjepa.data.thoughts import CHANNEL_MARKS, MARKS, opened_thought
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, generate
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
@@ -102,7 +102,7 @@ def generate_answers(
         for batch in generate(model, tokenizer, state):
             bar.update(sum(state.answers[request].end != "unfinished" for request in batch))
     return [
-        {"prompt": prompt.text, "gold": example["answer"], **verdict(answer, example["answer"], tokenizer)}
+        {"prompt": prompt.text, "gold": example["answer"], **verdict(answer, example["answer"], tokenizer, prompt.text)}
         for prompt, answer, example in zip(prompts, state.answers, examples, strict=True)
     ]
 
@@ -120,8 +120,14 @@ def response_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> 
     return str(tokenizer.decode(rest, skip_special_tokens=not kept))
 
 
-def verdict(answer: Answer, gold: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def verdict(answer: Answer, gold: str, tokenizer: PreTrainedTokenizerBase, prompt: str = "") -> dict[str, Any]:
     """What a response says and whether that is right.
+
+    Args:
+        answer: The response.
+        gold: The reference answer.
+        tokenizer: It decodes the response.
+        prompt: Its end may open the thought with which the response begins.
 
     Returns:
         `response`, with the marks of its thoughts; `extracted` (answer or None), `correct`; `strict`,
@@ -129,7 +135,8 @@ def verdict(answer: Answer, gold: str, tokenizer: PreTrainedTokenizerBase) -> di
         end-of-turn token), `stopped` (the model ended the turn), `truncated` (cut off instead).
     """
     response = response_text(answer.tokens, tokenizer)
-    extracted, strict, flexible = extract_answer(response), strict_match(response), flexible_extract(response)
+    extracted = extract_answer(opened_thought(prompt) + response)
+    strict, flexible = strict_match(response), flexible_extract(response)
     return {
         "response": response,
         "extracted": extracted,

@@ -152,6 +152,14 @@ def test_control_tokens_that_mark_a_thought_are_looked_at_before_they_are_droppe
     assert found["response"] == (shown or text)
 
 
+def test_a_thought_that_the_prompt_opens_is_no_answer(tokenizer):
+    cut_off = said(tokenizer, "Maybe \\boxed{4}, but", "truncated")
+    assert verdict(cut_off, "4", tokenizer, "<|assistant|>\n<think>\n")["extracted"] is None
+    assert verdict(cut_off, "4", tokenizer, "<|assistant|>\n")["extracted"] == "4"
+    closed = said(tokenizer, "Maybe \\boxed{3}?</think>It is 4.")
+    assert verdict(closed, "4", tokenizer, "<|assistant|>\n<think>\n")["extracted"] == "4"
+
+
 def test_how_a_response_ended_is_said(tokenizer):
     whole, cut = (verdict(said(tokenizer, "It is 4", end), "4", tokenizer) for end in ("stopped", "truncated"))
     assert (whole["stopped"], whole["truncated"], cut["stopped"], cut["truncated"]) == (True, False, False, True)
