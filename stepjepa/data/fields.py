@@ -10,7 +10,7 @@ FIELDS = {
     "question": ("question", "problem", "query", "prompt", "instruction", "input"),
     "solution": (
         *("deepseek_response", "solution", "generated_solution", "response", "completion", "output"),
-        *("rationale", "chain_of_thought"),
+        *("rationale", "chain_of_thought", "cot", "explanation", "reasoning"),
     ),
     "steps": ("steps", "completions"),
     "system": ("system", "system_prompt"),

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from stepjepa.data.boxes import last_boxed
 from stepjepa.data.endings import without_ends
 from stepjepa.data.fields import (
+    FIELDS,
     UNKNOWN_FIELDS,
     RowError,
     field_name,
@@ -229,7 +230,9 @@ def _system(row: Mapping[str, Any], options: RowOptions) -> str | None:
 
 def _solution(row: Mapping[str, Any], source: str, options: RowOptions) -> Example:
     name = field_name(row, "solution") or "solution"
-    question, solution = question_of(row), with_thoughts(row, strip_calculator_marks(text_of(row, name)))
+    question, solution = question_of(row), strip_calculator_marks(text_of(row, name))
+    if name not in FIELDS["thoughts"]:
+        solution = with_thoughts(row, solution)
     steps, answer = _worked(row, solution, options)
     extra = {key: row[key] for key in ("level", "type") if isinstance(row.get(key), str | int)}
     return make_example(question, steps, answer, source, _system(row, options), **extra)

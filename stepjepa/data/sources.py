@@ -148,13 +148,14 @@ def read_examples(
         prompt = DEFAULT_SYSTEM_PROMPT if system_prompt == "auto" else system_prompt
         options = RowOptions(splitter, think, short, min_chars, prompt)
         located = locate(origin)
+        name = name_of(located)
         for row in file_rows(located) if isinstance(located, Path) else hub_rows(located, config, split):
             report.read += 1
             options.changes.clear()
             try:
                 if isinstance(row.value, RowError):
                     raise row.value
-                example = convert_row(row.value, name_of(located), row_format, options)
+                example = convert_row(row.value, name, row_format, options)
                 kind = row_format or recognise_format(row.value)  # type: ignore[arg-type]
                 if fault := json_fault(example):
                     raise fault
