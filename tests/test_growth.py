@@ -1,0 +1,40 @@
+"""No text function takes longer than its length explains, whatever the text repeats; `figures/growth.py` says it in full."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SHORT, LONG = 500, 5_000
+
+
+@pytest.fixture(scope="module")
+def growth() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("growth", Path(__file__).parents[1] / "figures" / "growth.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_time_grows_with_the_length(growth: ModuleType) -> None:
+    units = [*growth.UNITS[::5], *growth.drawn_units(2, seed=1)]
+    for name, function in growth.functions().items():
+        for unit in units:
+            # Ten times is linear; what is quadratic takes a hundred times as long.
+            short, long = (growth.seconds(function, unit, size, tries=1) for size in (SHORT, LONG))
+            assert long < 30 * short + 0.05, f"{name} of {unit!r}: {short}, {long}"
+
+
+@pytest.mark.slow
+def test_time_grows_with_the_length_of_long_texts(growth: ModuleType) -> None:
+    sizes = (250_000, 500_000)
+    for name, measured in growth.measure(
+        [*growth.UNITS, *growth.drawn_units(20, seed=2)], (10_000, 20_000), sizes
+    ).items():
+        for unit, (half, whole) in measured["long"].items():
+            assert whole < 2.5 * half + 0.05, f"{name} of {unit!r}: {half}, {whole}"
