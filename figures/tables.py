@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,30 @@ def item(path: Path) -> list[str]:
 
 # -------- writing --------
 
+FAULTS = {
+    "kill_train": "`train` killed once or twice",
+    "kill_while_saving": "`train` killed while it saves",
+    "kill_evaluate": "`evaluate` killed one to three times",
+    "kill_ablate": "`ablate` killed",
+    "two_train": "two `train` into one folder",
+    "two_evaluate": "two `evaluate` into one file",
+    "other_options": "resumed with another option",
+    "flipped_byte": "a bit flipped in one to three checkpoints",
+    "full_disk": "no room for a file in `train`, `evaluate` or `embed`",
+}
+
+
+def drills() -> list[str]:
+    """Rounds of each kind of fault, and how they ended."""
+    rows = [["fault", "rounds", "wrong", "how they ended"]]
+    for kind, fault in FAULTS.items():
+        rounds = [entry for entry in record("drills")["rounds"] if entry["kind"] == kind]
+        ends = Counter(entry["outcome"] for entry in rounds)
+        wrong = sum(entry["wrong"] is not None for entry in rounds)
+        rows.append([fault, str(len(rounds)), str(wrong), "; ".join(f"{n} × {end}" for end, n in ends.most_common())])
+    return table(*rows)
+
+
 BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
     "README.md": {"findings": findings, "rooms": rooms},
     "stepjepa/README.md": {"files": files},
@@ -379,6 +404,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "losses": functools.partial(grid_table, "losses"),
         "other-tests": other_tests,
         "price": price,
+        "drills": drills,
     },
 }
 """File → name of a block → its lines."""

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 
 class UserError(ValueError):
@@ -129,10 +128,17 @@ def on_disk(path: str | os.PathLike[str], verb: str = "written") -> Iterator[Non
     """
     try:
         yield
-    except SafetensorError as error:  # of a full disk too: what it says ends in the system's reason
-        raise UserError(f"{path} cannot be {verb}: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be {verb}: {error.strerror or error}") from error
+    except Exception as error:  # safetensors and tokenizers (Rust) and torch have no type of their own for it
+        if match := OS_ERROR.search(str(error)):
+            reason = os.strerror(int(match[1])) if match[1] else "the disk took less than was given; is it full?"
+            raise UserError(f"{path} cannot be {verb}: {reason}") from error
+        raise
+
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)|PytorchStreamWriter|inline_container")
+"""`No space left on device (os error 28)`; `[enforce fail at inline_container.cc:672] . unexpected pos 52 vs 51`."""
 
 
 @contextmanager

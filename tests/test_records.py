@@ -43,9 +43,23 @@ def test_what_a_disk_refuses_is_one_sentence_that_names_the_file(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_what_safetensors_says_of_a_full_disk(tmp_path):
-    with pytest.raises(UserError, match="x cannot be written: I/O error: No space left"), on_disk(tmp_path / "x"):
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "No space left on",
+        ),
+        (Exception("Permission denied (os error 13)"), "Permission denied"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 52 vs 51"), "is it full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "is it full"),
+    ],
+)
+def test_what_other_libraries_say_of_a_disk(tmp_path, error, reason):
+    with pytest.raises(UserError, match=f"x cannot be written: .*{reason}"), on_disk(tmp_path / "x"):
+        raise error
+    with pytest.raises(KeyError), on_disk(tmp_path / "x"):
+        raise KeyError("another error stays what it is")
 
 
 @pytest.mark.parametrize(

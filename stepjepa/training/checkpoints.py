@@ -6,7 +6,8 @@ killed at any moment leaves either a whole `checkpoint-N` or none. Its `manifest
 of every file and what the run's result follows from (`identity.py`): a resume takes the newest checkpoint whose files
 are those that were saved, names newer ones that are not, and refuses to go on with other settings or data.
 
-Checksums cost little beside saving: SHA-256 reads 1.4 GB/s on one core of the machine that the records are from.
+Checksums cost little beside saving: 0.6 s of one core for a checkpoint of 500 MB, which takes several seconds to have
+on disk; on resuming they are computed once, by the first process.
 """
 
 from __future__ import annotations
@@ -70,10 +71,6 @@ def staging(run: Path, name: str, mine: bool, wait: Callable[[], None]) -> Itera
                 (folder / MARK).touch()
             wait()
             yield folder
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-            raise
-        raise UserError(f"{run / name} cannot be written; is the disk full? ({str(error).splitlines()[0]})") from error
     finally:
         if mine and folder.exists():
             clear_staging(run)
