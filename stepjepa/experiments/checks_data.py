@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from itertools import islice
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -121,9 +122,11 @@ class _Aligned(NamedTuple):
 
 def _aligned(subject: Subject, pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> Iterator[_Aligned]:
     """Examples and their rows, with the text rendered and tokenized once more."""
-    for example, row in pairs:
-        ((steps, encoded),) = encode_examples([example], subject.tokenizer)
-        yield _Aligned(example["messages"], steps, row, encoded)
+    stream = iter(pairs)
+    while batch := list(islice(stream, 500)):
+        encoded = encode_examples([example for example, _ in batch], subject.tokenizer)
+        for (example, row), (steps, each) in zip(batch, encoded, strict=True):
+            yield _Aligned(example["messages"], steps, row, each)
 
 
 def check_boundaries(subject: Subject) -> Outcome:
