@@ -108,8 +108,8 @@ class ChatRenderer:
         self.control = _control_tokens(tokenizer, template)
         self.folds_system = self._folds_system()
         _, suffix = self._around([{"role": "user", "content": "Question"}])
-        self._suffix = suffix  # as a rule the same for all: most examples are spared a rendering
-        self.end_of_turn = self._end_of_turn(self._ending(suffix))
+        self._suffix, self._end = suffix, self._ending(suffix)  # as a rule the same for all: found once
+        self.end_of_turn = self._end_of_turn(self._end)
 
     def _render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
         try:
@@ -188,10 +188,11 @@ class ChatRenderer:
             prefix, suffix = text[: contents[-1][0]], text[contents[-1][1] :]
         elif text != prefix + answer + suffix:
             prefix, suffix = self._around(turns[:-1])
-            self._suffix = suffix
         if text != prefix + answer + suffix:
             raise ValueError("the chat template changes the text of the answer, so its steps cannot be found")
-        ending = self._ending(suffix)
+        if suffix != self._suffix:
+            self._suffix, self._end = suffix, self._ending(suffix)
+        ending = self._end
         if not suffix.startswith(ending):
             text = prefix + answer + ending
         start = len(prefix)

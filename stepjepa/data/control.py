@@ -55,10 +55,7 @@ class ControlTokens:
         # Text may well give the unknown token, which stands for pieces that the vocabulary lacks.
         self._numbers = frozenset(self.ids.values()) - {tokenizer.unk_token_id}
         self._names = {string: chr(_NAMES + i) * len(string) for i, string in enumerate(self.ids)}
-        self._control = _any_of(self.ids)
-        hidden = {*self.ids, *_TAG.findall(written)}
-        self._hidden = _any_of(hidden)
-        self._first = re.compile(f"(?={_any_of(hidden).pattern})(.)", re.S)  # the `<` of each `<s>`, overlapping or not
+        self._hidden = _any_of({*self.ids, *_TAG.findall(written)})
 
     def occur_in(self, text: str) -> bool:
         """Whether a text holds what reads like a control token, or like a tag that the template may look for."""
@@ -68,6 +65,14 @@ class ControlTokens:
         """The control tokens among token ids, in their order."""
         numbers = self._numbers
         return [index for index in ids if index in numbers]
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        return _any_of(self.ids)
+
+    @cached_property
+    def _first(self) -> re.Pattern[str]:
+        return re.compile(f"(?={self._hidden.pattern})(.)", re.S)  # the `<` of each `<s>`, overlapping or not
 
     # ---- what the template is given, and what it wrote ----
 
