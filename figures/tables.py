@@ -373,7 +373,7 @@ FAULTS = {
     "two_train": "two `train` into one folder",
     "two_evaluate": "two `evaluate` into one file",
     "other_options": "resumed with another option",
-    "flipped_byte": "a bit flipped in one to three checkpoints",
+    "flipped_byte": "a bit flipped in one or two checkpoints",
     "full_disk": "no room for a file in `train`, `evaluate` or `embed`",
 }
 

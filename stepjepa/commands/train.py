@@ -134,7 +134,7 @@ def stopped(output_dir: str | None, words: Sequence[str]) -> str:
     from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 
     try:
-        checkpoint, _ = newest_complete(output_dir)
+        checkpoint, _ = newest_complete(output_dir, checksums=False)
     except NoCheckpointError:
         return (
             f"\nstopped before the first checkpoint: nothing of the training is saved in {output_dir}, start anew. "

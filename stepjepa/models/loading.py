@@ -299,8 +299,12 @@ def check_finite(model: Any, who: str) -> None:
         UserError: a weight is NaN or infinite; which.
     """
     for name, parameter in model.named_parameters():
+        weight = parameter.detach()
+        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # of FSDP: this process's part
+        if not weight.numel() or not weight.is_floating_point() or weight.element_size() == 1:  # 8-bit has no extremes
+            continue
         # The extremes, because a NaN is one, and no mask of a weight's size is made.
-        if parameter.numel() and not all(bool(extreme.isfinite()) for extreme in parameter.detach().aminmax()):
+        if not all(bool(extreme.isfinite()) for extreme in weight.aminmax()):
             raise UserError(
                 f"{who} weights that are not finite numbers (NaN or infinity), first in {name}: training diverged; "
                 "train with a lower learning rate"

@@ -18,6 +18,7 @@ from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.pairs import CONSECUTIVE
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import locate_model
+from stepjepa.models.loading import check_finite
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -288,3 +289,14 @@ def test_lora_on_an_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="predictor_1"):
         load_model(str(tmp_path / "adapter"), predictors=2)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_weights_that_are_no_numbers_are_refused_by_name(dtype):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(0, 2)).to(dtype).requires_grad_(False)
+    check_finite(model, "m has")
+    for value in (float("nan"), float("inf"), -float("inf")):
+        model[0].weight[0, 1] = value
+        if dtype.itemsize > 1:
+            with pytest.raises(UserError, match=r"m has weights that are not finite numbers .*, first in 0\.weight"):
+                check_finite(model, "m has")
