@@ -16,6 +16,7 @@ from stepjepa.data.units import Doubt, Unit, split_unit
 
 LONGEST = 2000  # characters of an answer that is read; a longer one is compared as text
 _MOST_ITEMS = 50  # of a list that is compared item by item,
+_DEEPEST = 10  # brackets in brackets
 _MOST_OPEN = 8  # of which only so many may need mathematics
 
 Mathematics = Callable[[str, str], bool]
@@ -61,9 +62,7 @@ _CHOICE = re.compile(
 )
 _SECOND_CHOICE = re.compile(r"(?<![A-Za-z])\(?[A-J]\)")  # `B)` of `A) and B)`
 # `= 5`, `\approx 3.14`, `\therefore 5`
-_RELATION = re.compile(
-    r"(?:=|\\therefore(?![A-Za-z])|\\approx(?![A-Za-z])|\\simeq(?![A-Za-z])|\\sim(?![A-Za-z])|\\doteq(?![A-Za-z]))\s*"
-)
+_RELATION = re.compile(r"(?:(?:=|\\(?:therefore|approx|simeq|sim|doteq)(?![A-Za-z]))\s*)+")
 # `Area = 12`, `The answer is 460`, `Ответ: 14`, `答案是14`
 _LABEL = re.compile(
     r"(?P<label>[^\W\d_]+(?:[ '-][^\W\d_]+)*?)\s*"
@@ -87,20 +86,21 @@ def read_answer(answer: str) -> Reading:
     return reading
 
 
-def _read(text: str) -> Reading:
+def _read(text: str, *, labelled: bool = False) -> Reading:
     plain = " ".join(WRAPPER.sub(r" \1 ", text).split())
     if match := _RELATION.match(text):
-        return _read(strip_marks(text[match.end() :]))
+        text = strip_marks(text[match.end() :])
+        plain = " ".join(WRAPPER.sub(r" \1 ", text).split())
     choice = _CHOICE.fullmatch(plain)
     letter = ""
     if choice and not _SECOND_CHOICE.search(choice["rest"]):
         letter = next(group for group in choice.groups() if group).upper()
-    elif (match := _LABEL.fullmatch(plain)) and not _FUNCTION.search(match["label"]):
+    elif not labelled and (match := _LABEL.fullmatch(plain)) and not _FUNCTION.search(match["label"]):
         words = [word for word in match["label"].lower().split() if word not in _GENERIC]
         if len(match["label"]) >= 3 or not match["label"].isascii() or (not words and len(match["label"]) > 1):
             # From the text with its wrappers, in which units stand, if the label ends outside of them.
             rest = text[len(text) - len(match["rest"]) :] if text.endswith(match["rest"]) else match["rest"]
-            return replace(_read(strip_marks(rest)), label=" ".join(words))
+            return replace(_read(strip_marks(rest), labelled=True), label=" ".join(words))
     clock = _CLOCK.fullmatch(plain)
     if clock and (clock[2] or clock[4] or "clock" in plain.lower()) and int(clock[1]) <= 24:
         hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
@@ -242,13 +242,15 @@ def _list_of(text: str) -> _List:
 
 
 def _split(text: str, *, thousands: bool) -> list[str] | None:
-    """Parts between the commas and semicolons outside of all brackets; None if the brackets are not in pairs."""
+    """Parts between commas and semicolons outside of all brackets; None if brackets are unpaired or nest too deep."""
     kept = {match.start() for match in _THOUSANDS.finditer(text)} if thousands else set()
     items, depth, start = [], 0, 0
     for match in re.finditer(r"\\[{}]|[\[\](){},;]|\\.", text):
         token = match.group()
         if token in ("(", "[", "{", "\\{"):
             depth += 1
+            if depth > _DEEPEST:
+                return None
         elif token in (")", "]", "}", "\\}"):
             depth -= 1
             if depth < 0:

@@ -95,7 +95,8 @@ def split_unit(text: str) -> Quantity:
     if match := _BASE.fullmatch(text):
         return Quantity(match[1], Unit(nouns=frozenset({f"base {match[2] or match[3]}"})))
     if match := _MONEY.fullmatch(text):
-        quantity = split_unit(match[1] + match[3] if match[2] else match[4])
+        amount = match[1] + match[3] if match[2] else match[4]
+        quantity = split_unit(amount) if not _MONEY.fullmatch(amount) else Quantity(amount, None)
         unit = Unit(frozenset({(_CURRENCY[match[2] or match[5]], 1)}))
         if quantity.unit is None or quantity.unit.agrees(unit):
             return Quantity(quantity.text, unit, quantity.factor)
