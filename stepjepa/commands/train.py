@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stepjepa.training.summary import run_title, summary_table
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
+    if PartialState().is_main_process and (advice := busy()):
+        say(advice)
     try:
         record = run_training(options, args, resume, show_first=show_example, say=say)
     except KeyboardInterrupt:
@@ -109,6 +112,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = f"results/{folder.name}.jsonl"
         say_next("evaluate", "--model_name", str(folder), "--test_file", *files, "--output_file", results)
     return 0
+
+
+def busy() -> str | None:
+    """Advice where other work leaves fewer cores than PyTorch has threads, which then wait for each other.
+
+    The number is not changed here: it decides the rounding, and with it whether a resumed run is the same to the bit.
+    """
+    import torch
+
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    free = max(1, round(cores - load))
+    if torch.cuda.is_available() or threads <= free:
+        return None
+    return (
+        f"note: others use {load:.1f} of {cores} cores, and {threads} threads would wait for each other; "
+        f"OMP_NUM_THREADS={free} stepjepa train … may be several times faster"
+    )
 
 
 def draw(record: Mapping[str, Any], title: str, path: Path) -> bool:

@@ -75,7 +75,7 @@ def check_environment(subject: Subject) -> Outcome:
 def check_data_format(subject: Subject) -> Outcome:
     """The files are read, most rows can be kept, and steps join to the assistant's message."""
     options = subject.options
-    examples, report = read_examples(options.train_file, splitter=options.splitter)
+    examples, report = read_examples(options.train_file, count=options.problems, splitter=options.splitter)
     joined = sum("\n\n".join(example["steps"]) == example["messages"][-1]["content"] for example in examples)
     skipped = sum(map(len, report.skipped.values()))
     values = {"read": report.read, "kept": report.kept, "skipped": skipped, "joined": joined}

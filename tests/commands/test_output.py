@@ -12,7 +12,7 @@ import pytest
 from stepjepa.commands import main as main_module
 from stepjepa.commands.main import main
 from stepjepa.commands.output import say, say_next
-from stepjepa.commands.train import stopped
+from stepjepa.commands.train import busy, stopped
 from stepjepa.records import UserError, printable
 
 OBEYED = [
@@ -105,3 +105,12 @@ def test_an_interrupted_run_says_what_is_saved(tmp_path, monkeypatch):
     again = "run/checkpoint-8 is saved. It goes on with: stepjepa train --lbd 0 --output_dir run --resume_from_checkpoint true"
     assert again in stopped("run", ["--lbd", "0"])
     assert again in stopped("run", ["--lbd", "0", "--output_dir", "run", "--resume_from_checkpoint", "true"])
+
+
+@pytest.mark.parametrize(("load", "threads", "advised"), [(0.1, 2, None), (1.9, 2, 1), (3.6, 1, None), (2.2, 4, 2)])
+def test_a_busy_processor_is_told_of(load, threads, advised, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2 if threads < 4 else 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (f"OMP_NUM_THREADS={advised}" in (busy() or "")) == (advised is not None)

@@ -193,3 +193,23 @@ def test_leaks_are_framed(records):
     figure = leakage_map({**records["audit"], "cells": cells, "passed": False, "faults": ["one"]})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["must not be"]
     assert "1 FAULTS" in figure.axes[0].get_title()
+
+
+@pytest.mark.parametrize("name", ["$", "cost $5 and $6", "$x_", "a$b$c", r"\\$", "100%", "_^{", "\x1b[31m"])
+def test_names_are_drawn_as_they_are(name, tmp_path):
+    """Two dollar signs in a name are no formula."""
+
+    @styled
+    def draw():
+        figure = new_figure(0.3)
+        axes = figure.subplots()
+        axes.plot([1, 2], label=name)
+        axes.set_title(name)
+        axes.set_yticks([1], [name])
+        axes.legend()
+        return figure
+
+    figure = draw()
+    assert figure.axes[0].get_title() == name
+    assert not figure.axes[0].title.get_parse_math()
+    save_figure(figure, tmp_path / "f.png")
