@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stepjepa.data.thoughts import split_thoughts
+
 FIELDS = {
     "messages": ("messages", "conversations", "conversation"),
     "question": ("question", "problem", "query", "prompt", "instruction", "input"),
@@ -119,7 +121,11 @@ def read_messages(raw: object) -> list[dict[str, str]]:
             raise RowError("a message holds something other than text")
         if text is None or not text.strip():
             raise RowError("a message has no text")
-        messages.append({"role": role, "content": text if message is not raw[-1] else with_thoughts(message, text)})
+        if message is raw[-1]:
+            text = with_thoughts(message, text)
+        elif role == "assistant":
+            text = split_thoughts(text)[1] or text
+        messages.append({"role": role, "content": text})
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):

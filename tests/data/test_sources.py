@@ -81,6 +81,17 @@ def test_thoughts_as_steps_still_end_with_the_answer() -> None:
     assert example["steps"] == ["Half of 48 clips is 24.", "The answer is \\boxed{1,072}."]
 
 
+def test_thoughts_of_earlier_turns_are_left_out() -> None:
+    turns = [
+        {"role": "user", "content": "What is <think>?"},
+        {"role": "assistant", "content": "<think>A tag.</think>It opens a thought."},
+        {"role": "user", "content": "Add 1 and 1."},
+        {"role": "assistant", "content": "<think>Easy.</think>It is two, \\boxed{2}."},
+    ]
+    kept = [message["content"] for message in convert_row({"messages": turns}, "chat")["messages"][1:]]
+    assert kept == ["What is <think>?", "It opens a thought.", "Add 1 and 1.", "It is two, \\boxed{2}."]
+
+
 def test_chat_row_keeps_its_system_message_and_earlier_turns() -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
