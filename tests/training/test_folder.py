@@ -77,7 +77,10 @@ def test_one_writer_at_a_time(tmp_path):
             claim_folder(folder, resume)
     claim.release()
     assert not (tmp_path / "new").exists()
-    code = f"import os; from stepjepa.training.folder import claim_folder; c = claim_folder({folder!r}, None); os.kill(os.getpid(), 9)"
+    code = (
+        "import os; from pathlib import Path; from stepjepa.records import Lock; "
+        f"lock = Lock(Path({folder!r}, {LOCK!r}), Path({folder!r})); lock.take(); os.kill(os.getpid(), 9)"
+    )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert (tmp_path / "new" / LOCK).exists()
     claim_folder(folder, None).release()  # the lock of a killed process is none
