@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -245,6 +246,21 @@ def price() -> list[str]:
     return table(*rows)
 
 
+def growth() -> list[str]:
+    """How the time of each text function grows, over its worst units."""
+    sizes = record("growth")["sizes"]
+    doublings = math.log2(sizes[-1] / sizes[0])
+    rows = [["function", "units", f"{sizes[-1]:,} characters: s", "× per doubling, at most", "slowest unit"]]
+    for name, measured in record("growth")["seconds"].items():
+        slowest = max(measured["long"], key=lambda unit: measured["long"][unit][-1])
+        # A thousandth of a second is no time whose ratio means anything.
+        ratio = max((times[-1] / max(times[0], 1e-3)) ** (1 / doublings) for times in measured["long"].values())
+        shown = slowest.encode("unicode_escape").decode("ascii").replace("|", "\\|")
+        longest = f"{measured['long'][slowest][-1]:.2f}"
+        rows.append([name, f"{len(measured['scanned'])}", longest, f"{ratio:.2f}", f"`{shown}`"])
+    return table(*rows)
+
+
 # -------- sentences --------
 
 
@@ -405,6 +421,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "other-tests": other_tests,
         "price": price,
         "drills": drills,
+        "growth": growth,
     },
 }
 """File → name of a block → its lines."""

@@ -5,6 +5,10 @@ fields.py       what a raw row holds, whatever a data set calls it
 endings.py      end-of-turn strings at the end of a solution, taken off
 formats.py      one raw row → one example, with its reference answer
 boxes.py        the boxed answer of a solution
+notation.py     what never changes an answer's meaning, taken away
+numbers.py      numbers as people write them → exact values
+units.py        the units of an answer
+readings.py     an answer taken apart, and whether two are the same
 golds.py        where an answer stands in a text, and the reference answer of a row
 thoughts.py     the thoughts of a response and its answer, told apart by models' marks
 mathematics.py  where a solution must not be cut: formulas, drawings, code
