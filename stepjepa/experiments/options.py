@@ -100,9 +100,7 @@ class BenchOptions:
     attn_implementation: str = option(
         "sdpa", "flex_attention leaves out the arms that need dense masks", choices=ATTENTION, group="model"
     )
-    threads: int | None = option(
-        None, "CPU threads of PyTorch; its own choice if not given", group="measuring", least=1
-    )
+    threads: int | None = option(None, "CPU threads of PyTorch; its own choice if not given", group="measuring")
     seed: int = option(0, "of weights and choice of rows", group="data", least=0)
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ def test_an_interrupted_run_says_what_is_saved(tmp_path, monkeypatch):
     assert "nothing is saved" in stopped(None, [])
     (tmp_path / "run").mkdir()
     assert "start anew" in stopped("run", [])
-    monkeypatch.setattr("stepjepa.training.checkpoints.newest_complete", lambda _: ("run/checkpoint-8", []))
+    monkeypatch.setattr("stepjepa.training.checkpoints.newest_complete", lambda _, checksums: ("run/checkpoint-8", []))
     again = "run/checkpoint-8 is saved. It goes on with: stepjepa train --lbd 0 --output_dir run --resume_from_checkpoint true"
     assert again in stopped("run", ["--lbd", "0"])
     assert again in stopped("run", ["--lbd", "0", "--output_dir", "run", "--resume_from_checkpoint", "true"])
