@@ -22,7 +22,8 @@ from stepjepa.data.mathematics import protected_spans
 from stepjepa.data.steps import split_steps
 from stepjepa.data.thoughts import split_thoughts
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer
+from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
+from stepjepa.evaluation.questions import NoGoldError, read_question
 from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_tokenizer
 from stepjepa.records import environment, json_bytes, write_json
@@ -51,6 +52,11 @@ def _prepare(text: str) -> None:
         convert_row(parse_line(line), "growth")
 
 
+def _question(text: str) -> None:
+    with suppress(RowError, NoGoldError):
+        read_question({"question": text, "answer": text}, "growth")
+
+
 def functions() -> dict[str, Callable[[str], object]]:
     """What is measured, by name; each reads one text."""
     tokenizer = load_tokenizer(locate_model("builtin"))
@@ -68,6 +74,9 @@ def functions() -> dict[str, Callable[[str], object]]:
         "last_boxed": last_boxed,
         "prepare, one row": _prepare,
         "extract_answer": extract_answer,
+        "read_question": _question,
+        "strict_match": strict_match,
+        "flexible_extract": flexible_extract,
         "exact_match": lambda text: exact_match(text, text + "1"),
         "answers_match, with 4": lambda text: answers_match(text, "4"),
         "answers_match, with another": lambda text: answers_match(text, text + "1"),

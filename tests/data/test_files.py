@@ -48,7 +48,7 @@ def values(path: Path) -> list[object]:
     ("name", "data"),
     [
         ("a.jsonl", LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("no_ending", bz2.compress(LINES)),
         ("a.json.xz", lzma.compress(json.dumps(ROWS).encode())),
         ("a.json", json.dumps(ROWS).encode()),
@@ -60,9 +60,9 @@ def values(path: Path) -> list[object]:
         ("a.csv", table(",")),
         ("a.csv", table(";")),
         ("a.tsv", b"\xef\xbb\xbf" + table("\t")),
-        ("a.csv.gz", gzip.compress(table(","))),
+        ("a.csv.gz", gzip.compress(table(","), mtime=0)),
         ("a.parquet", parquet()),
-        ("a.parquet", gzip.compress(parquet())),
+        ("a.parquet", gzip.compress(parquet(), mtime=0)),
     ],
 )
 def test_kinds_that_are_read(tmp_path: Path, name: str, data: bytes) -> None:
@@ -79,7 +79,7 @@ def test_kinds_that_are_read(tmp_path: Path, name: str, data: bytes) -> None:
         (b"\x28\xb5\x2f\xfdrest", "zstd"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"<!DOCTYPE html>", "a web page"),
-        (gzip.compress(LINES)[:-20], "damaged and cannot be decompressed"),
+        (gzip.compress(LINES, mtime=0)[:-20], "damaged and cannot be decompressed"),
         (parquet()[:-9], "damaged Parquet"),
     ],
 )
