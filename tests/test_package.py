@@ -45,6 +45,7 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_nothing_but_plots_pulls_in_matplotlib():
     code = (
         "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__ if not n.endswith('_explorer')]; import stepjepa.commands.main, stepjepa.training.run;"

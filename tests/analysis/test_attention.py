@@ -266,6 +266,7 @@ def test_an_example_longer_than_the_positions_loses_steps(builtin, examples, mon
 # ---- the command ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_record_and_figures(tmp_path, capsys, monkeypatch):
     file, output = tmp_path / "test.jsonl", tmp_path / "new" / "folder"
     write_jsonl([SHORT], file)

@@ -291,6 +291,7 @@ def test_the_command_prints_and_records(files, tmp_path, capsys):
     assert str(tmp_path) not in record.read_text()
 
 
+@pytest.mark.slow
 def test_the_command_draws(files, tmp_path):
     folder = tmp_path / "plots"
     assert main([files[0], "--plots", str(folder)]) == 0

@@ -113,6 +113,7 @@ def test_several_files_levels_and_types(tmp_path, capsys):
     assert "by level" in shown
 
 
+@pytest.mark.slow
 def test_several_samples_vote(tmp_path, capsys):
     output = tmp_path / "r.jsonl"
     assert evaluate(output, *SHORT, "--samples", "4", "--seed", "3") == 0

@@ -65,6 +65,7 @@ def answer(model: Any, tokenizer: Any, prompts: Any, batch_size: int = 8, **opti
 # ---- batched = one at a time ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_batch_answers_as_plain_generate_does_one_at_a_time(builtin, prompts):
     model, tokenizer = builtin
     together = answer(model, tokenizer, prompts, batch_size=8).answers
@@ -274,7 +275,13 @@ def test_nothing_but_the_temperature_and_top_p_shapes_the_samples():
 # ---- going on after a stop -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"samples": 2, "temperature": 1.0, "seed": 0}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="greedy", marks=pytest.mark.slow),
+        pytest.param({"samples": 2, "temperature": 1.0, "seed": 0}, id="sampled"),
+    ],
+)
 def test_what_is_finished_is_not_asked_and_the_rest_is_answered_alike(options, builtin, prompts, monkeypatch):
     monkeypatch.setattr(generation, "PATIENCE", 1.0)
     model, tokenizer = builtin

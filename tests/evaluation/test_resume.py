@@ -51,7 +51,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 # ---- stops ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("--samples", "2", "--seed", "4")], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param((), id="greedy"),
+        pytest.param(("--samples", "2", "--seed", "4"), id="sampled", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_anywhere_it_goes_on_to_the_same_file(words, tmp_path, monkeypatch, capsys):
     words = (*SHORT, "--max_new_tokens", "12", *words)
     whole = tmp_path / "whole.jsonl"

@@ -209,6 +209,7 @@ def test_spread():
 # -------- memory --------
 
 
+@pytest.mark.slow
 def test_memory_of_an_arm_in_a_process_of_its_own(data_file, tmp_path):
     options = BenchOptions(**{**TINY, "memory_batches": 1}, train_file=[str(data_file)])
     workload = make_workload(options)
@@ -272,6 +273,7 @@ def test_tokenizer_trained_on_the_spot():
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_name_can_be_raced(data_file):
     options = {**TINY, "rounds": 1, "warmup": 0}
     record = bench(BenchOptions(**options, model_name="builtin", train_file=[str(data_file)]))

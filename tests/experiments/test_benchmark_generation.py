@@ -10,6 +10,7 @@ from stepjepa.commands.bench import generation as main
 from stepjepa.records import UserError
 
 
+@pytest.mark.slow
 def test_a_small_race(tmp_path, capsys):
     path = tmp_path / "record.json"
     words = ["--problems", "9", "--single", "4", "--batch_size", "4"]

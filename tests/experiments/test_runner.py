@@ -235,6 +235,7 @@ def test_what_a_kill_leaves_behind_is_tidied_up(finished, tmp_path, monkeypatch)
     assert {path.name for path in folder.work.iterdir()} == {second.address}
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_runner_drops_is_taken_up(finished, tmp_path):
     plan = Plan(finished.grid, GridFolder(tmp_path))
     done = []

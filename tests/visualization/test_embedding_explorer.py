@@ -57,6 +57,7 @@ def colours(explorer) -> list[str | None]:
 # -------- the points sent to the canvas --------
 
 
+@pytest.mark.slow
 def test_the_points_are_those_of_the_projection(builtin):
     explorer = embedding_explorer(builtin["built-in"], seeds=(3,))
     expected = project(builtin["built-in"], seeds=(3,))
