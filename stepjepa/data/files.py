@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from stepjepa.data.fields import RowError
-from stepjepa.records import UserError, on_disk
+from stepjepa.records import UserError, on_disk, printable
 
 Source = str | os.PathLike[str]
 
@@ -91,7 +91,7 @@ def file_rows(path: Path) -> Iterator[Row]:
         rows = _table_rows(path, data)
     else:
         rows = _json_rows(path, data)
-    return iter(tqdm(rows, desc=path.name, unit="row", delay=2, leave=False))
+    return iter(tqdm(rows, desc=printable(path.name), unit="row", delay=2, leave=False))
 
 
 def _json_rows(path: Path, data: bytes) -> Iterable[Row]:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from stepjepa.experiments.grid import Cell, Grid
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError, environment, printable
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30  # for a process to stop after Ctrl-C; it may be writing a checkpoint
@@ -162,17 +162,17 @@ class Progress:
         """Whether someone watches the bar; a file gets it with each cell, not twice a second."""
         cells = plan.open_cells()[: plan.max_cells]
         self.failed = 0
-        self.bar = tqdm(total=len(cells), desc=plan.grid.name, unit="cell", disable=quiet, smoothing=0)
+        self.bar = tqdm(total=len(cells), desc=printable(plan.grid.name), unit="cell", disable=quiet, smoothing=0)
 
     def step(self, cell: Cell, number: int, total: int) -> None:
         """Show how far a cell is."""
-        self.bar.set_postfix_str(f"{cell.name}: {number}/{total}", refresh=self.live)
+        self.bar.set_postfix_str(f"{printable(cell.name)}: {number}/{total}", refresh=self.live)
 
     def done(self, cell: Cell, record: Mapping[str, Any]) -> None:
         """Say how a cell ended."""
         self.failed += record["status"] == FAILED
         if not self.quiet:
-            self.bar.write(outcome(cell, record))
+            self.bar.write(printable(outcome(cell, record)))
         self.bar.update()
 
 

@@ -204,3 +204,12 @@ def test_the_data_set_of_a_page() -> None:
 )
 def test_name_of(path: str, name: str) -> None:
     assert name_of(Path(path)) == name
+
+
+def test_the_bar_of_a_file_obeys_no_name(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "a\x1b[2Jb.jsonl"
+    path.write_bytes(LINES)
+    titles: list[str] = []
+    monkeypatch.setattr("stepjepa.data.files.tqdm", lambda rows, desc, **_: titles.append(desc) or rows)
+    assert list(file_rows(path))
+    assert titles == ["a\\x1b[2Jb.jsonl"]
