@@ -28,13 +28,3 @@ def test_time_grows_with_the_length(growth: ModuleType) -> None:
             # Ten times is linear; what is quadratic takes a hundred times as long.
             short, long = (growth.seconds(function, unit, size, tries=1) for size in (SHORT, LONG))
             assert long < 30 * short + 0.05, f"{name} of {unit!r}: {short}, {long}"
-
-
-@pytest.mark.slow
-def test_time_grows_with_the_length_of_long_texts(growth: ModuleType) -> None:
-    # Over two doublings, so that a busy moment of the machine is no quadratic reader; from where no cache holds a text.
-    sizes = (125_000, 250_000, 500_000)
-    units = [*growth.UNITS, *growth.drawn_units(20, seed=2)]
-    for name, measured in growth.measure(units, (10_000, 20_000), sizes).items():
-        for unit, (short, *_, long) in measured["long"].items():
-            assert long < 2.5**2 * short + 0.05, f"{name} of {unit!r}: {short}, {long}"
