@@ -43,6 +43,11 @@ class PrepareOptions:
     split: str = option("train", "split of a Hub data set or of the built-in problems")
     problems: int = option(2000, "how many built-in problems", least=1)
     problem_seed: int = option(0, "which built-in problems are drawn", aliases=["--seed"])
+    mistake: str | None = option(
+        None,
+        "plant one wrong step of this kind in each built-in solution that allows it; its rows say where",
+        choices="data.mistakes.MISTAKES",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 strict=options.strict,
                 count=options.problems,
                 seed=options.problem_seed,
+                mistake=options.mistake,
             )
     except (ValueError, OSError) as error:  # an option or file that cannot be used, by name
         raise UserError(str(error)) from error

@@ -15,6 +15,7 @@ mathematics.py  where a solution must not be cut: formulas, drawings, code
 steps.py        a solution's text → its steps
 sources.py      any sources and the built-in problems → examples, with an account of what was left out
 problems.py     the built-in story problems, worded by `stories.yaml`
+mistakes.py     built-in solutions with one planted wrong step
 control.py      strings of control tokens stay text: only the chat template writes control tokens
 chat.py         a conversation → training text, through the tokenizer's chat template
 encoding.py     a conversation → token ids and offsets, a prompt → the first of them

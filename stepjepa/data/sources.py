@@ -111,6 +111,7 @@ def read_examples(
     strict: bool = False,
     count: int = 2000,
     seed: int = 0,
+    mistake: str | None = None,
 ) -> tuple[list[Example], Report]:
     """Read a source as examples.
 
@@ -127,6 +128,7 @@ def read_examples(
         only_correct: drop rows with a reference answer whose solution boxes another answer, or none.
         strict: raise at the first bad line instead of skipping it.
         count, seed: how many built-in problems, and which.
+        mistake: a kind of wrong step to plant in built-in solutions, see :func:`.mistakes.plant_mistakes`.
 
     Returns:
         The examples and the report.
@@ -140,7 +142,7 @@ def read_examples(
         report.sources.append(str(origin))
         if origin == "builtin":
             prompt = None if system_prompt == "auto" else system_prompt
-            for example in _builtin_examples(count, seed, split, prompt):
+            for example in _builtin_examples(count, seed, split, prompt, mistake):
                 report.read += 1
                 report.keep(example, "builtin")
                 examples.append(example)
@@ -182,10 +184,17 @@ def _listed(source: Source | Sequence[Source]) -> list[Source]:
     return [source] if isinstance(source, str | os.PathLike) else list(source)
 
 
-def _builtin_examples(count: int, seed: int, split: str, system_prompt: str | None) -> Iterator[Example]:
+def _builtin_examples(
+    count: int, seed: int, split: str, system_prompt: str | None, mistake: str | None
+) -> Iterator[Example]:
     from stepjepa.data.problems import generate_problems  # here, as reading its stories takes a moment
 
-    for problem in generate_problems(count, seed=seed, split=split):
+    problems = generate_problems(count, seed=seed, split=split)
+    if mistake is not None:
+        from stepjepa.data.mistakes import plant_mistakes
+
+        problems = plant_mistakes(problems, mistake, seed)
+    for problem in problems:
         question, steps, answer = (problem.pop(name) for name in ("question", "steps", "answer"))
         yield make_example(question, steps, answer, "builtin", system_prompt, **problem)
 
