@@ -38,7 +38,7 @@ class MeasureOptions:
 class GenerationOptions:
     """What `stepjepa bench --generation` answers, and how."""
 
-    model_name: str = option(BUILTIN, f"'{BUILTIN}', a folder, a Hub id", aliases=["--model_path"])
+    model_name: str = option(BUILTIN, f"'{BUILTIN}', a folder, a GGUF file, a Hub id", aliases=["--model_path"])
     problems: int = option(1000, "how many built-in test problems to answer")
     single: int = option(200, "how many of them one at a time too")
     batch_size: int = option(64, "prompts answered together")

@@ -162,10 +162,8 @@ def load(options: EmbedOptions, predictors: int) -> tuple[Any, PreTrainedTokeniz
     Raises:
         UserError: the model cannot be loaded, or was trained with another number of predictor tokens.
     """
-    from transformers import AutoTokenizer
-
     from stepjepa.analysis.encode import check_predictors, random_weights
-    from stepjepa.models.loading import choose_device, load_model
+    from stepjepa.models.loading import choose_device, load_model, read_tokenizer
 
     remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     try:
@@ -174,7 +172,7 @@ def load(options: EmbedOptions, predictors: int) -> tuple[Any, PreTrainedTokeniz
         raise
     except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
         raise UserError(f"--model_name {options.model_name}: {error}") from error
-    trained = check_predictors(AutoTokenizer.from_pretrained(model_path(options.model_name), **remote), predictors)
+    trained = check_predictors(read_tokenizer(model_path(options.model_name), **remote), predictors)
     model.to(choose_device(options.device))
     if options.random_weights is not None:
         model = random_weights(model, options.random_weights)

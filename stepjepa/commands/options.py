@@ -31,7 +31,7 @@ class ModelOptions:
 
     model_name: str = option(
         BUILTIN,
-        "'builtin', a folder (full model or LoRA adapter), or a Hub id",
+        "'builtin', a folder (full model or LoRA adapter), a GGUF file, or a Hub id",
         aliases=["--model_path"],
         group="model",
     )

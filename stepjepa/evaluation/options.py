@@ -20,7 +20,7 @@ class EvaluateOptions:
     """Everything that decides the answers, as given to `stepjepa evaluate`."""
 
     model_name: str = option(
-        help=f"'{BUILTIN}', a folder (a model, a LoRA adapter, a checkpoint-N), a Hub id",
+        help=f"'{BUILTIN}', a folder (a model, a LoRA adapter, a checkpoint-N), a GGUF file, a Hub id",
         aliases=["--model_path"],
         group="what",
     )

@@ -25,7 +25,7 @@ class VerifyOptions:
     """
 
     model_name: str = option(
-        checkpoint.BUILTIN, "'builtin', a folder, or a Hub id", aliases=["--model_path"], group="model"
+        checkpoint.BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id", aliases=["--model_path"], group="model"
     )
     train_file: Sequence[str] = option(
         ("builtin",),
@@ -69,7 +69,10 @@ class BenchOptions:
     """
 
     model_name: str | None = option(
-        None, "'builtin', a Hub id or a folder; else a random Llama", aliases=["--model_path"], group="model"
+        None,
+        "'builtin', a Hub id, a folder or a GGUF file; else a random Llama",
+        aliases=["--model_path"],
+        group="model",
     )
     hidden_size: int = option(256, "of the random Llama", group="model")
     layers: int = option(6, "of the random Llama", group="model")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepjepa.models.gguf import gguf_in, is_gguf
 from stepjepa.records import UserError, file_digest, read_json
 
 BUILTIN = "builtin"
@@ -41,7 +42,7 @@ class Checkpoint:
     given: str
     """As on the command line: "builtin", a folder, a Hub id."""
     folder: Path
-    """With configuration and weights; of a Hub id the snapshot in the local cache."""
+    """With configuration and weights, or a GGUF file; of a Hub id the snapshot in the local cache."""
     revision: str | None = None
     commit: str | None = None
     """Of a Hub id."""
@@ -78,6 +79,8 @@ class Checkpoint:
         Raises:
             UserError: there is none.
         """
+        if self.folder.is_file():
+            return {self.folder.name: file_digest(self.folder)}
         index = self.folder / "model.safetensors.index.json"
         if self.base is not None:
             names = ["adapter_model.safetensors"]
@@ -108,32 +111,41 @@ def _is_inside_run(folder: Path) -> bool:
 
 
 def model_path(name: str) -> str:
-    """What a model is loaded by: the built-in folder, a folder that exists, or a Hub id.
+    """What a model is loaded by: the built-in folder, a folder that exists, a GGUF file, or a Hub id.
 
     Raises:
         UserError: a path at which there is nothing; it is no id, and must not be looked up on the Hub.
     """
     path = BUILTIN_PATH if name == BUILTIN else Path(name).expanduser()
     if path.is_dir():
+        return str(gguf_in(path) or path)
+    if is_gguf(path):
         return str(path)
     if path.exists():
-        raise UserError(f"{name!r} is a file; a model is a folder with config.json, weights and a tokenizer")
-    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{name!r} is a file; a model is a folder with config.json, weights and a tokenizer, or a .gguf file"
+        )
+    beside: list[str] = []
+    if path.parent.is_dir():
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir() or is_gguf(entry)]
     if _HUB_ID.fullmatch(name) and (len(path.parts) == 1 or not path.parent.is_dir()):
         return name
     near = [str(path.parent / close) for close in difflib.get_close_matches(path.name, beside, n=3)]
     raise UserError(
-        f"Could not load {name!r}: there is no such folder" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        f"Could not load {name!r}: there is no such folder or file"
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
     )
 
 
 def locate_model(name: str, revision: str | None = None) -> Checkpoint:
-    """Find a model: "builtin", a folder (also `checkpoint-N` or `merged` inside a run) or a Hub id.
+    """Find a model: "builtin", a folder (also `checkpoint-N` or `merged` inside a run), a GGUF file or a Hub id.
 
     Raises:
         UserError: there is nothing to load.
     """
     folder = Path(model_path(name))
+    if is_gguf(folder):
+        return Checkpoint(name, folder)
     commit = None
     if not folder.is_dir():
         folder = _snapshot(name, revision)

@@ -23,7 +23,8 @@ from stepjepa.data.encoding import end_of_turn_id
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
 from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path
-from stepjepa.records import UserError
+from stepjepa.models.gguf import gguf_model, gguf_tokenizer, is_gguf
+from stepjepa.records import UserError, read_json
 
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<|extra_0|>")
 
@@ -61,8 +62,8 @@ def load_model(
     """Load a causal language model and its tokenizer and make both ready for `StepJEPATrainer`.
 
     Args:
-        name: "builtin", a Hub id, or a folder: a full model or a LoRA adapter (its base model is loaded too and
-            the adapter stays trainable). Weights must be safetensors.
+        name: "builtin", a Hub id, a GGUF file (`gguf.py`), or a folder: a full model or a LoRA adapter (its base
+            model is loaded too and the adapter stays trainable). Weights must be safetensors or GGUF.
         predictors: K, how many predictor tokens to have.
         lora: wrap with new LoRA adapters; the rows of the predictor tokens are trained and saved with them.
         lora_rank, lora_alpha, lora_dropout, lora_target_modules: of LoRA (Hu et al. 2021); alpha is twice the
@@ -86,16 +87,16 @@ def load_model(
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     path = model_path(name)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
-    hub = not Path(path).is_dir()
-    advice = "\nIt has to be a folder with config.json, safetensors weights and a tokenizer, or a Hub id."
+    hub = not Path(path).exists()
+    advice = "\nIt has to be a folder with config.json, safetensors weights and a tokenizer, a GGUF file, or a Hub id."
     if hub:
         advice = (
             "\nNo folder here has that name. For a gated or private model run `hf auth login` first and accept its "
             "licence on its page."
         )
     with _explained(repr(name), advice, hub):
-        adapter = find_adapter_config_file(path, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(path, **remote)
+        adapter = None if is_gguf(path) else find_adapter_config_file(path, revision=revision)
+        tokenizer = read_tokenizer(path, **remote)
         options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
         model = _slim_saving(_adapter(path, options, trained=True)) if adapter else _full_model(path, options)
     if adapter and lora:
@@ -213,14 +214,33 @@ def _add_lora(
         return _slim_saving(get_peft_model(model, config))
 
 
+def read_tokenizer(path: str, **remote: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer at `model_path(name)`, as it is there.
+
+    Args:
+        remote: `revision` and `trust_remote_code`, as `from_pretrained` takes them.
+    """
+    return gguf_tokenizer(path) if is_gguf(path) else AutoTokenizer.from_pretrained(path, **remote)
+
+
 def _full_model(path: str, options: dict[str, Any]) -> Any:
+    if is_gguf(path):
+        return gguf_model(path, options["dtype"], options["attn_implementation"])
     return AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
 
 
 def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
-    from peft import AutoPeftModelForCausalLM
+    from peft import AutoPeftModelForCausalLM, PeftModelForCausalLM
 
-    return AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
+    file = Path(path, "adapter_config.json")  # of a folder here, not of a Hub id
+    base = read_json(file)["base_model_name_or_path"] if file.is_file() else ""
+    if not is_gguf(base):
+        return AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
+    model = _full_model(base, options)
+    rows = len(AutoTokenizer.from_pretrained(path))
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained)
 
 
 def _slim_saving(model: Any) -> Any:
@@ -248,9 +268,7 @@ def load_tokenizer(
         UserError: it cannot be loaded, or has no pad token.
     """
     with _explained(f"the tokenizer of {model.given!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=trust_remote_code
-        )
+        tokenizer = read_tokenizer(model.path, revision=model.revision, trust_remote_code=trust_remote_code)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UserError(f"--pad_token {pad_token}: the tokenizer of {model.given!r} has no such token")

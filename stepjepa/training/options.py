@@ -24,7 +24,7 @@ def _without_lora(options: Mapping[str, Any]) -> bool:
 class RunOptions:
     """What a training run needs besides `StepJEPAConfig`: model, LoRA, data, accuracy."""
 
-    model_name: str = option(BUILTIN, "'builtin', a folder, or a Hub id.", aliases=["--model_path"])
+    model_name: str = option(BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id.", aliases=["--model_path"])
     train_file: list[str] = option(
         ["builtin"], "Training data: 'builtin', JSONL files (any form that prepare reads), or Hub data set ids."
     )

@@ -152,10 +152,10 @@ def test_a_killed_grid_goes_on_to_the_same_records_in_two_processes(finished, ti
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {line.split(":")[0].split("  ")[1] for line in done.stdout.splitlines()} == {
-        "step, seed 0",
-        "shuffled, seed 0",
-    }
+    *cells, after = done.stdout.splitlines()
+    assert {line.split(":")[0].split("  ")[1] for line in cells} == {"step, seed 0", "shuffled, seed 0"}
+    assert after.startswith("next: stepjepa ablate")
+    assert after.endswith("--report")
     assert json.loads((folder / f"{second.address}.json").read_text())["attempt"]["resumed_at_step"] == 8
     assert records(folder) == records(finished.folder.path)
     assert list((folder / "work").iterdir()) == []
