@@ -13,7 +13,7 @@ _HOMES = {
     "BranchLayout": "jepa.pairs",
     "StepJEPACollator": "jepa.layout",
     "encode_views": "jepa.views",
-    "Objective": "jepa.losses",
+    "Objective": "jepa.objectives",
     "two_pass_views": "jepa.reference",
     "split_steps": "data.steps",
     "read_examples": "data.sources",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from stepjepa.evaluation.questions import NoGoldError as NoGoldError
     from stepjepa.evaluation.questions import read_question as read_question
     from stepjepa.jepa.layout import StepJEPACollator as StepJEPACollator
-    from stepjepa.jepa.losses import Objective as Objective
+    from stepjepa.jepa.objectives import Objective as Objective
     from stepjepa.jepa.pairs import BranchLayout as BranchLayout
     from stepjepa.jepa.reference import two_pass_views as two_pass_views
     from stepjepa.jepa.views import encode_views as encode_views

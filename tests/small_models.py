@@ -122,6 +122,14 @@ def padded_left(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name, tensor in moved.items():
             if name in TOKEN_PADDING or name == "attention_mask":
                 tensor[row] = tensor[row].roll(shift)
-            if name in ("prefix_end", "context_index", "target_index", "context_end", "target_start", "target_end"):
+            if name in (
+                "prefix_end",
+                "context_index",
+                "target_first",
+                "target_index",
+                "context_end",
+                "target_start",
+                "target_end",
+            ):
                 tensor[row] = torch.where(tensor[row] >= 0, tensor[row] + shift, tensor[row])
     return moved

@@ -5,7 +5,7 @@ from small_models import CONFIGS
 from torch import nn
 from torch.nn import functional as F
 
-from stepjepa.jepa.losses import Objective
+from stepjepa.jepa.objectives import Objective
 
 SIZE = CONFIGS["llama"]().hidden_size
 

@@ -8,7 +8,7 @@ prompt that it was given to, and only by a model that knows as many predictor to
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,6 +41,7 @@ def encode_examples(
     layout: BranchLayout = CONSECUTIVE,
     batch_size: int = 32,
     progress: bool = True,
+    encode: Callable[..., Views] = encode_views,
 ) -> Embeddings:
     """Views and step-end states of examples, in their order.
 
@@ -54,6 +55,7 @@ def encode_examples(
         layout: which views; examples longer than its `max_length` keep the whole steps that fit.
         batch_size: examples encoded together; it changes the speed, not the embeddings.
         progress: show a progress bar.
+        encode: gives the views; a trainer's `compared_views` gives them as its objective compares them.
 
     Raises:
         UserError: the tokenizer lacks the predictor tokens or offsets, a layer does not exist, an example is
@@ -75,7 +77,9 @@ def encode_examples(
         raise UserError(str(error)) from error
     skipped = set(report.skipped_indices)
     kept = [(name, example) for i, (name, example) in enumerate(zip(names, examples, strict=True)) if i not in skipped]
-    arrays: dict[str, Any] = _encode(model, rows, StepJEPACollator(tokenizer, layout), layers, batch_size, progress)
+    arrays: dict[str, Any] = _encode(
+        model, rows, StepJEPACollator(tokenizer, layout), layers, batch_size, progress, encode
+    )
     if not len(arrays["pair_example"]):
         raise UserError(f"none of the {len(examples):,} examples has a view pair ({layout.pairs}); nothing to embed")
     labels = _step_labels([example for _, example in kept], arrays["state_example"], arrays["state_step"])
@@ -112,6 +116,7 @@ def _encode(
     layers: Sequence[int],
     batch_size: int,
     progress: bool,
+    encode: Callable[..., Views],
 ) -> dict[str, np.ndarray]:
     """Everything `encode_views` gives, as arrays in the order of the rows; batches go from the longest row on."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
@@ -121,7 +126,7 @@ def _encode(
             chosen = order[start : start + batch_size]
             # Without labels the language-modelling head, most of the work under a large vocabulary, has none.
             batch = collate([{**rows[i], "labels": [IGNORE] * len(rows[i]["labels"])} for i in chosen])
-            views = encode_views(model, batch, layers=layers, step_states=True)
+            views = encode(model, batch, layers=layers, step_states=True)
             for name, array in _arrays(views, np.array(chosen)):
                 parts.setdefault(name, []).append(array)
             bar.update(len(chosen))

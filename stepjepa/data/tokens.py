@@ -76,8 +76,9 @@ def tokenize_example(
             rest, the end of turn too: after a cut it would teach the model to stop early.
 
     Returns:
-        Three lists of one length: ``input_ids``; ``labels``, −100 outside the answer and its end of turn;
-        ``step_ids``, the step from 0 on, −1 outside the steps.
+        Four lists of one length: ``input_ids``; ``labels``, −100 outside the answer and its end of turn;
+        ``step_ids``, the step from 0 on, −1 outside the steps; ``separator``, 1 for a token of a step that holds
+        something of the separator that ends it, else 0.
 
     Raises:
         TooLongError: if not even the first step fits.
@@ -87,7 +88,7 @@ def tokenize_example(
     name = _name(example)
     steps, messages = _prepare(example, encoder, name)
     (encoded,) = encoder.encode([messages], [name])
-    return _cut(*_align(encoded, steps), max_length)
+    return _cut(_align(encoded, steps), max_length)
 
 
 def tokenize_dataset(
@@ -113,15 +114,15 @@ def tokenize_dataset(
         for i, ((steps, messages), encoded) in enumerate(zip(prepared, encodings, strict=True)):
             report.examples += 1
             report.ended += messages is not batch[i]["messages"]
-            ids, labels, step_ids = _align(encoded, steps)
+            whole = _align(encoded, steps)
             try:
-                row: dict[str, Any] = dict(_cut(ids, labels, step_ids, layout.max_length))
+                row: dict[str, Any] = dict(_cut(whole, layout.max_length))
             except TooLongError:
                 report.skipped += 1
                 report.skipped_indices.append(first + i)
                 continue
             report.kept += 1
-            report.cut += len(row["input_ids"]) < len(ids)
+            report.cut += len(row["input_ids"]) < len(whole["input_ids"])
             report.without_pair += not layout.view_pairs(row["step_ids"])
             report.tokens += len(row["input_ids"])
             report.labelled += len(row["labels"]) - row["labels"].count(IGNORE)
@@ -190,23 +191,27 @@ def _first_of(steps: Sequence[str], length: int) -> list[str]:
 # -------- from the text to its tokens --------
 
 
-def _align(encoded: Encoded, steps: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-    """``(input_ids, labels, step_ids)`` of one example, before any cut."""
+def _align(encoded: Encoded, steps: Sequence[str]) -> dict[str, list[int]]:
+    """The row of one example, before any cut."""
     ids, rendering = encoded.ids, encoded.rendering
-    bounds, position = [], rendering.start
+    bounds, ends, position = [], [], rendering.start
     for step in steps:
         bounds.append(_first_token(encoded, position))
+        ends.append(position + len(step))
         position += len(step) + 2
     bounds.append(_first_token(encoded, rendering.end))
 
-    step_ids = [-1] * bounds[0]
-    for step_index in range(len(steps)):
-        step_ids += [step_index] * (bounds[step_index + 1] - bounds[step_index])
+    step_ids, separator = [-1] * bounds[0], [0] * bounds[0]
+    for step_index, end in enumerate(ends):
+        tokens = range(bounds[step_index], bounds[step_index + 1])
+        step_ids += [step_index] * len(tokens)
+        separator += [int(encoded.offsets[token][1] > end) for token in tokens]
     step_ids += [-1] * (len(ids) - bounds[-1])
+    separator += [0] * (len(ids) - bounds[-1])
 
     first, last = encoded.prompt_length, bisect_left(encoded.starts, rendering.turn_end)
     labels = [IGNORE] * first + ids[first:last] + [IGNORE] * (len(ids) - last)
-    return ids, labels, step_ids
+    return {"input_ids": ids, "labels": labels, "step_ids": step_ids, "separator": separator}
 
 
 def _first_token(encoded: Encoded, position: int) -> int:
@@ -220,13 +225,13 @@ def _first_token(encoded: Encoded, position: int) -> int:
     return index
 
 
-def _cut(ids: list[int], labels: list[int], step_ids: list[int], max_length: int | None) -> dict[str, list[int]]:
-    length = len(ids)
+def _cut(row: dict[str, list[int]], max_length: int | None) -> dict[str, list[int]]:
+    length = len(row["input_ids"])
     if max_length is not None and length > max_length:
-        ends = [end for _, _, end in step_spans(step_ids)]
+        ends = [end for _, _, end in step_spans(row["step_ids"])]
         length = max((end for end in ends if end <= max_length), default=0)
         if length == 0:
             raise TooLongError(
                 f"the first step ends at token {ends[0]:,}, beyond max_length={max_length:,}: nothing to keep"
             )
-    return {"input_ids": ids[:length], "labels": labels[:length], "step_ids": step_ids[:length]}
+    return {name: values[:length] for name, values in row.items()}

@@ -1,7 +1,8 @@
 """One cell of a grid → one record: train, measure on the validation and on the test split.
 
 Measured alike for every arm, whatever it was trained with: language-modelling loss, greedy answers, and the views of
-all consecutive pairs with isolated targets. A choice looks at the validation split only; the test split is for claims.
+all consecutive pairs with isolated targets, as the arm's objective compares them (its head, layer, pooling and scale).
+A choice looks at the validation split only; the test split is for claims.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ def measure_split(
         examples,
         layout=replace(trainer.args.layout, pairs="consecutive", isolation="step"),
         progress=False,
+        encode=trainer.compared_views,
     )
     correct = "".join(str(int(answer["correct"])) for answer in answers)
     return {

@@ -17,7 +17,11 @@ In reading order, with what to look for:
     layout.py         tokens with step indices → trunk and branches: `StepJEPACollator`
     masks.py          who sees whom, one predicate: `branch_mask`; `dense` and `block_mask` render it
     views.py          one forward pass → losses of tokens, context and target views: `encode_views`
-    losses.py         context, target → the JEPA term: `LOSSES`, `Objective`, `OBJECTIVES`
+    losses.py         context, target → a number per pair: `LOSSES`
+    heads.py          what predicts from a context view, how a target view is scaled: `HEADS`, `SCALES`
+    regularisers.py   what keeps a set of views from becoming all alike: `REGULARISERS`
+    objectives.py     these put together, with weights and state: `Objective`, `OBJECTIVES`
+    targets.py        whose target views; the problem that a pair belongs to
     reference.py      the same in two passes, as one would explain it: `two_pass_views`, which tests compare with
     metrics.py        aligned, or merely alike: `METRICS`
     controls.py       wrong targets on purpose, for the control arms: `training_target`

@@ -43,10 +43,9 @@ class _Row:
         self.segments += 1
         return start
 
-    def add_example(
-        self, row: dict[str, Any], pairs: list[ViewPair], predictor_ids: Sequence[int], isolation: str, number: int
-    ) -> None:
+    def add_example(self, row: dict[str, Any], layout: BranchLayout, predictor_ids: Sequence[int], number: int) -> None:
         """Add the trunk of one example and its branches."""
+        isolation = layout.isolation
         ids = np.asarray(row["input_ids"])
         labels = np.array(row["labels"])
         labels[:1] = IGNORE  # nothing comes before the first token, so nothing can predict it
@@ -63,7 +62,7 @@ class _Row:
         )
         branch = {"labels": IGNORE, "step_ids": -1, "example_ids": -1}
         extra = len(predictor_ids)
-        for pair in pairs:
+        for pair in layout.view_pairs(row["step_ids"]):
             predictor = self.append(
                 extra,
                 input_ids=predictor_ids,
@@ -72,7 +71,7 @@ class _Row:
                 prefix_end=offset + pair.context_end - 1,
                 **branch,
             )
-            target_index = offset + pair.target_end - 1
+            start = offset + pair.target_start
             if isolation != "none":
                 size = pair.target_end - pair.target_start
                 sink = isolation == "sink"
@@ -84,11 +83,13 @@ class _Row:
                     prefix_end=offset if sink else -1,
                     **branch,
                 )
-                target_index = copy + size - 1
+                start = copy
+            first, last = read_tokens(row, pair, layout.pooling)
             self.pairs.append(
                 {
                     "context_index": predictor + extra - 1,
-                    "target_index": target_index,
+                    "target_first": start + first,
+                    "target_index": start + last,
                     "context_end": offset + pair.context_end,
                     "target_start": offset + pair.target_start,
                     "target_end": offset + pair.target_end,
@@ -96,6 +97,23 @@ class _Row:
                     "target_step": pair.target_step,
                 }
             )
+
+
+def read_tokens(row: dict[str, Any], pair: ViewPair, pooling: str) -> tuple[int, int]:
+    """First and last of the target's tokens whose states are averaged into its view, counted from its start.
+
+    Raises:
+        ValueError: content is asked for, of a row that does not say which tokens are separators.
+    """
+    last = pair.target_end - pair.target_start - 1
+    if pooling == "mean":
+        return 0, last
+    if pooling == "content":
+        if "separator" not in row:
+            raise ValueError("pooling=content needs rows with a `separator` column, as tokenize_example makes them.")
+        content = np.flatnonzero(np.asarray(row["separator"][pair.target_start : pair.target_end]) == 0)
+        last = int(content[-1]) if len(content) else last
+    return last, last
 
 
 TOKEN_PADDING = {
@@ -110,6 +128,7 @@ TOKEN_PADDING = {
 }
 PAIR_FIELDS = (
     "context_index",
+    "target_first",
     "target_index",
     "context_end",
     "target_start",
@@ -157,8 +176,9 @@ class StepJEPACollator:
         `[B, L]`: `input_ids`, `labels` (−100: no target), `position_ids`, `segment_ids`, `prefix_segment`,
         `prefix_end` (see `masks.allowed`), `step_ids`, `example_ids` (which example of the batch a trunk token
         belongs to; −1 in branches and padding);
-        `[B, M]`, padded with −1: `context_index`, `target_index` (where the views are read), `context_end`,
-        `target_start`, `target_end` (the pair in the trunk), `context_step`, `target_step`;
+        `[B, M]`, padded with −1: `context_index` (where the context view is read), `target_first`, `target_index` (the
+        target view is the mean over these tokens, from the first to the last), `context_end`, `target_start`,
+        `target_end` (the pair in the trunk), `context_step`, `target_step`;
         `attention_mask` `[B, L]`, present only when no row has a branch and nothing is packed: the batch is then
         an ordinary causal one.
         Integer columns of the rows named in `passthrough` come back as `[B]` (not with packing).
@@ -186,7 +206,7 @@ class StepJEPACollator:
             pairs = self.layout.view_pairs(row["step_ids"])
             if not packed or not self._fits(packed[-1], row, pairs):
                 packed.append(_Row())
-            packed[-1].add_example(row, pairs, self.predictor_ids, self.layout.isolation, number)
+            packed[-1].add_example(row, self.layout, self.predictor_ids, number)
 
         length = max(row.length for row in packed)
         if self.pad_to_multiple_of:

@@ -1,19 +1,14 @@
-"""JEPA losses, distances between a context view and a target view; and objectives, the terms that a trainer adds up.
+"""JEPA losses: distances between a context view and a target view, a number per view pair.
 
-Each loss is its formula, computed in float32 or wider whatever the model's dtype. Losses give a number per view pair,
-so that the caller decides what to average over (the trainer: all pairs of the optimizer step). An `Objective` may add
-terms over the set of views, and have weights and state of its own.
+Each loss is its formula, computed in float32 or wider whatever the model's dtype, so that the caller decides what to
+average over (the trainer: all pairs of the optimizer step). `objectives.py` makes of them what is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -45,18 +40,44 @@ def smooth_l1(context: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(context, target, reduction="none").mean(dim=-1)
 
 
-def infonce(context: Tensor, target: Tensor, temperature: float = 0.07) -> Tensor:
+def l1_std(context: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference over the D dimensions / standard deviation of the target, `[P, D], [P, D] → [P]`.
+
+    As CODI (Shen et al. 2025, arXiv 2502.21074) scales its distillation loss, so that targets of any layer weigh alike.
+    There the deviation is that of a batch of targets; here it is that of a target's own D numbers, less their mean, so
+    that what else is in the batch does not matter. No gradient flows through it.
+    """
+    return (context - target).abs().mean(dim=-1) / target.detach().std(dim=-1, correction=0).clamp(min=1e-6)
+
+
+def infonce(
+    context: Tensor,
+    target: Tensor,
+    temperature: float = 0.07,
+    negatives: Tensor | None = None,
+    excluded: Tensor | None = None,
+) -> Tensor:
     """InfoNCE with in-batch negatives, `[P, D], [P, D] → [P]` (van den Oord et al. 2018).
 
-    −log softmax over all P targets of cos(context, target) / temperature, at the true target. With one pair
-    there is no negative and the loss is 0.
+    −log softmax over all candidates of cos(context, candidate) / temperature, at the true target. With one pair and
+    no further negatives the loss is 0.
+
+    Args:
+        context, target: `[P, D]`; the candidates are the P targets.
+        temperature: of the softmax.
+        negatives: further candidates `[N, D]`.
+        excluded: `[P, P + N]` booleans: candidates that do not compete. The true target always does.
     """
-    similarity = F.normalize(context, dim=-1) @ F.normalize(target, dim=-1).T / temperature  # [P, P]
+    candidates = target if negatives is None else torch.cat([target, negatives.to(target)])
+    similarity = F.normalize(context, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature  # [P, P + N]
     truth = torch.arange(len(context), device=context.device)
+    if excluded is not None:
+        others = excluded & (truth[:, None] != torch.arange(len(candidates), device=context.device))
+        similarity = similarity.masked_fill(others, -torch.inf)
     return F.cross_entropy(similarity, truth, reduction="none")
 
 
-LOSSES = {"cosine": cosine, "l2": l2, "mse": mse, "smooth_l1": smooth_l1, "infonce": infonce}
+LOSSES = {"cosine": cosine, "l2": l2, "mse": mse, "smooth_l1": smooth_l1, "l1_std": l1_std, "infonce": infonce}
 
 
 def jepa_losses(
@@ -67,7 +88,7 @@ def jepa_losses(
     Args:
         context: context views `[P, D]`.
         target: target views `[P, D]`.
-        kind: one of `LOSSES`: cosine, l2, mse, smooth_l1, infonce.
+        kind: one of `LOSSES`: cosine, l2, mse, smooth_l1, l1_std, infonce.
         target_gradient: let the gradient flow into the target view too, as in the original; False stops it.
         temperature: of InfoNCE; the others ignore it.
 
@@ -82,50 +103,3 @@ def jepa_losses(
     if kind == "infonce":
         return infonce(context, target, temperature)
     return LOSSES[kind](context, target)
-
-
-class Objective(nn.Module):
-    """What the JEPA term is made of: views → named terms, which the trainer adds up, weights by λ and logs.
-
-    `forward(context, target, example)` takes context views `[P, D]`, target views `[P, D]` and the example of each pair
-    `[P]` (P may be 0 or 1) and returns terms by name, each in float32 or wider and in the graph of the views:
-
-    - `[P]`, a number per view pair: the trainer takes its mean over the pairs of the optimizer step;
-    - `[]`, a number for the set of views of a microbatch: the trainer takes its mean over the microbatches with a pair.
-
-    Both means are over all processes. Parameters are trained by the model's optimizer (their gradient is not part of
-    the norm that is clipped); they and the buffers are saved in every checkpoint, and resumed from it.
-    """
-
-    few_pairs: str | None = None
-    """What to warn of, once, when a microbatch has a single view pair; None where that does no harm."""
-
-
-class PairObjective(Objective):
-    """One of `LOSSES`, a single term of that name.
-
-    Args:
-        kind, target_gradient, temperature: of `jepa_losses`.
-    """
-
-    def __init__(self, kind: str, *, target_gradient: bool = True, temperature: float = 0.07) -> None:
-        super().__init__()
-        self.kind, self.target_gradient, self.temperature = kind, target_gradient, temperature
-        if kind == "infonce":
-            self.few_pairs = (
-                "InfoNCE takes its negatives from the microbatch, and a microbatch had a single view pair: its "
-                "loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
-            )
-
-    @classmethod
-    def of(cls, kind: str, options: Any, hidden_size: int) -> PairObjective:
-        """As a run asks for it."""
-        return cls(kind, target_gradient=options.target_gradient, temperature=options.temperature)
-
-    def forward(self, context: Tensor, target: Tensor, example: Tensor) -> dict[str, Tensor]:
-        """`{kind: losses [P]}`."""
-        return {self.kind: jepa_losses(context, target, self.kind, self.target_gradient, self.temperature)}
-
-
-OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {kind: partial(PairObjective.of, kind) for kind in LOSSES}
-"""Objectives by name, each made from the options of a run (`training/options.py`) and the model's hidden size D."""

@@ -16,6 +16,7 @@ from stepjepa.records import option
 
 PAIR_SETS = ("first", "consecutive", "horizon", "question_answer", "none")
 ISOLATIONS = ("step", "sink", "none")
+POOLINGS = ("last", "content", "mean")
 
 
 class StepSpan(NamedTuple):
@@ -97,6 +98,8 @@ class BranchLayout:
         isolation: "step" (a target sees only itself), "sink" (also the first token of its trunk), "none" (no
             copy: the target is the trunk's own state at the end of the step; the control arm).
         max_length: longest trunk in tokens; a longer one is cut at a step boundary. None: no limit of its own.
+        pooling: how the states of a target's tokens become one vector: that of its "last" token, as in the original;
+            that of the last token of its "content", none of whose characters are the separator's; or their "mean".
 
     Raises:
         ValueError: for an unknown choice or a number below 1.
@@ -107,9 +110,14 @@ class BranchLayout:
     predictors: int = option(1, "predictor tokens before a context view is read")
     isolation: str = option("step", "what a target view sees besides itself", choices=ISOLATIONS)
     max_length: int | None = option(None, "longest example in tokens; a longer one loses whole steps")
+    pooling: str = option(
+        "last",
+        "the target view: state of a step's last token, of the last before its separator, or mean of all",
+        choices=POOLINGS,
+    )
 
     def __post_init__(self) -> None:
-        for name, choices in (("pairs", PAIR_SETS), ("isolation", ISOLATIONS)):
+        for name, choices in (("pairs", PAIR_SETS), ("isolation", ISOLATIONS), ("pooling", POOLINGS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
         for name in ("horizon", "predictors", "max_length"):

@@ -65,11 +65,12 @@ def build_step2_isolation_mask(
     return mask
 
 
-def two_pass_views(model: nn.Module, batch: dict[str, Tensor]) -> Views:
+def two_pass_views(model: nn.Module, batch: dict[str, Tensor], *, target_layer: int = -1, target_top: int = 1) -> Views:
     """Loss and views of a `StepJEPACollator` batch in two passes; same result as the single pass.
 
     First pass: one row per example, head on every position. Second pass: one row per view pair. The isolation
-    in force is read off the batch's own layout.
+    in force, and which tokens a target view is the mean of, are read off the batch's own layout; layers are chosen as
+    in `encode_views`.
 
     Raises:
         UnsupportedArchitectureError: as `encode_views`.
@@ -100,7 +101,7 @@ def two_pass_views(model: nn.Module, batch: dict[str, Tensor]) -> Views:
         input_ids=pad_sequence(trunks, batch_first=True), attention_mask=present, use_cache=False
     )  # plain fine-tuning
     kept = wanted != IGNORE
-    context, target = _run_second_pass(inner, second)
+    context, target = _run_second_pass(inner, second, target_layer, target_top)
     return Views(
         token_losses=token_losses(output.logits[kept], wanted[kept]),
         token_examples=torch.tensor(numbers, device=device)[kept.nonzero()[:, 0]],
@@ -119,6 +120,7 @@ class SecondPass:
     mask: Tensor
     positions: Tensor
     context_index: int
+    target_first: int
     target_index: int
     example: int
     steps: tuple[int, int]
@@ -134,6 +136,10 @@ class SecondPass:
         predictor_ids = batch["input_ids"][row][batch["segment_ids"][row] == predictor_segment].tolist()
         extra = len(predictor_ids)
         isolation = _isolation_of(batch, row, pair)
+        reads = [int(batch[name][row, pair]) for name in ("target_first", "target_index")]
+        copy = first + start  # where the target's tokens begin in the batch
+        if isolation != "none":
+            copy = batch["segment_ids"][row].tolist().index(int(batch["segment_ids"][row, reads[1]]))
 
         tokens = insert_predictor_token(trunk, cut, predictor_ids)
         hidden, positions = (0, 0), torch.arange(len(tokens))
@@ -145,13 +151,14 @@ class SecondPass:
             mask=build_step2_isolation_mask(len(tokens), start + extra, end + extra, isolation, hidden),
             positions=positions,
             context_index=cut + extra - 1,
-            target_index=end + extra - 1,
+            target_first=start + extra + reads[0] - copy,
+            target_index=start + extra + reads[1] - copy,
             example=example,
             steps=(int(batch["context_step"][row, pair]), int(batch["target_step"][row, pair])),
         )
 
 
-def _run_second_pass(inner: Any, rows: list[SecondPass]) -> tuple[Tensor, Tensor]:
+def _run_second_pass(inner: Any, rows: list[SecondPass], layer: int, top: int) -> tuple[Tensor, Tensor]:
     """Context and target views `[P, D]`, `[P, D]` of the second pass."""
     device = inner.device
     if not rows:
@@ -167,22 +174,30 @@ def _run_second_pass(inner: Any, rows: list[SecondPass]) -> tuple[Tensor, Tensor
         positions[i, :size] = row.positions
         mask[i, :size, :size] = row.mask
     mask, positions = mask.to(device), positions.to(device)
-    states = inner.get_decoder()(
+    output = inner.get_decoder()(
         input_ids=tokens.to(device),
         attention_mask=_render(inner.config, mask, positions, inner.dtype),
         position_ids=positions,
         use_cache=False,
-    ).last_hidden_state
-    number = torch.arange(len(rows), device=device)
+        output_hidden_states=True,
+    )
+    depth = len(output.hidden_states)
+    chosen = range(depth)[layer - top + 1 + (depth if layer < 0 else 0) :][:top]
+    of_layers = [output.last_hidden_state if one == depth - 1 else output.hidden_states[one] for one in chosen]
+    if top > 1:  # each layer less its mean and divided by its standard deviation
+        of_layers = [
+            (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt() for x in of_layers
+        ]
+    targets = sum(of_layers) / top
     return (
-        states[number, torch.tensor([row.context_index for row in rows], device=device)],
-        states[number, torch.tensor([row.target_index for row in rows], device=device)],
+        torch.stack([output.last_hidden_state[i, row.context_index] for i, row in enumerate(rows)]),
+        torch.stack([targets[i, row.target_first : row.target_index + 1].mean(0) for i, row in enumerate(rows)]),
     )
 
 
 def _isolation_of(batch: dict[str, Tensor], row: int, pair: int) -> str:
     target = batch["target_index"][row, pair]
-    if target == batch["target_end"][row, pair] - 1:
+    if batch["example_ids"][row, target] >= 0:
         return "none"
     return "step" if batch["prefix_end"][row, target] < 0 else "sink"
 

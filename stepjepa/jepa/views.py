@@ -35,7 +35,7 @@ class Views:
     context: Tensor
     """`[P, D]`: context views: last predictor token, last layer, after the final norm."""
     target: Tensor
-    """`[P, D]`: target views: last token of the isolated target step, likewise."""
+    """`[P, D]`: target views: last token of the isolated target step, likewise, or as the layout's `pooling` says."""
     example: Tensor
     """`[P]`: the example of the batch each pair belongs to."""
     steps: Tensor
@@ -74,10 +74,41 @@ def next_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
+def pooled(states: Tensor, row: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Means of the states of tokens `first … last`, `[B, L, D], [P], [P], [P] → [P, D]`, in float32 or wider.
+
+    Of single tokens they are their states as they are.
+    """
+    if torch.equal(first, last):
+        return states[row, last]
+    column = first[:, None] + torch.arange(int((last - first).max()) + 1, device=first.device)  # [P, W]
+    inside = column <= last[:, None]
+    column = torch.where(inside, column, last[:, None])
+    kept = at_least_float32(states[row[:, None], column]) * inside[..., None]
+    return kept.sum(dim=1) / inside.sum(dim=1, keepdim=True)
+
+
+def layer_mean(states: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of their states `[…, D]`, each layer-normalised (without weights), in float32 or wider.
+
+    As the targets of data2vec (Baevski et al. 2022, arXiv 2202.03555): layers differ in scale, and the largest would
+    decide alone.
+    """
+    normalised = [F.layer_norm(at_least_float32(state), state.shape[-1:]) for state in states]
+    return torch.stack(normalised).mean(dim=0)
+
+
+def chosen_layers(layer: int, top: int) -> slice:
+    """The `top` layers up to `layer` in the tuple of hidden states, of which −1 is the last."""
+    return slice(layer - top + 1, None if layer == -1 else layer + 1)
+
+
 def encode_views(
     model: nn.Module,
     batch: dict[str, Tensor],
     *,
+    target_layer: int = -1,
+    target_top: int = 1,
     layers: Sequence[int] = (),
     step_states: bool = False,
     attentions: bool = False,
@@ -88,6 +119,9 @@ def encode_views(
         model: a decoder-only Hugging Face model, bare or wrapped (PEFT, DDP, FSDP2, compiled). Its train or
             eval mode is left as it is.
         batch: from `StepJEPACollator`.
+        target_layer: the layer whose states make the target views; −1 is the last, after the final norm, −2 the one
+            before it; from 0 on, 0 is the embedding output.
+        target_top: the mean over so many layers up to that one, see `layer_mean`.
         layers: also return the views at these layers, 0 (embedding output) … number of layers.
         step_states: also return the trunk's states at the end of every step, at those layers too.
         attentions: also return the attention weights; the model must use eager attention.
@@ -111,7 +145,7 @@ def encode_views(
         model,
         inner,
         logits_to_keep=labelled,
-        output_hidden_states=bool(layers),
+        output_hidden_states=bool(layers) or (target_layer, target_top) != (-1, 1),
         output_attentions=attentions,
         input_ids=batch["input_ids"],
         attention_mask=mask,
@@ -120,17 +154,21 @@ def encode_views(
 
     row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
     at_context = row, batch["context_index"][row, pair]
-    at_target = row, batch["target_index"][row, pair]
+    at_target = row, batch["target_first"][row, pair], batch["target_index"][row, pair]
     states = outputs.states
+    targets = states
+    if (target_layer, target_top) != (-1, 1):
+        chosen = outputs.layers[chosen_layers(target_layer, target_top)]
+        targets = chosen[0] if target_top == 1 else layer_mean(chosen)
     views = Views(
         token_losses=token_losses(outputs.logits, wanted[labelled]),
         token_examples=batch["example_ids"][labelled],
         context=states[at_context],
-        target=states[at_target],
+        target=pooled(targets, *at_target),
         example=batch["example_ids"][row, batch["context_end"][row, pair] - 1],
         steps=torch.stack([batch["context_step"][row, pair], batch["target_step"][row, pair]], dim=1),
         context_layers={layer: outputs.layers[layer][at_context] for layer in layers},
-        target_layers={layer: outputs.layers[layer][at_target] for layer in layers},
+        target_layers={layer: pooled(outputs.layers[layer], *at_target) for layer in layers},
         attentions=outputs.attentions,
     )
     if step_states:

@@ -12,8 +12,10 @@ import torch
 from transformers import TrainingArguments
 
 from stepjepa.jepa.controls import TARGETS
-from stepjepa.jepa.losses import OBJECTIVES
-from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, BranchLayout
+from stepjepa.jepa.heads import HEADS, SCALES
+from stepjepa.jepa.objectives import OBJECTIVES
+from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, POOLINGS, BranchLayout
+from stepjepa.jepa.regularisers import weights_of
 from stepjepa.training.options import JEPAOptions, RunOptions
 
 LEARNING_RATE_FULL = 2e-5
@@ -61,6 +63,9 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("pairs", self.pairs, PAIR_SETS),
             ("isolation", self.isolation, ISOLATIONS),
             ("target", self.target, TARGETS),
+            ("pooling", self.pooling, POOLINGS),
+            ("target_scale", self.target_scale, SCALES),
+            ("head", self.head, tuple(HEADS)),
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
@@ -86,10 +91,19 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("horizon", self.horizon >= 1, "≥ 1"),
             ("predictors", self.predictors >= 1, "≥ 1"),
             ("temperature", self.temperature > 0, "> 0"),
+            ("target_top", self.target_top >= 1, "≥ 1"),
+            ("queue", self.queue >= 0, "≥ 0"),
+            ("kl", self.kl >= 0, "≥ 0"),
+            (
+                "kl",
+                not self.kl or self.target_scale == "none",
+                "0 with target_scale: the head reads states as they are",
+            ),
             ("jepa_ratio", 0 < self.jepa_ratio <= 1, "in (0, 1]; for none at all set lbd=0"),
         ):
             if not good:
                 raise ValueError(f"{name}={getattr(self, name)} must be {rule}.")
+        weights_of(self.regularisers)
         for bad, option, reason in (
             (self.label_smoothing_factor, "label_smoothing_factor", "the loss is plain cross-entropy"),
             (self.use_liger_kernel, "use_liger_kernel", "fused kernels compute the loss before views are read"),

@@ -195,6 +195,9 @@ def names(table: str) -> tuple[str, ...]:
     path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     assigned: dict[str, ast.expr] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stepjepa."):
+            origin = str(node.module).removeprefix("stepjepa.")
+            assigned |= {each.name: ast.Constant(f"{origin}.{each.name}") for each in node.names}
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
             assigned[target.id] = node.value  # type: ignore[attr-defined]
@@ -212,6 +215,8 @@ def _names(node: ast.expr | None, assigned: dict[str, ast.expr]) -> Iterable[str
         yield from (*_names(node.left, assigned), *_names(node.right, assigned))
     elif isinstance(node, ast.Name):
         yield from _names(assigned[node.id], assigned)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # a table of another module
+        yield from names(node.value)
     elif node is not None:
         yield from ast.literal_eval(node)
 

@@ -6,14 +6,16 @@ generates without. They get a group of the optimizer, gradients as data parallel
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from stepjepa.jepa.losses import Objective
+from stepjepa.jepa.objectives import Objective
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE, CompleteCheckpoints
 
@@ -28,9 +30,10 @@ class TrainedObjective(CompleteCheckpoints):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         weights = list(self.objective.parameters())
-        if weights and is_new:
-            optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
-            self.add_callback(ObjectiveGradients(self.objective, self.accelerator))
+        if is_new:
+            if weights:
+                optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
+            self.add_callback(AfterMicrobatches(self.objective, self.accelerator))
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -47,8 +50,8 @@ class TrainedObjective(CompleteCheckpoints):
             self.objective.load_state_dict(load_file(path, device=str(self.args.device)))
 
 
-class ObjectiveGradients(TrainerCallback):
-    """What a trainer does to the gradients of its model, done to those of the objective."""
+class AfterMicrobatches(TrainerCallback):
+    """What a trainer does to the gradients of its model, done to those of the objective; and its queue moves on."""
 
     def __init__(self, objective: Objective, accelerator: Any) -> None:
         self.objective, self.accelerator = objective, accelerator
@@ -62,3 +65,14 @@ class ObjectiveGradients(TrainerCallback):
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The parent resets the gradients of the model only."""
         self.objective.zero_grad()
+        self.objective.end_step(partial(gather_rows, self.accelerator))
+
+
+def gather_rows(accelerator: Accelerator, rows: torch.Tensor) -> torch.Tensor:
+    """The rows `[N, …]` of all processes, process by process; N may differ between them."""
+    if accelerator.num_processes == 1:
+        return rows
+    counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padding = rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])
+    everyone = accelerator.gather(torch.cat([rows, padding]))
+    return torch.cat([part[:count] for part, count in zip(everyone.split(max(counts)), counts, strict=True)])

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from stepjepa.data.steps import Splitter
-from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS
+from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, POOLINGS
 from stepjepa.models.checkpoint import BUILTIN, DTYPES
 from stepjepa.records import option
 
 
 def _without_lora(options: Mapping[str, Any]) -> bool:
     return not options["lora"]
+
+
+def _without_infonce(options: Mapping[str, Any]) -> bool:
+    return options["jepa_loss_type"] != "infonce"
 
 
 @dataclass
@@ -69,12 +73,37 @@ class JEPAOptions:
 
     lbd: float = option(0.1, "λ, the weight of the JEPA loss. 0 is plain fine-tuning.", aliases=["--lambda"])
     gamma: float = option(1.0, "γ, the weight of the language-modelling loss.")
-    jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.losses.OBJECTIVES", jepa_only=True)
+    jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.objectives.OBJECTIVES", jepa_only=True)
     pairs: str = option("first", "Which view pairs.", choices=PAIR_SETS, jepa_only=True)
     horizon: int = option(
         1, "Steps ahead, for pairs=horizon.", jepa_only=True, idle_if=lambda options: options["pairs"] != "horizon"
     )
     isolation: str = option("step", "What a target view sees besides itself.", choices=ISOLATIONS, jepa_only=True)
+    pooling: str = option(
+        "last",
+        "How the states of a step's tokens become its target view: the state of the last one, of the last one before "
+        "the separator, or the mean of all.",
+        choices=POOLINGS,
+        jepa_only=True,
+    )
+    target_layer: int = option(-1, "Layer of the target view: -1 the last, 0 the embedding output.", jepa_only=True)
+    target_top: int = option(
+        1, "Mean over so many layers up to that one, each layer-normalised.", jepa_only=True, least=1
+    )
+    target_scale: str = option(
+        "none",
+        "How target views are scaled: each by its own mean and deviation (layer), or each dimension by those of the "
+        "training data (zscore).",
+        choices="jepa.heads.SCALES",
+        jepa_only=True,
+    )
+    head: str = option(
+        "none",
+        "What predicts the target from the context view: nothing more, a linear map or a small MLP, both the identity "
+        "at first.",
+        choices="jepa.heads.HEADS",
+        jepa_only=True,
+    )
     target: str = option(
         "step",
         "What a context view predicts in training. The last two are control arms: another pair's target "
@@ -89,8 +118,32 @@ class JEPAOptions:
         jepa_only=True,
         idle_if=lambda options: options["target"] == "random",
     )
-    temperature: float = option(
-        0.07, "Temperature of InfoNCE.", jepa_only=True, idle_if=lambda options: options["jepa_loss_type"] != "infonce"
+    temperature: float = option(0.07, "Temperature of InfoNCE.", jepa_only=True, idle_if=_without_infonce)
+    own_negatives: bool = option(
+        True,
+        "Whether the other steps of a pair's own problem are negatives of InfoNCE.",
+        jepa_only=True,
+        idle_if=_without_infonce,
+    )
+    queue: int = option(
+        0,
+        "Targets of earlier optimizer steps that are further negatives of InfoNCE.",
+        jepa_only=True,
+        idle_if=_without_infonce,
+        least=0,
+    )
+    kl: float = option(
+        0.0,
+        "Weight, within the JEPA loss, of the divergence of what the language model's head makes of target and "
+        "prediction.",
+        jepa_only=True,
+        least=0,
+    )
+    regularisers: list[str] = option(
+        [],
+        "Terms of the JEPA loss that keep views from becoming alike: NAME or NAME=WEIGHT of variance, covariance, "
+        "sigreg.",
+        jepa_only=True,
     )
     jepa_ratio: float = option(
         1.0, "Share of optimizer steps with a JEPA term, drawn from (seed, global_step).", jepa_only=True

@@ -25,19 +25,21 @@ from transformers.utils import logging
 from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import OBJECTIVES, Objective, at_least_float32
-from stepjepa.jepa.views import Views, encode_views, next_labels
+from stepjepa.jepa.losses import at_least_float32
+from stepjepa.jepa.objectives import OBJECTIVES, Objective
+from stepjepa.jepa.targets import problem_keys
+from stepjepa.jepa.views import Views, next_labels
 from stepjepa.records import UserError
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
 from stepjepa.training.divergence import divergence_message
 from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
-from stepjepa.training.objective import TrainedObjective
+from stepjepa.training.targets import TrainedTargets
 
 logger = logging.get_logger(__name__)
 
 
-class StepJEPATrainer(TrainedObjective):
+class StepJEPATrainer(TrainedTargets):
     """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
 
     Args:
@@ -131,6 +133,7 @@ class StepJEPATrainer(TrainedObjective):
             hidden_size = base_model(self.model).config.get_text_config().hidden_size
             objective = OBJECTIVES[args.jepa_loss_type](args, hidden_size)
         self.objective = objective.to(self.args.device)
+        self.objective.vocabulary = self.vocabulary
         self._pairs_in_step: Tensor | int = 0
         self._microbatches_in_step: Tensor | int = 0
         self._microbatch = 0
@@ -183,6 +186,7 @@ class StepJEPATrainer(TrainedObjective):
         counts = self.accelerator.reduce(counts, reduction="sum")
         tokens, self._pairs_in_step, self._microbatches_in_step = counts.unbind()
         self.monitor.start_step(jepa=weight > 0)
+        self.objective.moment = self.state.global_step
         self._batches, self._losses = batches, []
         self._microbatch = 0
         return batches, tokens
@@ -208,10 +212,10 @@ class StepJEPATrainer(TrainedObjective):
         the mean that data parallelism takes over processes. Outside training (no `num_items_in_batch`) the microbatch
         is its own step.
         """
-        views = encode_views(model, inputs)
         training = num_items_in_batch is not None
+        views = self.views(model, inputs)
         self.objective.train(training)
-        terms = self._terms(views, self._target(views, inputs) if training else views.target)
+        terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
         tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
         pairs, microbatches = (self._pairs_in_step, self._microbatches_in_step) if training else (len(views.context), 1)
         lm = views.token_losses.sum() / _at_least_one(tokens)
@@ -226,7 +230,7 @@ class StepJEPATrainer(TrainedObjective):
             self.monitor.add(lm=lm, jepa=jepa)
             if len(means) > 1:
                 self.monitor.add_terms(means)
-            self.monitor.add_views(views, inputs, jepa=weight > 0)
+            self.monitor.add_views(self.compared(views), inputs, jepa=weight > 0)
             self._losses.append(loss.detach())
             loss = loss * self.accelerator.num_processes
         return (loss, views) if return_outputs else loss
@@ -258,13 +262,15 @@ class StepJEPATrainer(TrainedObjective):
             )
         return target
 
-    def _terms(self, views: Views, target: Tensor | None) -> dict[str, Tensor]:
+    def _terms(self, views: Views, inputs: dict[str, Tensor], target: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
         if self.objective.few_pairs is not None and len(views.context) == 1:
             self._warn_once(self.objective.few_pairs)
         if target is None:
             return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
-        return self.objective(views.context, target, views.example)
+        problem = problem_keys(inputs)[views.example]
+        with torch.autocast(self.args.device.type, enabled=False):  # views as they are; losses in float32 or wider
+            return self.objective(views.context, target, problem)
 
     # ---- what is reported --------------------------------------------------------------------------------
 
@@ -302,12 +308,12 @@ class StepJEPATrainer(TrainedObjective):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The sums of each example as "predictions": the parent gathers them and drops duplicated examples."""
         inputs = self._prepare_inputs(inputs)
-        views = encode_views(model, inputs)
+        views = self.views(model, inputs)
         rows = len(inputs["input_ids"])
         self.objective.eval()
-        terms = self._terms(views, views.target).values()
+        terms = self._terms(views, inputs, views.target).values()
         losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
-        sums = example_sums(views, losses, rows)
+        sums = example_sums(self.compared(views), losses, rows)
         sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 
@@ -328,6 +334,7 @@ class StepJEPATrainer(TrainedObjective):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's; `eval_loss` is γ · LM + λ · JEPA over the whole set, not a mean of batch means."""
         kwargs["prediction_loss_only"] = False
+        self.measure_targets()
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
         loss = self._summary(output.predictions)["loss"]

@@ -133,6 +133,17 @@ CHANGES = [
     {"pairs": "consecutive"},
     {"predictors": 2},
     {"target_gradient": False},
+    {"pooling": "mean"},
+    {"pooling": "content"},
+    {"target_layer": -2},
+    {"target_top": 2},
+    {"target_scale": "zscore"},
+    {"head": "linear"},
+    {"kl": 1.0},
+    {"regularisers": ["variance=1"]},
+    {"regularisers": ["variance=2"]},
+    {"jepa_loss_type": "infonce", "own_negatives": False},
+    {"jepa_loss_type": "infonce", "queue": 64},
     {"target": "shuffled"},
     {"jepa_ratio": 0.5},
     {"lora": True},
@@ -199,7 +210,7 @@ def test_one_run_asked_for_twice_is_one_cell(tmp_path):
 
 def test_shipped_grids_share_what_they_share():
     grids = {name: read_grid(name) for name in shipped_grids()}
-    assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata"}
+    assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata", "objectives-screen"}
     plain, classic = (grids["lambda"].cell(arm, 2).address for arm in ("lbd=0", "lbd=0.1"))
     for name, arms in {
         "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"),

@@ -32,6 +32,7 @@ EXPECTED = {
     "l2": np.sqrt(((C - T) ** 2).sum(-1)),
     "mse": ((C - T) ** 2).sum(-1) / 7,
     "smooth_l1": huber(C - T).mean(-1),
+    "l1_std": np.abs(C - T).mean(-1) / np.sqrt(((T - T.mean(-1, keepdims=True)) ** 2).mean(-1)),
     "infonce": infonce(C, T, 0.2),
 }
 

@@ -17,7 +17,15 @@ LAYOUTS = [
     {"pairs": "horizon", "horizon": 2, "isolation": "sink"},
     {"pairs": "question_answer"},
     {"pairs": "consecutive", "isolation": "none"},
+    {"pairs": "consecutive", "pooling": "mean", "predictors": 2},
 ]
+POOLED = [
+    {"pairs": "consecutive", "pooling": "content"},
+    {"pairs": "horizon", "horizon": 2, "isolation": "sink", "pooling": "mean"},
+    {"pairs": "consecutive", "isolation": "none", "pooling": "mean"},
+    {"pairs": "question_answer", "isolation": "none", "pooling": "content"},
+]
+LAYERS = [{}, {"target_layer": 1}, {"target_layer": -2, "target_top": 2}, {"target_top": 3}]
 
 
 def gradients(model, views):
@@ -26,11 +34,11 @@ def gradients(model, views):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def differences(model, batch):
+def differences(model, batch, **layers):
     """Relative difference of LM loss and gradients, largest difference of the views, single vs two pass."""
-    one = encode_views(model, batch)
+    one = encode_views(model, batch, **layers)
     grad_one = gradients(model, one)
-    two = two_pass_views(model, batch)
+    two = two_pass_views(model, batch, **layers)
     grad_two = gradients(model, two)
     assert torch.equal(one.steps, two.steps)
     assert torch.equal(one.example, two.example)
@@ -50,6 +58,36 @@ def test_single_pass_equals_two_passes(name, layout):
     assert difference["lm"] <= 1e-6
     assert difference["views"] <= 1e-5
     assert difference["gradient"] <= 1e-5
+
+
+@pytest.mark.parametrize("layers", LAYERS, ids=str)
+@pytest.mark.parametrize("layout", POOLED, ids=lambda layout: "-".join(map(str, layout.values())))
+def test_single_pass_equals_two_passes_whatever_a_target_is_read_from(layout, layers):
+    rows = [{**row, "separator": [int(i % 3 == 0) for i in range(len(row["input_ids"]))]} for row in small_rows()]
+    for name in ("llama", "gpt2"):
+        difference = differences(small_model(name), collator(**layout)(rows), **layers)
+        assert max(difference.values()) <= 1e-5
+
+
+def test_a_pooled_target_is_the_mean_of_the_steps_own_states():
+    """The step encoded alone, all of its states averaged; of its content, the last that is no separator."""
+    model, rows = small_model("llama"), small_rows()
+    rows = [
+        {**row, "separator": [int(row["step_ids"][i : i + 2] in ([0, 1], [1, 2])) for i in range(len(row["labels"]))]}
+        for row in rows
+    ]
+    for pooling, of in (("mean", lambda states, content: states.mean(0)), ("content", lambda s, c: s[c[-1]])):
+        views = encode_views(model, collator(pairs="consecutive", pooling=pooling)(rows))
+        for i in range(len(views.target)):
+            row = rows[int(views.example[i])]
+            at = [t for t, s in enumerate(row["step_ids"]) if s == int(views.steps[i, 1])]
+            alone = model.get_decoder()(
+                input_ids=torch.tensor([[row["input_ids"][t] for t in at]]), position_ids=torch.tensor([at]) + 1
+            ).last_hidden_state[0]
+            content = [k for k, t in enumerate(at) if not row["separator"][t]]
+            torch.testing.assert_close(views.target[i], of(alone, content), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="`separator` column"):
+        collator(pairs="consecutive", pooling="content")(small_rows())
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2-windowed", "gemma3", "gpt2"])
@@ -130,9 +168,10 @@ def test_isolation_to_the_bit(name):
 )
 @pytest.mark.parametrize("name", ["llama", "qwen2-windowed", "gpt2"])
 @pytest.mark.parametrize("isolation", ["step", "sink", "none"])
-def test_padding_and_packing_change_nothing(name, options, isolation):
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_padding_and_packing_change_nothing(name, options, isolation, pooling):
     model, rows = small_model(name), small_rows(5)
-    layout = {"pairs": "consecutive", "isolation": isolation}
+    layout = {"pairs": "consecutive", "isolation": isolation, "pooling": pooling}
     plain = encode_views(model, collator(**layout)(rows))
     other = encode_views(model, collator(**layout, **options)(rows))
     assert torch.equal(plain.steps, other.steps)

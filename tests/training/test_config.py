@@ -22,7 +22,7 @@ def idle(**changes):
 
 def test_an_option_is_idle_where_another_leaves_it_without_effect():
     always = {"collapse_threshold"}
-    assert idle() == always | {"horizon", "temperature"}
+    assert idle() == always | {"horizon", "temperature", "own_negatives", "queue"}
     assert idle(pairs="horizon", jepa_loss_type="infonce") == always
     assert idle(pairs="horizon", jepa_loss_type="infonce", target="random") == always | {"target_gradient"}
     assert idle(pairs="horizon", jepa_loss_type="infonce", max_steps=5) == always | {"num_train_epochs"}

@@ -7,7 +7,8 @@ from small_objective import SIZE, Distance, Head
 from small_trainer import flat_weights, make_trainer
 from transformers import AutoModelForCausalLM
 
-from stepjepa.jepa.losses import LOSSES, OBJECTIVES, PairObjective
+from stepjepa.jepa.losses import LOSSES
+from stepjepa.jepa.objectives import OBJECTIVES, StepObjective
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
@@ -27,8 +28,8 @@ def test_every_loss_is_an_objective(tmp_path):
         terms = make(options, 8)(context, target, torch.zeros(4, dtype=torch.long))
         assert list(terms) == [kind]
         assert terms[kind].shape == (4,)
-    assert PairObjective("infonce").few_pairs
-    assert PairObjective("cosine").few_pairs is None
+    assert StepObjective("infonce").few_pairs
+    assert StepObjective("cosine").few_pairs is None
 
 
 def test_the_step_is_that_of_all_terms_as_written(tmp_path):
