@@ -4,7 +4,7 @@ options.py         the options of Step-JEPA and of a run, without torch
 config.py          `StepJEPAConfig`: what is added to `TrainingArguments`, and what cannot be honoured
 configurations.py  named configurations and the user's own YAML → options
 objective.py       the weights of an objective: trained, saved and resumed beside those of the model
-targets.py         what contexts predict: the layers targets are read from, measured before training where they are scaled
+targets.py         what contexts predict: whose targets, from which layers, how scaled
 splits.py          the examples of a run: which train, which evaluate; a part is held out where no others are given
 dataset.py         what the trainer is given → rows for the collator
 trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`
