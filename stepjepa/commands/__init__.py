@@ -4,6 +4,7 @@ main.py       `stepjepa <command>`: finds the command's module, turns a `UserErr
 options.py    dataclasses of options → a command line and back, without torch
 output.py     what commands print: control characters written out, the next command to type
 prepare.py    solutions of any source → chat JSONL with steps
+synthesize.py sample solutions from a teacher
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA
 evaluate.py   answer test problems and check the answers

@@ -13,6 +13,7 @@ from stepjepa.records import UserError, printable
 
 COMMANDS = {
     "prepare": ("commands.prepare", "solutions of any source → chat JSONL with steps"),
+    "synthesize": ("commands.synthesize", "sample solutions from a model or a server and keep those that are right"),
     "train": (
         "commands.train",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
@@ -104,7 +105,7 @@ def _is_unicode(word: str) -> bool:
 def overview() -> str:
     """The list of commands."""
     lines = ["usage: stepjepa <command> [options]", "", "commands:"]
-    lines += [f"  {name:9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join([*lines, "", "`stepjepa <command> --help` lists its options."])
 
 

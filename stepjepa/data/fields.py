@@ -82,7 +82,7 @@ def with_thoughts(holder: Mapping[str, Any], solution: str) -> str:
     return solution if thoughts is None else f"<think>{thoughts}</think>{solution}"
 
 
-def _content(value: object) -> str | None:
+def content_text(value: object) -> str | None:
     """The text of a message's content: a text, or a list of texts and parts ``{"type": "text", "text": …}``."""
     if isinstance(value, str):
         return value
@@ -92,7 +92,7 @@ def _content(value: object) -> str | None:
             text = part
             if isinstance(part, Mapping):
                 text = part.get(part["type"] if part.get("type") in ("text", "thinking") else "")
-                if part.get("type") == "thinking" and (inner := _content(text)) is not None:
+                if part.get("type") == "thinking" and (inner := content_text(text)) is not None:
                     text = f"<think>{inner}</think>"
             if not isinstance(text, str):
                 return None
@@ -114,7 +114,7 @@ def read_messages(raw: object) -> list[dict[str, str]]:
         if not isinstance(role, str):
             raise RowError("a message has no role")
         role = ROLES.get(role.lower(), role.lower())
-        text = _content(message.get("content", message.get("value")))
+        text = content_text(message.get("content", message.get("value")))
         if role == "system" and text is not None and not text.strip():
             continue
         if text is None and message.get("content"):

@@ -15,12 +15,13 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepjepa.evaluation.journal import partial_path
 from stepjepa.evaluation.statistics import pass_at_k, wilson
-from stepjepa.records import UserError, file_digest, json_bytes, on_disk, read_json, text_table, write_json, write_jsonl
+from stepjepa.records import UserError, file_digest, on_disk, read_json, text_table, write_json, write_jsonl
 
 REQUIRED = ("id", "index", "question", "response", "extracted", "gold", "correct")
 READERS = {"ours": "correct", "strict": "strict_correct", "flexible": "flexible_correct"}
@@ -41,11 +42,6 @@ class Results:
 def summary_path(path: str | os.PathLike[str]) -> Path:
     """`results.jsonl` → `results.summary.json`."""
     return Path(path).with_suffix(".summary.json")
-
-
-def partial_path(path: str | os.PathLike[str]) -> Path:
-    """`results.jsonl` → `results.partial.jsonl`, the finished rows of an evaluation that goes on or was stopped."""
-    return Path(path).with_suffix(".partial.jsonl")
 
 
 def question_ids(examples: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -132,70 +128,6 @@ def write_results(
     finished = {"complete": True, **summary, "results_sha256": file_digest(path)}
     write_json(finished, summary_path(path))
     return finished
-
-
-# -------- the rows of an unfinished evaluation --------
-
-
-@dataclass
-class Partial:
-    """The finished rows of an evaluation, kept on disk as they come.
-
-    The first line says what is evaluated (`identity`); each further one holds the rows that a batch has finished and
-    the seconds that it took. Nothing is written before the first batch is done.
-    """
-
-    path: Path
-    identity: Mapping[str, Any]
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """What it held when it was read, by `index`."""
-    seconds: float = 0.0
-    size: int = 0
-    """Bytes of the complete lines."""
-
-    def append(self, rows: Sequence[dict[str, Any]], seconds: float) -> None:
-        """Add the rows of one batch, and have them on disk when this returns.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        entries: list[dict[str, Any]] = [] if self.size else [{"identity": self.identity}]
-        entries.append({"seconds": round(seconds, 3), "rows": rows})
-        lines = b"".join(json_bytes(entry) + b"\n" for entry in entries)
-        with on_disk(self.path), self.path.open("ab") as file:
-            file.truncate(self.size)  # of a line that was cut off, or of what is to be overwritten
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            self.size = file.tell()
-        self.seconds += seconds
-
-
-def read_partial(path: Path) -> Partial | None:
-    """What a partial file holds up to its last complete line; None if there is none, or no such line.
-
-    Raises:
-        UserError: it cannot be read, or is none.
-    """
-    with on_disk(path, "read"):
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    partial = None
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            break  # cut off by the stop; only the last line can be
-        try:
-            entry = json.loads(line)
-            if partial is None:
-                partial = Partial(path, dict(entry["identity"]))
-            else:
-                partial.rows |= {int(row["index"]): dict(row) for row in entry["rows"]}
-                partial.seconds += float(entry["seconds"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number}: not the answers of an unfinished evaluation ({error!r}); --overwrite begins anew"
-            ) from error
-        partial.size += len(line)
-    return partial
 
 
 # -------- figures of a summary, and the table that `stepjepa evaluate` ends with --------

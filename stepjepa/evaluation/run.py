@@ -10,8 +10,6 @@ questions, prompts and the settings of generation: their `identity`, a flat mapp
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,18 +22,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.evaluation.generation import Generation, Sampling, context_length, end_ids, generate
+from stepjepa.evaluation.journal import Partial, differences, digest, partial_path, read_partial
 from stepjepa.evaluation.options import SYSTEM_PROMPTS, EvaluateOptions
 from stepjepa.evaluation.questions import Question, QuestionSet, read_questions, shown_path
-from stepjepa.evaluation.results import (
-    Partial,
-    figures,
-    partial_path,
-    question_ids,
-    read_partial,
-    read_results,
-    summary_path,
-    write_results,
-)
+from stepjepa.evaluation.results import figures, question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.scoring import accuracy, encode_prompts, system_prompt, verdict, vote
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
@@ -44,8 +34,6 @@ from stepjepa.records import UserError, environment, one_writer
 
 Say = Callable[[str], object]
 """Takes the lines that report how a run goes on."""
-DIGESTS = ("model weights", "questions", "prompts")
-"""Parts of an identity that are digests: that they differ can be said, the values say nothing."""
 
 
 def sampling_of(options: EvaluateOptions) -> Sampling:
@@ -107,8 +95,9 @@ def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, A
         trust_remote_code=options.trust_remote_code,
     )
     context = context_length(weights)
+    answered = {row["index"] for row in partial.rows}
     state = Generation(
-        [prompt.ids for prompt in encoded], sampling_of(options), options.batch_size, context, finished=partial.rows
+        [prompt.ids for prompt in encoded], sampling_of(options), options.batch_size, context, finished=answered
     )
     rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
     tokens = sum(response["tokens"] for row in rows for response in row.get("samples", [row]))
@@ -185,8 +174,8 @@ def _identity(
     greedy = options.temperature == 0
     identity: dict[str, Any] = {
         "model weights": model.identity(),
-        "questions": _digest(question_ids(data.questions)),
-        "prompts": _digest(prompts),
+        "questions": digest(question_ids(data.questions)),
+        "prompts": digest(prompts),
         "max_new_tokens": options.max_new_tokens,
         "dtype": options.dtype,
         "samples": options.samples,
@@ -197,10 +186,6 @@ def _identity(
     if not greedy or options.dtype != "float32":
         identity |= {"batch_size": options.batch_size, "device": device.type, "attention": options.attn_implementation}
     return identity
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def _earlier(output_file: str, overwrite: bool, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Partial]:
@@ -225,24 +210,15 @@ def _earlier(output_file: str, overwrite: bool, identity: Mapping[str, Any]) -> 
             if not same:  # else it was stopped while it wrote its last files
                 raise UserError(f"{error}{way_out}") from error
         else:
-            if differing := _differences(summary.get("identity", {}), identity):
+            if differing := differences(summary.get("identity", {}), identity):
                 raise UserError(f"{output} holds another evaluation; different: {differing}{way_out}")
             return summary, Partial(path, identity)
     if partial is None or (overwrite and not same):
         return None, Partial(path, identity)
     if not same:
-        differing = _differences(partial.identity, identity)
+        differing = differences(partial.identity, identity)
         raise UserError(f"{path} is another evaluation, unfinished; different: {differing}{way_out}")
     return None, partial
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if "questions" in differing and "prompts" in differing:
-        differing.remove("prompts")  # that is why
-    return ", ".join(
-        name if name in DIGESTS else f"{name} ({there.get(name)} there, {here.get(name)} here)" for name in differing
-    )
 
 
 # ---- answering -----------------------------------------------------------------------------------------------
@@ -261,7 +237,7 @@ def _answer(
     """Result rows in the order of the questions, answering what the partial file does not hold yet."""
     samples = state.sampling.samples
     ids = question_ids(questions)
-    rows = dict(partial.rows)
+    rows = {row["index"]: row for row in partial.rows}
 
     def finish(indices: Iterable[int]) -> list[dict[str, Any]]:
         """Take in the rows of those questions whose answers have ended, and return them."""

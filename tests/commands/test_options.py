@@ -15,7 +15,7 @@ from stepjepa.commands.inspect import InspectOptions
 from stepjepa.commands.main import COMMANDS, main
 from stepjepa.commands.options import Parser, ShownLayout, parse
 from stepjepa.commands.prepare import PrepareOptions
-from stepjepa.evaluation.options import EvaluateOptions
+from stepjepa.evaluation.options import EvaluateOptions, SynthesizeOptions
 from stepjepa.experiments.options import BenchOptions, VerifyOptions
 from stepjepa.jepa.controls import TARGETS
 from stepjepa.jepa.objectives import OBJECTIVES
@@ -45,6 +45,7 @@ def run(*words):
 
 MISTAKES = {
     "prepare": (["--sorce", "builtin"], "did you mean --source?"),
+    "synthesize": (["--base_ulr", "x"], "did you mean --base_url?"),
     "train": (["--lamda", "0.1"], "did you mean --lambda?"),
     "verify": (["--horzion", "2"], "did you mean --horizon?"),
     "evaluate": (["--modle_name", "builtin"], "did you mean --model_name?"),
@@ -183,6 +184,7 @@ NUMERIC = {
         "train": (RunOptions, JEPAOptions),
         "verify": (VerifyOptions, ShownLayout),
         "evaluate": (EvaluateOptions,),
+        "synthesize": (SynthesizeOptions,),
         "compare": (CompareOptions,),
         "embed": (EmbedOptions, ShownLayout),
         "inspect": (InspectOptions,),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
+from stepjepa.evaluation.journal import partial_path
 from stepjepa.evaluation.results import (
     figures,
-    partial_path,
     question_ids,
     read_results,
     read_rows,

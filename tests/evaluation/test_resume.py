@@ -16,7 +16,8 @@ import torch
 
 import stepjepa.evaluation.run as evaluation
 from stepjepa.commands.evaluate import main
-from stepjepa.evaluation.results import Partial, partial_path, read_results
+from stepjepa.evaluation.journal import Partial, partial_path
+from stepjepa.evaluation.results import read_results
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, one_writer
 
@@ -92,7 +93,7 @@ def test_killed_it_goes_on_after_the_last_batch(tmp_path, finished):
     words = ["--model_path", "builtin", "--test_file", "builtin", "--output_file", str(output), *SHORT]
     # One batch at a time, each waiting to be killed.
     code = (
-        "import sys, time; from stepjepa.evaluation.results import Partial; append = Partial.append\n"
+        "import sys, time; from stepjepa.evaluation.journal import Partial; append = Partial.append\n"
         "def slow(self, *words): append(self, *words); time.sleep(60)\n"
         "Partial.append = slow\n"
         "from stepjepa.commands.evaluate import main; main(sys.argv[1:])"
