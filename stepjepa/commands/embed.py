@@ -51,6 +51,7 @@ class EmbedOptions(ModelOptions):
     )
     batch_size: int = option(32, "examples encoded together", group="model")
     dtype: str = option("float32", "of the weights", choices=DTYPES, group="model")
+    bf16: bool = option(False, "matrix products in bfloat16, as `stepjepa train --bf16` computes", group="model")
 
     def __post_init__(self) -> None:
         if self.use_responses and not self.results:
@@ -83,7 +84,9 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     from stepjepa.evaluation.questions import shown_path
     from stepjepa.evaluation.results import question_ids, read_results
     from stepjepa.evaluation.scoring import system_prompt
+    from stepjepa.jepa.architectures import base_model
     from stepjepa.models.checkpoint import locate_model
+    from stepjepa.models.loading import bfloat16_products
 
     output = check_suffix(options.output_file)
     started_with = environment()
@@ -110,16 +113,17 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     model, tokenizer, trained_predictor = load(options, layout.predictors)
     if results is not None and options.use_responses:
         check_prompts(tokenizer, examples, ids, results)
-    embeddings = encode_examples(
-        model,
-        tokenizer,
-        examples,
-        ids=ids,
-        correct=correct,
-        layers=named_layers(options.layers, model),
-        layout=layout,
-        batch_size=options.batch_size,
-    )
+    with bfloat16_products(base_model(model).device, options.bf16):
+        embeddings = encode_examples(
+            model,
+            tokenizer,
+            examples,
+            ids=ids,
+            correct=correct,
+            layers=named_layers(options.layers, model),
+            layout=layout,
+            batch_size=options.batch_size,
+        )
     counts = embeddings.info["counts"]
     counts |= {"no_step": asked - len(examples), "correctness_known": int((embeddings.correct >= 0).sum())}
     embeddings.info |= {
@@ -128,6 +132,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
             "training": located.training(),
             **described(model),
             "dtype": options.dtype,
+            "bf16": options.bf16,
             "random_weights": options.random_weights,
             "predictor_in_checkpoint": trained_predictor,
         },

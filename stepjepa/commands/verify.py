@@ -47,5 +47,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     words = ["--train_file", *options.train_file] if list(options.train_file) != [BUILTIN] else []
     words = ["--model_name", options.model_name, *words] if options.model_name != BUILTIN else words
-    say_next("train", *words, *["--lora"] * options.lora)
+    say_next("train", *words, *["--lora"] * options.lora, *["--bf16"] * options.bf16)
     return 0

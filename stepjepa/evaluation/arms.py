@@ -107,6 +107,7 @@ def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:
     own = configuration["system_prompt"] == "file"
     return {
         **{name: configuration[name] for name in GENERATION},
+        "bf16": configuration.get("bf16", False),  # older files say nothing of it
         "system prompt": "that of each test row" if own else summary["generation"]["system_prompt"],
         "test files (SHA-256)": [file["sha256"] for file in summary["test_files"]],
         **{f"version of {name}": packages.get(name) for name in READERS},

@@ -54,6 +54,7 @@ class EvaluateOptions:
     # The test problems of seed 0 were looked at when settings were chosen.
     problem_seed: int = option(1, "which built-in problems are drawn", group="questions")
     dtype: str = option("float32", "of the weights; auto is the checkpoint's own", choices=DTYPES, group="model")
+    bf16: bool = option(False, "matrix products in bfloat16, as `stepjepa train --bf16` computes", group="model")
     device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
     attn_implementation: str | None = option(None, "sdpa, eager, …; the library's choice by default", group="model")
     revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")

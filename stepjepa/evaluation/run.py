@@ -29,7 +29,7 @@ from stepjepa.evaluation.results import figures, question_ids, read_results, sum
 from stepjepa.evaluation.scoring import accuracy, encode_prompts, system_prompt, verdict, vote
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
-from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
+from stepjepa.models.loading import bfloat16_products, choose_device, load_tokenizer, load_weights
 from stepjepa.records import UserError, environment, one_writer
 
 Say = Callable[[str], object]
@@ -99,7 +99,8 @@ def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, A
     state = Generation(
         [prompt.ids for prompt in encoded], sampling_of(options), options.batch_size, context, finished=answered
     )
-    rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
+    with bfloat16_products(device, options.bf16):
+        rows = _answer(weights, tokenizer, state, data.questions, prompts, partial, say, progress)
     tokens = sum(response["tokens"] for row in rows for response in row.get("samples", [row]))
     left_out = ("model_name", "output_file", "overwrite")
     configuration = {name: value for name, value in asdict(options).items() if name not in left_out}
@@ -183,7 +184,9 @@ def _identity(
     }
     if not greedy:
         identity |= {"top_p": options.top_p, "seed": options.seed}
-    if not greedy or options.dtype != "float32":
+    if options.bf16:
+        identity |= {"bf16": True}
+    if not greedy or options.dtype != "float32" or options.bf16:
         identity |= {"batch_size": options.batch_size, "device": device.type, "attention": options.attn_implementation}
     return identity
 

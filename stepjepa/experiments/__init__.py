@@ -10,6 +10,7 @@ verify.py                the checks of a model and its data, as a table and a re
 checks.py                what a check is
 checks_data.py           packages, files, boundaries, labels
 checks_model.py          losses, single pass against two passes, gradients, isolation
+checks_precision.py      bfloat16 against float32 on the same weights
 benchmark.py             the race: time and memory of each way to compute the losses
 benchmark_arms.py        the ways that are raced
 benchmark_workload.py    the model and the microbatches that they are raced on

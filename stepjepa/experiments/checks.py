@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -77,6 +76,8 @@ class Subject:
     chosen: list[dict[str, Any]] = field(default_factory=list)
     """The rows that the model is run on: the shortest with a view pair."""
     model: Any = None
+    lower: Any = None
+    """The model as it is trained, where that is not float32 throughout; `model` is float32 with the same weights."""
     tokenizer: Any = None
     supported: bool = False
     """Whether nothing known speaks against the architecture."""
@@ -129,13 +130,8 @@ def run_check(name: str, function: Callable[[Subject], Outcome], subject: Subjec
     return Check(name, status, outcome.figures, advice, outcome.values, time.perf_counter() - began)
 
 
-def tolerances(dtype: torch.dtype) -> dict[str, float]:
-    """Largest relative differences of LM loss, views and gradients that rounding explains, for a dtype of the weights.
-
-    Half precisions keep 8 (bfloat16) or 11 (float16) bits, so that only gross errors show.
-    """
-    half = {torch.bfloat16: (5e-3, 5e-2, 1e-1), torch.float16: (1e-3, 1e-2, 2e-2)}
-    return dict(zip(("lm", "views", "gradient"), half.get(dtype, (1e-6, 1e-5, 1e-5)), strict=True))
+TOLERANCES = {"lm": 1e-6, "views": 1e-5, "gradient": 1e-5}
+"""Largest relative differences of LM loss, views and gradients that rounding in float32 explains."""
 
 
 def finite(value: float) -> float:

@@ -7,6 +7,7 @@ see a token has to stay the same to the bit when that token becomes another one,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from stepjepa.analysis.leakage import EXPERT_TOLERANCE, has_experts, perturb
 from stepjepa.experiments.checks import (
+    TOLERANCES,
     Outcome,
     Subject,
     finite,
@@ -23,7 +25,6 @@ from stepjepa.experiments.checks import (
     plural,
     relative_difference,
     shortest,
-    tolerances,
 )
 from stepjepa.jepa.architectures import base_model, check_architecture, check_isolation
 from stepjepa.jepa.layout import predictor_token_ids, predictor_tokens
@@ -33,14 +34,15 @@ from stepjepa.jepa.views import Views, encode_views
 from stepjepa.models.loading import choose_device, load_model
 from stepjepa.records import UserError
 
-HALF_ADVICE = " In half precision only gross errors show; run once with --dtype float32 for the exact comparison."
-
-
 # ---- model ---------------------------------------------------------------------------------------------------
 
 
 def check_model(subject: Subject) -> Outcome:
-    """Model and tokenizer load, the predictor tokens are there, and the device can take them."""
+    """Model and tokenizer load, the predictor tokens are there, and the device can take them.
+
+    The checks after this one run in float32, on a copy where the weights have another dtype; in lower precision only
+    `check_lower_precision` does.
+    """
     options = subject.options
     try:
         device = str(choose_device(options.device))
@@ -55,8 +57,11 @@ def check_model(subject: Subject) -> Outcome:
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
     )
-    subject.model, subject.tokenizer = model.to(device).eval(), tokenizer
-    inner = base_model(model)
+    model, inner = model.to(device).eval(), base_model(model)
+    subject.tokenizer = tokenizer
+    half = inner.dtype in (torch.bfloat16, torch.float16)
+    subject.model = copy.deepcopy(model).float() if half else model
+    subject.lower = model if half or options.bf16 else None
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     ids = predictor_token_ids(tokenizer, subject.layout.predictors)
@@ -73,7 +78,7 @@ def check_model(subject: Subject) -> Outcome:
     }
     figures = (
         f"{values['class']}, {total:,} parameters, {trainable:,} trainable, {values['dtype']}, "
-        f"{values['attention']} attention, on {device}; {named}"
+        f"{values['attention']} attention, on {device}{', checked in float32' * half}; {named}"
     )
     return Outcome(True, figures, values=values)
 
@@ -91,9 +96,7 @@ def check_architecture_holds(subject: Subject) -> Outcome:
         advice = "Use --attn_implementation sdpa, or --device cuda."
         return Outcome(False, "FlexAttention has no backward pass on the CPU, so nothing could be trained", advice)
     subject.supported = True
-    # Experts round by batch, in half precision by a few units in the last place.
-    rounding = 4 * torch.finfo(base_model(model).dtype).eps if has_experts(model) else 0.0
-    check_isolation(model, max(EXPERT_TOLERANCE, rounding))
+    check_isolation(model, EXPERT_TOLERANCE)
     kinds = sorted(set(getattr(config, "layer_types", None) or ["one layer type"]))
     experts = "; mixture of experts" if has_experts(model) else ""
     figures = f"{config.model_type}, {plural(config.num_hidden_layers, 'layer')} ({', '.join(kinds)}){experts}; no leak"
@@ -116,14 +119,14 @@ def check_lm_loss(subject: Subject) -> Outcome:
         views = encode_views(model, subject.collator()(rows))
     ours = views.lm_loss.item()
     difference = finite(abs(ours - own) / abs(own)) if own else finite(abs(ours))
-    tolerance = tolerances(base_model(model).dtype)["lm"]
+    tolerance = TOLERANCES["lm"]
     figures = (
         f"{ours:.6f} beside the views, {own:.6f} in plain fine-tuning, {plural(views.lm_tokens, 'token')}: "
         f"relative difference {number(difference)} (at most {tolerance:.0e})"
     )
     advice = "Branches or masks reach the ordinary sequence: do not train with this model; report it."
     values = {"lm_loss": ours, "plain_loss": own, "difference": difference, "tolerance": tolerance}
-    return Outcome(difference <= tolerance, figures, advice + _half(model), values)
+    return Outcome(difference <= tolerance, figures, advice, values)
 
 
 def check_two_passes(subject: Subject) -> Outcome:
@@ -132,10 +135,10 @@ def check_two_passes(subject: Subject) -> Outcome:
     model = subject.model
     batch = subject.collator()(subject.chosen)
     one = encode_views(model, batch)
-    one_gradient = _gradients(model, one)
-    with _dense_attention(model):
+    one_gradient = gradients(model, one)
+    with dense_attention(model):
         two = two_pass_views(model, batch)
-        two_gradient = _gradients(model, two)
+        two_gradient = gradients(model, two)
     if not torch.equal(one.steps, two.steps) or not torch.equal(one.example, two.example):
         return Outcome(False, "the two engines do not even list the same view pairs", "Report this.")
     states = torch.stack([one.context, one.target]).detach(), torch.stack([two.context, two.target]).detach()
@@ -146,19 +149,17 @@ def check_two_passes(subject: Subject) -> Outcome:
         "views": relative_difference(*states),
         "gradient": finite((apart / length) ** 0.5) if length else float("inf"),
     }
-    limits = tolerances(base_model(model).dtype)
+    limits = TOLERANCES
     figures = f"{plural(len(one.context), 'view pair')}, relative differences: " + ", ".join(
         f"{name} {number(differences[key])} (at most {limits[key]:.0e})"
         for name, key in (("LM loss", "lm"), ("views", "views"), ("gradient", "gradient"))
     )
     advice = "The single pass is not exact for this model: do not train with it; report it."
     passed = all(differences[key] <= limits[key] for key in limits)
-    return Outcome(
-        passed, figures, advice + _half(model), {**differences, "tolerance": limits, "pairs": len(one.context)}
-    )
+    return Outcome(passed, figures, advice, {**differences, "tolerance": limits, "pairs": len(one.context)})
 
 
-def _gradients(model: Any, views: Views) -> list[Tensor]:
+def gradients(model: Any, views: Views) -> list[Tensor]:
     """Gradient of LM + JEPA loss of every trainable parameter, in float32; zeros where none arrives."""
     loss = views.lm_loss + jepa_losses(views.context, views.target).mean()
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -166,16 +167,12 @@ def _gradients(model: Any, views: Views) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g.float() for p, g in zip(weights, gradients, strict=True)]
 
 
-def _half(model: Any) -> str:
-    return HALF_ADVICE if base_model(model).dtype in (torch.bfloat16, torch.float16) else ""
-
-
 @contextmanager
-def _dense_attention(model: Any) -> Iterator[None]:
-    """FlexAttention replaced by SDPA: the specification builds dense masks."""
+def dense_attention(model: Any, wanted: bool = True) -> Iterator[None]:
+    """FlexAttention replaced by SDPA, if that is wanted: the specification builds dense masks."""
     inner = base_model(model)
     implementation = inner.config._attn_implementation
-    if implementation != "flex_attention":
+    if implementation != "flex_attention" or not wanted:
         yield
         return
     inner.set_attn_implementation("sdpa")
@@ -203,6 +200,8 @@ def check_perturbation(subject: Subject) -> Outcome:
     """
     subject.require("model", "rows", "engine", "pairs")
     rows, model = subject.chosen, subject.model
+    device = base_model(model).device.type
+    lowest = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base_model(model).dtype
     layout, collator = subject.layout, subject.collator()
     before = encode_views(model, collator(rows))
     first, last = _edges(before)
@@ -218,7 +217,8 @@ def check_perturbation(subject: Subject) -> Outcome:
     future = after([(pairs[-1].context_end, len(row["input_ids"])) for pairs, row in zip(spans, rows, strict=True)])
 
     isolated = layout.isolation != "none"
-    exact = EXPERT_TOLERANCE if has_experts(model) else 0.0
+    # Experts round by batch, in lower precision by a few units in the last place.
+    exact = max(EXPERT_TOLERANCE, 4 * torch.finfo(lowest).eps) if has_experts(model) else 0.0
     silent = {FUTURE_CONTEXT: relative_difference(future.context, before.context)}
     if isolated:
         silent[PAST_TARGET] = relative_difference(past.target, before.target)

@@ -42,7 +42,13 @@ class VerifyOptions:
         4, "how many examples the model is run on; the shortest with a view pair are taken", group="data"
     )
     dtype: str = option(
-        "float32", "of the weights; only float32 compares to the last digits", choices=checkpoint.DTYPES, group="model"
+        "float32",
+        "of the weights; other than float32 are checked on a float32 copy, then as they are",
+        choices=checkpoint.DTYPES,
+        group="model",
+    )
+    bf16: bool = option(
+        False, "check also as `stepjepa train --bf16` computes, against float32 on the same weights", group="model"
     )
     attn_implementation: str | None = option(None, "transformers' choice if absent", choices=ATTENTION, group="model")
     device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")

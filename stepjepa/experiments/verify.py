@@ -29,6 +29,7 @@ from stepjepa.experiments.checks_model import (
     check_predictor_gradient,
     check_two_passes,
 )
+from stepjepa.experiments.checks_precision import check_lower_precision
 from stepjepa.experiments.options import VerifyOptions
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import environment
@@ -46,6 +47,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Outcome]], ...] = (
     ("LM loss", check_lm_loss),
     ("two passes", check_two_passes),
     ("isolation", check_perturbation),
+    ("precision", check_lower_precision),
     ("predictor", check_predictor_gradient),
     ("resources", check_resources),
 )
@@ -63,11 +65,14 @@ def verify(
         progress: called with the name of each check before it runs.
 
     Returns:
-        One `Check` for each, also for those that could not run (skipped) or were stopped by an error (failed).
+        One `Check` for each, also for those that could not run (skipped) or were stopped by an error (failed); of
+        precision only where training is not in float32 throughout.
     """
     subject = Subject(options, layout)
     checks = []
     for name, function in CHECKS:
+        if function is check_lower_precision and subject.lower is None:
+            continue
         if progress is not None:
             progress(name)
         checks.append(run_check(name, function, subject))

@@ -40,10 +40,10 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def base_model(model: Any) -> Any:
-    """The Hugging Face model inside wrappers: data-parallel, compiled, PEFT."""
+    """The Hugging Face model inside wrappers: data-parallel, compiled, PEFT. What casts to lower precision stays on."""
     from accelerate.utils import extract_model_from_parallel
 
-    model = extract_model_from_parallel(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

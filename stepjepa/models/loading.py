@@ -329,6 +329,17 @@ def check_finite(model: Any, who: str) -> None:
             )
 
 
+def bfloat16_products(device: torch.device, on: bool = True) -> torch.autocast:
+    """A context for `--bf16`: weights stay float32, matrix products inside are computed in bfloat16, as in training.
+
+    Raises:
+        UserError: the GPU has no bfloat16.
+    """
+    if on and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"--bf16: {torch.cuda.get_device_name(device)} has no bfloat16; leave it out")
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
 def choose_device(wanted: str) -> torch.device:
     """`auto` is CUDA if there is one.
 

@@ -288,6 +288,16 @@ def test_the_command_writes_views_labels_and_configuration(tmp_path, capsys, exa
     assert "no predictor token" in capsys.readouterr().out
 
 
+def test_bf16_rounds_and_the_file_says_so(tmp_path, embeddings):
+    path = tmp_path / "e.safetensors"
+    assert run("--problems", 7, "--bf16", "--output_file", path) == 0
+    written = load(path)
+    apart = np.linalg.norm(written.context - embeddings.context) / np.linalg.norm(embeddings.context)
+    assert 1e-3 < apart < 0.05  # a rounding unit of bfloat16 is 0.4%
+    assert written.info["model"]["bf16"] is True
+    assert written.info["model"]["dtype"] == "float32"
+
+
 def test_the_random_control_of_the_command(tmp_path, embeddings):
     paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for path, seed in zip(paths, (0, 0, 1), strict=True):

@@ -181,6 +181,7 @@ def test_a_finished_file_is_not_answered_again(finished, monkeypatch, capsys):
         (("--system_prompt", "train", "--model_path", "RUN"), "different: model weights, prompts;"),
         (("--samples", "2"), "samples .*temperature .*top_p .*seed .*batch_size"),
         (("--dtype", "bfloat16"), "dtype .*batch_size"),
+        (("--bf16",), "bf16 .*batch_size"),
     ],
 )
 def test_results_of_another_evaluation_are_left_alone(words, different, finished, tmp_path):

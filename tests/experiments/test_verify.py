@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import shutil
@@ -23,7 +24,7 @@ from stepjepa.data.sources import make_example
 from stepjepa.experiments import checks_data, verify
 from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, run_check
 from stepjepa.experiments.options import VerifyOptions
-from stepjepa.jepa import masks
+from stepjepa.jepa import masks, views
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.loading import load_model
 from stepjepa.records import write_jsonl
@@ -100,19 +101,23 @@ def prepared(checkpoints: dict[str, str], train_file: str) -> Subject:
         ("llama", []),
         ("llama", ["--lora", "--pairs", "consecutive", "--predictors", "2", "--isolation", "sink"]),
         ("gpt2", ["--pairs", "question_answer", "--attn_implementation", "eager"]),
+        ("llama", ["--bf16", "--lora"]),
+        ("gpt2", ["--dtype", "bfloat16"]),
     ],
-    ids=["llama", "llama-lora", "gpt2"],
+    ids=["llama", "llama-lora", "gpt2", "llama-bf16", "gpt2-bfloat16"],
 )
 def test_good_models_pass(model, options, checkpoints, train_file, tmp_path, capsys):
     file = tmp_path / "new folder" / "verify.json"
     words = ["--model_name", checkpoints[model], "--train_file", train_file, "--device", "cpu", *options]
     assert verify_command.main([*words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "All 12 checks passed" in printed
+    names = NAMES if {"--bf16", "bfloat16"} & {*options} else [name for name in NAMES if name != "precision"]
+    assert f"All {len(names)} checks passed" in printed
     assert "FAIL" not in printed
+    assert ("--bf16" in printed.splitlines()[-1]) == ("--bf16" in options)
     record = json.loads(file.read_text())
     assert record["passed"] is True
-    assert [entry["name"] for entry in record["checks"]] == NAMES
+    assert [entry["name"] for entry in record["checks"]] == names
     assert all(entry["passed"] and entry["status"] == "passed" and entry["figures"] for entry in record["checks"])
     assert record["options"]["model_name"] == checkpoints[model]
     assert list(file.parent.iterdir()) == [file]  # nothing temporary is left
@@ -182,7 +187,7 @@ def test_a_missing_file_or_model_is_a_failed_check_and_the_rest_is_skipped(check
 
     checks = verify.verify(VerifyOptions(model_name=str(tmp_path / "nothing"), train_file=train_file))
     status = {result.name: result.status for result in checks}
-    assert status == dict.fromkeys(NAMES, "skipped") | {
+    assert status == {name: "skipped" for name in NAMES if name != "precision"} | {
         "environment": "passed",
         "data format": "passed",
         "model": "failed",
@@ -443,13 +448,38 @@ def test_not_a_number_is_not_a_pass():
         assert check(name, subject).status == "failed"
 
 
-def test_tolerances_follow_the_dtype():
-    for dtype in (torch.bfloat16, torch.float16):
-        subject = subject_of(small_model("llama").to(dtype))
-        result = check("two passes", subject)
-        assert result.passed, result.figures
-        assert result.values["tolerance"]["views"] > 1e-4
-        assert check("isolation", subject).passed  # to the bit in every dtype
+@pytest.mark.parametrize("how", ["bf16", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_in_lower_precision_the_bound_is_what_two_passes_round(name, how):
+    subject = subject_of(small_model(name), pairs="consecutive")
+    if how == "bf16":
+        subject.options = VerifyOptions(bf16=True)
+        subject.lower = subject.model
+    else:
+        subject.lower = small_model(name).to(getattr(torch, how))
+        subject.model = copy.deepcopy(subject.lower).float()
+    result = check("precision", subject)
+    assert result.passed, result.figures
+    views = result.values["views"]
+    assert views["bound"] == 1.5 * views["two_passes"]
+    assert (1e-4 if how == "float16" else 1e-3) < views["two_passes"] < 0.2  # 11 and 8 bits: it was computed in them
+    assert result.values["isolation"]["a future token changes a context view"] == 0  # to the bit in every precision
+
+
+def test_a_fault_in_lower_precision_alone_is_found(monkeypatch):
+    def masks_that_hide_one_more(config, batch, dtype):
+        mask = masks.attention_masks(config, batch, dtype)
+        if torch.is_autocast_enabled("cpu"):
+            mask = mask & ~torch.eye(mask.shape[-1], dtype=torch.bool).roll(1, 0)[None, None]
+        return mask
+
+    monkeypatch.setattr(views, "attention_masks", masks_that_hide_one_more)
+    subject = subject_of(small_model("llama"))
+    subject.options, subject.lower = VerifyOptions(bf16=True), subject.model
+    assert check("two passes", subject).passed
+    result = check("precision", subject)
+    assert result.status == "failed"
+    assert result.values["views"]["single_pass"] > result.values["views"]["bound"]
 
 
 # ---- the predictor -------------------------------------------------------------------------------------------

@@ -316,3 +316,30 @@ def test_ragged_rows_and_mappings_of_datasets_are_named(tmp_path):
         make_trainer(tmp_path, rows=[*small_rows(1), ragged])
     with pytest.raises(ValueError, match="mapping of train, test"):
         make_trainer(tmp_path, rows={"train": small_rows(1), "test": small_rows(1)})
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_float32_weights(tmp_path):
+    exact, rounded = ({} if each else {"bf16": True, "use_cpu": False} for each in (True, False))
+    whole, trainer = step_of(tmp_path, **exact)
+    short, lower = step_of(tmp_path, **rounded)
+    assert lower.args.use_cpu  # there is no GPU, and nothing else had to be said
+    assert {p.dtype for p in lower.model.parameters()} == {torch.float32}
+    difference = ((short - whole).norm() / whole.norm()).item()
+    assert 1e-4 < difference < 0.1  # 8 bits: neither float32 nor wrong
+    assert losses(lower) == pytest.approx(losses(trainer), rel=0.02)
+    assert lower.evaluate(small_rows(4))["eval_lm_loss"] == pytest.approx(
+        trainer.evaluate(small_rows(4))["eval_lm_loss"], rel=0.02
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_activation_checkpointing_changes_no_loss(tmp_path, bf16):
+    plain, checkpointed = (
+        make_trainer(tmp_path, max_steps=3, bf16=bf16, activation_checkpointing=on, pairs="consecutive")
+        for on in (False, True)
+    )
+    for trainer in (plain, checkpointed):
+        trainer.train()
+    assert checkpointed.model.is_activation_checkpointing
+    assert losses(plain) == losses(checkpointed)
+    torch.testing.assert_close(flat_weights(plain.model), flat_weights(checkpointed.model), rtol=0, atol=0)
