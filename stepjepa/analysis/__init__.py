@@ -9,6 +9,9 @@ similarity.py    two models' embeddings of the same steps; consecutive steps of 
 report.py        several files side by side, and a verdict
 report_text.py   the report as text
 projections.py   t-SNE, PCA, similarities and spectra as records
+energies.py      each step's distance from what was expected of it
+detection.py     planted wrong steps found by energy, beside controls
+choice.py        the best of several sampled solutions by energy
 attention.py     attention over trunk and branches; forbidden cells weigh exactly 0
 leakage.py       which change of the text moves which view
 """

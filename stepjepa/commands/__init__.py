@@ -11,6 +11,7 @@ evaluate.py   answer test problems and check the answers
 compare.py    result files → paired differences
 embed.py      a data set → one embedding file
 inspect.py    embedding files → metrics and a verdict
+score.py      energies of steps; best of n and error detection by them
 attention.py  attention maps; with `--audit`, the leakage audit
 ablate.py     run or report a grid
 bench.py      what the JEPA term costs; with `--generation`, how fast answers come

@@ -161,8 +161,11 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     return 0
 
 
-def load(options: EmbedOptions, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
+def load(options: Any, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
     """Model, tokenizer, and whether the checkpoint brought its predictor tokens.
+
+    Args:
+        options: `ModelOptions` with a `dtype` and a seed of `random_weights`.
 
     Raises:
         UserError: the model cannot be loaded, or was trained with another number of predictor tokens.

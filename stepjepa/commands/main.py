@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("commands.compare", "result files of several models and seeds: paired differences with intervals"),
     "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("commands.inspect", "aligned or collapsed? metrics of embedding files with intervals and controls"),
+    "score": ("commands.score", "energy of each step; best of n by it; planted mistakes found by it"),
     "attention": ("commands.attention", "attention maps over trunk and branches; the leakage audit"),
     "ablate": (
         "commands.ablate",

@@ -15,6 +15,7 @@ In reading order, with what to look for:
 
     pairs.py          which step's end predicts which step: `BranchLayout`, `view_pairs`
     layout.py         tokens with step indices → trunk and branches: `StepJEPACollator`
+    candidates.py     one encoded context for many candidate steps: `CandidateCollator`
     masks.py          who sees whom, one predicate: `branch_mask`; `dense` and `block_mask` render it
     views.py          one forward pass → losses of tokens, context and target views: `encode_views`
     losses.py         context, target → a number per pair: `LOSSES`
