@@ -119,7 +119,8 @@ def area(
     compared = of_right @ alike.T  # [draws, W]
     shares = np.divide(of_right @ ahead.T, compared, out=np.zeros_like(compared), where=compared > 0)
     taking_part = of_wrong * (compared > 0)
-    values = (taking_part * shares).sum(axis=1) / taking_part.sum(axis=1)
+    sizes = taking_part.sum(axis=1)
+    values = (taking_part * shares).sum(axis=1)[sizes > 0] / sizes[sizes > 0]  # a draw of few problems may have none
     low_end, high_end = np.quantile(values[1:], [0.025, 0.975])
     return Measure(float(values[0]), float(low_end), float(high_end), chance=0.5).beside(
         chance=0.5, compared=float((compared[0] > 0).mean())
