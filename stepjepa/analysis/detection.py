@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepjepa.analysis.energies import Candidate, Scale, StepViews, energies, own_steps
+from stepjepa.analysis.energies import Candidate, StepViews, ZScore, energies, own_steps
 from stepjepa.analysis.intervals import Measure, cluster_jackknife
 from stepjepa.analysis.probes import group_folds
 from stepjepa.data.mistakes import MISTAKES, plant_mistakes
@@ -141,7 +141,7 @@ def strata(steps: Steps, tokens: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def scores(views: StepViews, scale: Scale, steps: Steps, distance: str, seed: int = 0) -> dict[str, np.ndarray]:
+def scores(views: StepViews, scale: ZScore, steps: Steps, distance: str, seed: int = 0) -> dict[str, np.ndarray]:
     """The scores of every step, `[R]` each, but those of `SCORES` that need other weights or a probe.
 
     "shuffled" takes the context view at the same position of another problem, drawn in one cycle through the problems
@@ -194,7 +194,7 @@ def probe_before(
 
 def detect(
     views: StepViews,
-    scale: Scale,
+    scale: ZScore,
     steps: Steps,
     *,
     distance: str = "cosine",

@@ -2,17 +2,18 @@
 
 Low is expected. The context view after a step is the prediction, the isolated next step the outcome, the objective's
 own distance the energy; every view comes from `encode_views`, in one pass for a context and all candidates for its next
-step. Raw states lie close to one direction, in which every step is near every other: `Scale` brings each dimension to
+step. Raw states lie close to one direction, in which every step is near every other: `ZScore` brings each dimension to
 mean 0 and variance 1, fitted on problems that are not scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -21,9 +22,13 @@ from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.architectures import evaluating
 from stepjepa.jepa.candidates import CandidateCollator, Place
 from stepjepa.jepa.losses import LOSSES, at_least_float32
+from stepjepa.jepa.objectives import Objective, StepObjective
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, step_spans
 from stepjepa.jepa.views import encode_views
+from stepjepa.models.checkpoint import Checkpoint
 from stepjepa.records import UserError
+from stepjepa.training.checkpoints import OBJECTIVE_FILE
+from stepjepa.training.options import JEPAOptions
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,9 @@ def encode_candidates(
     candidates: Sequence[Candidate],
     *,
     layout: BranchLayout = CONSECUTIVE,
+    objective: Objective | None = None,
+    target_layer: int = -1,
+    target_top: int = 1,
     at_step_end: bool = False,
     batch_size: int = 16,
     progress: bool = True,
@@ -96,7 +104,9 @@ def encode_candidates(
         tokenizer: its tokenizer, with pad and predictor tokens.
         examples: of `read_examples`.
         candidates: all those of one example share its encoded context.
-        layout: predictors, isolation, longest row.
+        layout: predictors, isolation, pooling, longest row.
+        objective: what predicts from the context view and scales the target view; nothing by default.
+        target_layer, target_top: of `encode_views`.
         at_step_end: read context views at the end of the step before, for a model without trained predictor tokens.
         batch_size: contexts encoded together; it changes the speed, not the result.
         progress: show a progress bar.
@@ -115,13 +125,16 @@ def encode_candidates(
     with evaluating(model), tqdm(total=len(rows), desc="scoring", unit="context", disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            views = encode_views(model, collate(batch))
+            views = encode_views(model, collate(batch), target_layer=target_layer, target_top=target_top)
             count = len(views.context)
             # Summed in float64, so that the order of the tokens of a batch does not matter.
             sums = torch.zeros(count, dtype=torch.float64, device=views.token_losses.device)
             sums.index_add_(0, views.token_examples, -views.token_losses.double())
             sizes = torch.bincount(views.token_examples, minlength=count)
-            found = (at_least_float32(views.context), at_least_float32(views.target), sums, sizes)
+            seen = [at_least_float32(views.context), at_least_float32(views.target)]
+            if objective is not None:
+                seen = [objective.predict(seen[0]), objective.scaled(seen[1])]
+            found = (*seen, sums, sizes)
             parts.append(StepViews(*(each.cpu() for each in found)))
             bar.update(len(batch))
     order = [number for row in rows for numbers in row["numbers"] for number in numbers]
@@ -174,7 +187,8 @@ def _rows(
         if span is None:
             continue  # cut off
         ids = row_of[variant]["input_ids"]
-        before, tokens = ids[: span.start], ids[span.start : span.end]
+        before = ids[: span.start]
+        tokens = {name: row_of[variant][name][span.start : span.end] for name in ("input_ids", "separator")}
         shared = trunks.setdefault(candidate.example, [])
         trunk = next((row for row in shared if row["input_ids"][: len(before)] == before), None)
         if trunk is None:
@@ -204,10 +218,32 @@ def with_step(example: Mapping[str, Any], step: int, text: str) -> dict[str, Any
 # ---- from views to energies ----------------------------------------------------------------------------------
 
 
-def distance_of(training: Mapping[str, Any] | None) -> str:
-    """The loss whose distance is the energy of a run with these settings; cosine without any, and for InfoNCE."""
-    kind = str((training or {}).get("jepa_loss_type", "cosine"))
-    return kind if kind in LOSSES and kind != "infonce" else "cosine"
+def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
+    """The objective of a model's training with its weights, in evaluation mode; None if its record names none.
+
+    Args:
+        size: D.
+
+    Raises:
+        UserError: its weights are missing.
+    """
+    training = model.training()
+    if training is None or training.get("lbd") == 0:
+        return None
+    known = {one.name: training[one.name] for one in fields(JEPAOptions) if one.name in training}
+    options = JEPAOptions(**known)
+    objective = StepObjective.of(options.jepa_loss_type, options, size).eval()
+    if objective.state_dict():
+        path = model.folder / OBJECTIVE_FILE
+        if not path.is_file():
+            raise UserError(f"{path} is missing: the training of {model.given} had an objective with weights")
+        objective.load_state_dict(load_file(path))
+    return objective
+
+
+def distance_of(kind: str) -> str:
+    """The loss whose distance is the energy after training with a loss: its own, and the cosine for InfoNCE."""
+    return "cosine" if kind == "infonce" else kind
 
 
 def energies(views: StepViews, distance: str = "cosine") -> Tensor:
@@ -264,7 +300,7 @@ def scored_rows(
 
 
 @dataclass(frozen=True)
-class Scale:
+class ZScore:
     """Mean and standard deviation of each dimension, `[D]`, of context views and of target views apart."""
 
     context_mean: Tensor
@@ -273,7 +309,7 @@ class Scale:
     target_deviation: Tensor
 
     @classmethod
-    def fit(cls, views: StepViews) -> Scale:
+    def fit(cls, views: StepViews) -> ZScore:
         """Of the views of right steps of problems that are not scored."""
         kept = views[views.tokens > 0]
         if len(kept.tokens) < 2:

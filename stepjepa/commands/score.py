@@ -16,7 +16,7 @@ from stepjepa.models.checkpoint import BUILTIN, DTYPES
 from stepjepa.records import UserError, as_json, environment, one_writer, option, text_table, write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from stepjepa.analysis.energies import Scale, StepViews
+    from stepjepa.analysis.energies import StepViews, ZScore
 
 DISTANCES = ("cosine", "l2", "mse", "smooth_l1")
 CONTEXTS = ("auto", "predictor", "step_end")
@@ -88,7 +88,7 @@ class Scorer:
     """A model with what its energies are read by."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        from stepjepa.analysis.energies import distance_of
+        from stepjepa.analysis.energies import distance_of, run_objective
         from stepjepa.evaluation.scoring import system_prompt
         from stepjepa.models.checkpoint import locate_model
 
@@ -101,8 +101,10 @@ class Scorer:
         given = {name: getattr(options, name) for name in ("predictors", "isolation")}
         own |= {name: value for name, value in given.items() if value is not None}
         self.layout = BranchLayout(**(own | {"pairs": "consecutive", "horizon": 1, "max_length": None}))
-        self.distance = options.distance or distance_of(training)
+        self.target_layer, self.target_top = training.get("target_layer", -1), training.get("target_top", 1)
         self.model, self.tokenizer, trained = load(options, self.layout.predictors)
+        self.objective = run_objective(self.located, described(self.model)["hidden_size"])
+        self.distance = options.distance or distance_of(self.objective.kind if self.objective else "cosine")
         never_trained = not trained or training.get("lbd") == 0
         self.at_step_end = options.context == "step_end" or (options.context == "auto" and never_trained)
         place = "the end of the step before" if self.at_step_end else "the predictor token"
@@ -118,6 +120,9 @@ class Scorer:
             examples,
             candidates,
             layout=self.layout,
+            objective=self.objective,
+            target_layer=self.target_layer,
+            target_top=self.target_top,
             at_step_end=self.at_step_end,
             batch_size=self.options.batch_size,
         )
@@ -135,14 +140,14 @@ class Scorer:
             say(report)
         return examples if options.system_prompt == "file" else with_system_prompt(examples, self.system)
 
-    def scale(self, scored: Sequence[Mapping[str, Any]], source: Sequence[str], model: Any = None) -> Scale:
+    def scale(self, scored: Sequence[Mapping[str, Any]], source: Sequence[str], model: Any = None) -> ZScore:
         """Fitted on the steps, from the second on, of solutions of problems that are not scored."""
-        from stepjepa.analysis.energies import Scale, own_steps
+        from stepjepa.analysis.energies import ZScore, own_steps
 
         questions = {example["question"] for example in scored}
         others = self.read(source, "train", self.options.scale_problems, self.options.problem_seed)
         others = [example for example in others if example["question"] not in questions]
-        return Scale.fit(self.views(others, own_steps(others, first=1), model))
+        return ZScore.fit(self.views(others, own_steps(others, first=1), model))
 
     def description(self) -> dict[str, Any]:
         """For a record."""
@@ -158,6 +163,8 @@ class Scorer:
             },
             "configuration": {
                 "layout": asdict(self.layout),
+                "target_layer": self.target_layer,
+                "target_top": self.target_top,
                 "distance": self.distance,
                 "context": "step_end" if self.at_step_end else "predictor",
                 "system_prompt": self.system,

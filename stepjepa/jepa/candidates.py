@@ -12,14 +12,15 @@ candidate is the next step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from stepjepa.jepa.layout import IGNORE, StepJEPACollator, _Row
+from stepjepa.jepa.layout import IGNORE, StepJEPACollator, _Row, read_tokens
+from stepjepa.jepa.pairs import ViewPair
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Place:
 
     step: int
     context_end: int
-    candidates: Sequence[Sequence[int]]
-    """Token ids of each."""
+    candidates: Sequence[Mapping[str, Sequence[int]]]
+    """`input_ids` of each, and `separator` as a row has it, which pooling=content needs."""
 
 
 @dataclass
 class CandidateCollator(StepJEPACollator):
     """Rows with `places` → one batch in branch layout, a view pair for each candidate.
 
-    Pairs come in the order of rows, places, candidates. The layout's predictors and isolation are used; under "none"
-    the target is the state at the candidate's end in its context.
+    Pairs come in the order of rows, places, candidates. The layout's predictors, isolation and pooling are used; under
+    isolation "none" the target is read in the candidate's context.
 
     Args:
         likelihood: append the candidates in context, with labels; `example_ids` at the positions that predict them is
@@ -83,29 +84,32 @@ class CandidateCollator(StepJEPACollator):
                 tokens = line.append(extra, input_ids=self.predictor_ids, position_ids=positions, **sees, **outside)
                 context = tokens + extra - 1
             for candidate in place.candidates:
-                size = len(candidate)
+                own = candidate["input_ids"]
+                size = len(own)
                 if self.likelihood or self.layout.isolation == "none":
                     # The token before it comes along: its state predicts the first of the candidate.
                     last = line.append(
                         1 + size,
-                        input_ids=[ids[end - 1], *candidate],
-                        labels=[IGNORE, *(candidate if self.likelihood else [IGNORE] * size)],
+                        input_ids=[ids[end - 1], *own],
+                        labels=[IGNORE, *(own if self.likelihood else [IGNORE] * size)],
                         position_ids=end - 1 + np.arange(1 + size),
                         prefix_segment=trunk,
                         prefix_end=end - 2,
                         step_ids=-1,
                         example_ids=pairs,
                     )
-                    target = last + size
+                    start = last + 1
                 if self.layout.isolation != "none":
                     sink = {"prefix_segment": trunk, "prefix_end": 0} if self.layout.isolation == "sink" else unseen
                     positions = end + extra + np.arange(size)
-                    copy = line.append(size, input_ids=candidate, position_ids=positions, **sink, **outside)
-                    target = copy + size - 1
+                    start = line.append(size, input_ids=own, position_ids=positions, **sink, **outside)
+                pair = ViewPair(place.step - 1, place.step, end, 0, size)
+                first, final = read_tokens(dict(candidate), pair, self.layout.pooling)
                 line.pairs.append(
                     {
                         "context_index": context,
-                        "target_index": target,
+                        "target_first": start + first,
+                        "target_index": start + final,
                         "context_end": end,
                         "target_start": end,
                         "target_end": end + size,

@@ -18,7 +18,7 @@ from stepjepa.analysis.detection import (
     scores,
     strata,
 )
-from stepjepa.analysis.energies import Scale, StepViews
+from stepjepa.analysis.energies import StepViews, ZScore
 from stepjepa.data.mistakes import MISTAKES
 from stepjepa.data.problems import generate_problems
 from stepjepa.records import UserError, as_json
@@ -55,7 +55,7 @@ def foreseen(steps):
 
 def unscaled(views):
     one = torch.ones(SIZE)
-    return Scale(0 * one, one, 0 * one, one)
+    return ZScore(0 * one, one, 0 * one, one)
 
 
 def test_rows_are_worked_steps_after_the_first(steps):
@@ -149,7 +149,7 @@ def test_shuffled_contexts_are_those_of_the_same_place_of_another_problem(steps)
     tokens = torch.full((count,), 9)
     views = views_of(context, torch.zeros(count, 3), tokens)
     one = torch.ones(3)
-    found = scores(views, Scale(0 * one, one, 0 * one, one), steps, "l2")
+    found = scores(views, ZScore(0 * one, one, 0 * one, one), steps, "l2")
     own = np.sqrt(steps.problem**2.0 + steps.step**2.0 + 1)
     np.testing.assert_allclose(found["energy"], own, rtol=1e-6)
     other = np.sqrt(np.maximum(found["shuffled"] ** 2 - steps.step**2.0 - 1, 0))  # the problem whose context it was
@@ -159,7 +159,7 @@ def test_shuffled_contexts_are_those_of_the_same_place_of_another_problem(steps)
     assert all(pair in has for pair in zip(other.round().astype(int), steps.step, strict=True))
     few = right_and_wrong(generate_problems(1, seed=4))
     with pytest.raises(UserError, match="take more with --problems"):
-        scores(views[: len(few.kind)], Scale(0 * one, one, 0 * one, one), few, "l2")
+        scores(views[: len(few.kind)], ZScore(0 * one, one, 0 * one, one), few, "l2")
 
 
 def test_a_probe_of_the_state_before_finds_what_is_there():

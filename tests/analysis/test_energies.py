@@ -4,23 +4,27 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stepjepa.analysis.encode import encode_examples
 from stepjepa.analysis.energies import (
     Candidate,
-    Scale,
     StepViews,
+    ZScore,
     distance_of,
     encode_candidates,
     energies,
     own_and_further,
     own_steps,
+    run_objective,
     scored_rows,
     with_step,
 )
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_example
+from stepjepa.jepa.objectives import StepObjective
 from stepjepa.jepa.pairs import BranchLayout, step_spans
+from stepjepa.models.checkpoint import Checkpoint
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError
 
@@ -136,17 +140,38 @@ def test_scales_make_dimensions_alike():
     views = StepViews(context, context.flip(1), torch.zeros(50, dtype=torch.float64), torch.ones(50, dtype=torch.long))
     views.tokens[0] = 0
     views.context[0] = 1e6  # cut off: takes no part
-    scaled = Scale.fit(views)(views)[1:]
+    scaled = ZScore.fit(views)(views)[1:]
     for each in (scaled.context, scaled.target.flip(1)):
         torch.testing.assert_close(each.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
         torch.testing.assert_close(each.std(dim=0), torch.tensor([1.0, 1.0, 0.0, 1.0]), atol=1e-5, rtol=0)
     with pytest.raises(UserError, match="at least two steps"):
-        Scale.fit(views[:2])
+        ZScore.fit(views[:2])
 
 
 def test_the_energy_is_the_distance_of_the_runs_loss():
-    assert distance_of({"jepa_loss_type": "l2"}) == "l2"
-    assert distance_of({"jepa_loss_type": "infonce"}) == distance_of(None) == "cosine"
+    assert distance_of("l2") == "l2"
+    assert distance_of("infonce") == distance_of("cosine") == "cosine"
     views = StepViews(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), torch.zeros(1), torch.ones(1))
     assert energies(views, "l2").item() == 5
     assert math.isnan(energies(StepViews(views.context, views.target, views.log_probability, torch.zeros(1))).item())
+
+
+def test_views_are_compared_as_the_run_compares_them(loaded, examples, tmp_path):
+    size = loaded[0].config.hidden_size
+    objective = StepObjective("l2", size=size, head="linear", target_scale="layer")
+    with torch.no_grad():
+        objective.head.weight.mul_(2)
+    save_file(objective.state_dict(), tmp_path / "objective.safetensors")
+    settings = {"jepa_loss_type": "l2", "head": "linear", "target_scale": "layer", "lbd": 0.1}
+    found = run_objective(Checkpoint("run", tmp_path, record={"settings": settings}), size)
+    candidates = own_steps(examples[:2], first=1)
+    plain, compared = (encode(loaded, examples, candidates, objective=each) for each in (None, found))
+    torch.testing.assert_close(compared.context, 2 * plain.context)
+    torch.testing.assert_close(compared.target, torch.nn.functional.layer_norm(plain.target, (size,)))
+    upper = encode(loaded, examples, candidates, target_layer=-2)
+    assert torch.equal(upper.context, plain.context)
+    assert not torch.allclose(upper.target, plain.target)
+    assert run_objective(Checkpoint("run", tmp_path, record={"settings": settings | {"lbd": 0}}), size) is None
+    assert run_objective(Checkpoint("untrained", tmp_path), size) is None
+    with pytest.raises(UserError, match="objective.safetensors is missing"):
+        run_objective(Checkpoint("run", tmp_path / "moved", record={"settings": settings}), size)

@@ -10,16 +10,25 @@ from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.jepa.views import encode_views
 
 PROMPT, FIRST, SECOND = [11, 12, 13, 14], [21, 22, 23], [31, 32, 33, 34]
+SEPARATORS = (22, 34, 56)  # token ids
 AFTER_PROMPT, AFTER_FIRST, AFTER_SECOND = [FIRST, [41, 42]], [SECOND, [51], [52, 53, 54, 55, 56]], [[61, 62]]
+
+
+def separator(ids):
+    return [int(token in SEPARATORS) for token in ids]
+
+
+def place(step, end, candidates):
+    return Place(step, end, [{"input_ids": ids, "separator": separator(ids)} for ids in candidates])
 
 
 def rows():
     places = [
-        Place(0, len(PROMPT), AFTER_PROMPT),
-        Place(1, len(PROMPT + FIRST), AFTER_FIRST),
-        Place(2, len(PROMPT + FIRST + SECOND), AFTER_SECOND),
+        place(0, len(PROMPT), AFTER_PROMPT),
+        place(1, len(PROMPT + FIRST), AFTER_FIRST),
+        place(2, len(PROMPT + FIRST + SECOND), AFTER_SECOND),
     ]
-    other = [Place(1, 6, [[71, 72], [73]])]
+    other = [place(1, 6, [[71, 72], [73]])]
     return [
         {"input_ids": PROMPT + FIRST + SECOND, "places": places},
         {"input_ids": [15, 16, 81, 82, 83, 84], "places": other},
@@ -34,11 +43,21 @@ def alone():
     return pairs + [([15, 16, 81, 82, 83, 84], c, 1) for c in ([71, 72], [73])]
 
 
-@pytest.mark.parametrize("isolation", ["step", "sink", "none"])
-@pytest.mark.parametrize("name", ["llama", "qwen2-windowed", "gemma2", "gpt2"])
-def test_a_candidate_is_what_it_is_as_the_next_step_of_a_row(name, isolation):
+@pytest.mark.parametrize(
+    ("name", "isolation", "pooling"),
+    [
+        ("llama", "step", "last"),
+        ("llama", "sink", "content"),
+        ("llama", "none", "mean"),
+        ("llama", "none", "content"),
+        ("qwen2-windowed", "step", "mean"),
+        ("gemma2", "none", "last"),
+        ("gpt2", "step", "content"),
+    ],
+)
+def test_a_candidate_is_what_it_is_as_the_next_step_of_a_row(name, isolation, pooling):
     model = small_model(name, attn_implementation="eager" if name in EAGER_ONLY else "sdpa")
-    layout = BranchLayout("consecutive", isolation=isolation, predictors=3)
+    layout = BranchLayout("consecutive", isolation=isolation, pooling=pooling, predictors=3)
     with torch.no_grad():
         views = encode_views(model, CandidateCollator(Tokens(), layout, likelihood=True)(rows()))
     sums = torch.zeros(len(views.context)).index_add_(0, views.token_examples, -views.token_losses)
@@ -46,6 +65,7 @@ def test_a_candidate_is_what_it_is_as_the_next_step_of_a_row(name, isolation):
     for number, (before, candidate, _step) in enumerate(alone()):
         ids = before + candidate
         row = {"input_ids": ids, "labels": ids, "step_ids": [0] * len(before) + [1] * len(candidate)}
+        row["separator"] = separator(ids)
         with torch.no_grad():
             one = encode_views(model, StepJEPACollator(Tokens(), layout)([row]))
             scores = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
@@ -59,8 +79,7 @@ def test_no_candidate_sees_another():
     model = small_model("llama")
     collate = CandidateCollator(Tokens(), BranchLayout("consecutive"), likelihood=True)
     changed = rows()
-    place = changed[0]["places"][1]
-    changed[0]["places"][1] = Place(place.step, place.context_end, [SECOND, [99], place.candidates[2]])
+    changed[0]["places"][1] = place(1, len(PROMPT + FIRST), [SECOND, [99], AFTER_FIRST[2]])
     with torch.no_grad():
         first, second = (encode_views(model, collate(each)) for each in (rows(), changed))
     assert torch.equal(first.context, second.context)
