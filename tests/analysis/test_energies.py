@@ -173,5 +173,5 @@ def test_views_are_compared_as_the_run_compares_them(loaded, examples, tmp_path)
     assert not torch.allclose(upper.target, plain.target)
     assert run_objective(Checkpoint("run", tmp_path, record={"settings": settings | {"lbd": 0}}), size) is None
     assert run_objective(Checkpoint("untrained", tmp_path), size) is None
-    with pytest.raises(UserError, match="objective.safetensors is missing"):
+    with pytest.raises(UserError, match=r"objective\.safetensors is missing"):
         run_objective(Checkpoint("run", tmp_path / "moved", record={"settings": settings}), size)
