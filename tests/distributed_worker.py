@@ -22,7 +22,16 @@ SETTINGS = {
     "checkpointing": {"activation_checkpointing": True},
     # steps alternate so that in the order of two processes one of them has no pair at all
     "no_pairs_on_one": {"steps": (3, 1)},
-    "objective_with_weights": {"steps": (3, 1), "head": True},
+    "objective_with_weights": {"steps": (3, 1), "weights": True},
+    "frozen": {"target_model": "frozen", "target_scale": "zscore", "head": "linear"},
+    "ema": {"target_model": "ema", "lora": True, "pooling": "mean"},
+    "whole_step": {
+        "steps": (3, 1),
+        "jepa_loss_type": "infonce",
+        "whole_step": True,
+        "queue": 8,
+        "regularisers": ["variance=1"],
+    },
 }
 
 
@@ -34,7 +43,7 @@ class InOrder(StepJEPATrainer):
 
 
 def run(
-    lora: bool = False, head: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: object
+    lora: bool = False, weights: bool = False, steps: tuple[int, ...] = (3, 4, 1, 2), **options: object
 ) -> dict[str, object]:
     """Gradient step of all weights, logged losses, and evaluation of seven examples."""
     model = small_model("llama")
@@ -68,13 +77,13 @@ def run(
         train_dataset=small_rows(16, steps=steps),
         eval_dataset=small_rows(7, seed=9),
         processing_class=Tokens(),
-        objective=Distance() if head else None,
+        objective=Distance() if weights else None,
     )
     trainer.train()
-    weights = [*trainer.model.parameters(), *trainer.objective.parameters()]
+    trained = [*trainer.model.parameters(), *trainer.objective.parameters()]
     logs = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
     return {
-        "weights": torch.cat([p.detach().double().flatten() for p in weights if p.requires_grad]),
+        "weights": torch.cat([p.detach().double().flatten() for p in trained if p.requires_grad]),
         "logs": [[entry[name] for name in ("loss", "lm_loss", "jepa_loss", "without_pair")] for entry in logs],
         "eval": {k: v for k, v in trainer.evaluate().items() if k.endswith(("loss", "without_pair"))},
     }

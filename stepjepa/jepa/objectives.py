@@ -122,7 +122,7 @@ class StepObjective(Objective):
         """As a run asks for it; `options` are those of `training/options.py`."""
         return cls(
             kind,
-            target_gradient=options.target_gradient,
+            target_gradient=options.target_gradient and options.target_model == "own",
             temperature=options.temperature,
             size=size,
             head=options.head,

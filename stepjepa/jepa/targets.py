@@ -29,3 +29,54 @@ def problem_keys(batch: dict[str, Tensor]) -> Tensor:
     weight = powers.cumprod(0).to(examples.device)[positions[prompt]]  # modulo 2⁶⁴, as int64 wraps
     keys = torch.zeros(count, dtype=torch.long, device=examples.device)
     return keys.index_add(0, examples[prompt], (batch["input_ids"][prompt] + 1) * weight)
+
+
+def isolation_of(batch: dict[str, Tensor]) -> str | None:
+    """What the targets of a batch see besides themselves; None where it has no copies, and does not say."""
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    target = batch["target_index"][row[:1], pair[:1]]
+    if not len(row) or int(batch["example_ids"][row[0], target]) >= 0:
+        return None
+    return "step" if int(batch["prefix_end"][row[0], target]) < 0 else "sink"
+
+
+def isolated_steps(batch: dict[str, Tensor], predictors: int, isolation: str) -> dict[str, Tensor]:
+    """The target steps of a batch by themselves: a row for each view pair, which has the copy that a branch would have.
+
+    Args:
+        batch: of the collator, with copies or without (isolation "none").
+        predictors: K; the steps stand where copies behind so many predictor tokens would.
+        isolation: "step", or "sink": the first token of the trunk stands before each step.
+
+    Returns:
+        `[P, W]`: `input_ids`, `position_ids`, `segment_ids`, `prefix_segment`, `prefix_end`; `[P]`: `target_first`,
+        `target_index`.
+    """
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    start, end, first, last = (
+        batch[name][row, pair] for name in ("target_start", "target_end", "target_first", "target_index")
+    )
+    segment = batch["segment_ids"][row]
+    copy = (segment == segment.gather(1, last[:, None])).int().argmax(dim=1)  # where the segment of the target begins
+    begin = torch.where(batch["example_ids"][row, last] >= 0, start, copy)
+    lead = int(isolation == "sink")
+    width = int((end - start).max()) + lead if len(row) else lead
+    column = start[:, None] - lead + torch.arange(width, device=row.device)
+    if lead:
+        example = batch["example_ids"][row]
+        column[:, 0] = (example == example.gather(1, start[:, None])).int().argmax(dim=1)
+    inside = column < end[:, None]
+    column = torch.where(inside, column, start[:, None])
+    positions = batch["position_ids"][row[:, None], column] + predictors
+    if lead:
+        positions[:, 0] -= predictors
+    none = torch.full_like(column, -1)
+    return {
+        "input_ids": batch["input_ids"][row[:, None], column],
+        "position_ids": positions,
+        "segment_ids": torch.where(inside, 0, none),
+        "prefix_segment": none,
+        "prefix_end": none,
+        "target_first": first - begin + lead,
+        "target_index": last - begin + lead,
+    }

@@ -19,6 +19,7 @@ from stepjepa.jepa.architectures import base_model, check_architecture
 from stepjepa.jepa.layout import IGNORE, whole_blocks
 from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.masks import attention_masks
+from stepjepa.jepa.targets import isolated_steps
 
 
 @dataclass
@@ -103,6 +104,56 @@ def chosen_layers(layer: int, top: int) -> slice:
     return slice(layer - top + 1, None if layer == -1 else layer + 1)
 
 
+@torch.no_grad()
+def encode_targets(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    predictors: int,
+    isolation: str,
+    target_layer: int = -1,
+    target_top: int = 1,
+) -> Tensor:
+    """The target views `[P, D]` of a batch alone, without a gradient: those of `encode_views`, of any model.
+
+    Only the decoder runs, over the steps by themselves (isolation "none": over the whole batch).
+
+    Args:
+        model: not sharded over processes; its train or eval mode is left as it is.
+        batch: of `StepJEPACollator`, with copies or without.
+        predictors: K of its layout.
+        isolation: what the targets see besides themselves; batches without copies do not say so.
+    """
+    inner = base_model(model)
+    batch = {name: tensor.to(inner.device) for name, tensor in batch.items()}
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    if not len(row):
+        return torch.zeros(0, inner.config.get_text_config().hidden_size, dtype=inner.dtype, device=inner.device)
+    if isolation == "none":
+        first, last = batch["target_first"][row, pair], batch["target_index"][row, pair]
+    else:
+        batch = isolated_steps(batch, predictors, isolation)
+        row, first, last = torch.arange(len(row), device=row.device), batch["target_first"], batch["target_index"]
+    batch = whole_blocks(inner.config, batch)
+    output = inner.get_decoder()(
+        input_ids=batch["input_ids"],
+        attention_mask=attention_masks(inner.config, batch, inner.dtype),
+        position_ids=batch["position_ids"],
+        use_cache=False,
+        output_hidden_states=(target_layer, target_top) != (-1, 1),
+    )
+    states = _target_states(output.last_hidden_state, output.hidden_states, target_layer, target_top)
+    return pooled(states, row, first, last)
+
+
+def _target_states(last: Tensor, layers: Any, layer: int, top: int) -> Tensor:
+    """The states `[B, L, D]` that target views are read from."""
+    if (layer, top) == (-1, 1):
+        return last
+    chosen = layers[chosen_layers(layer, top)]
+    return chosen[0] if top == 1 else layer_mean(chosen)
+
+
 def encode_views(
     model: nn.Module,
     batch: dict[str, Tensor],
@@ -156,10 +207,7 @@ def encode_views(
     at_context = row, batch["context_index"][row, pair]
     at_target = row, batch["target_first"][row, pair], batch["target_index"][row, pair]
     states = outputs.states
-    targets = states
-    if (target_layer, target_top) != (-1, 1):
-        chosen = outputs.layers[chosen_layers(target_layer, target_top)]
-        targets = chosen[0] if target_top == 1 else layer_mean(chosen)
+    targets = _target_states(states, outputs.layers, target_layer, target_top)
     views = Views(
         token_losses=token_losses(outputs.logits, wanted[labelled]),
         token_examples=batch["example_ids"][labelled],

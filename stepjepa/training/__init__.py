@@ -5,6 +5,7 @@ config.py          `StepJEPAConfig`: what is added to `TrainingArguments`, and w
 configurations.py  named configurations and the user's own YAML → options
 objective.py       the weights of an objective: trained, saved and resumed beside those of the model
 targets.py         what contexts predict: whose targets, from which layers, how scaled
+whole_step.py      objectives over the view pairs of a whole optimizer step
 splits.py          the examples of a run: which train, which evaluate; a part is held out where no others are given
 dataset.py         what the trainer is given → rows for the collator
 trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
@@ -16,7 +17,8 @@ from stepjepa.jepa.heads import HEADS, SCALES
 from stepjepa.jepa.objectives import OBJECTIVES
 from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, POOLINGS, BranchLayout
 from stepjepa.jepa.regularisers import weights_of
-from stepjepa.training.options import JEPAOptions, RunOptions
+from stepjepa.jepa.targets import TARGET_MODELS
+from stepjepa.training.options import LBD_SCHEDULES, JEPAOptions, RunOptions
 
 LEARNING_RATE_FULL = 2e-5
 LEARNING_RATE_LORA = 2e-4
@@ -48,6 +50,19 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
         """The branches of this run."""
         return BranchLayout(**{part.name: getattr(self, part.name) for part in fields(BranchLayout)})
 
+    def jepa_weight(self, step: int, steps: int) -> float:
+        """λ in optimizer step `step`, from 0, of `steps`: on its schedule, and 0 where the JEPA term is dropped.
+
+        "warmup" rises in a straight line over the first `lbd_share` of the steps, "decay" falls so over the last ones,
+        to what would be 0 one step after the end. Dropping is a draw from (seed, step) only.
+        """
+        lbd = self.lbd
+        if self.lbd_schedule != "constant":
+            done = step + 1 if self.lbd_schedule == "warmup" else steps - step
+            lbd *= min(1.0, done / max(1.0, self.lbd_share * steps))
+        kept = self.jepa_ratio >= 1 or random.Random(f"jepa-{self.seed}-{step}").random() < self.jepa_ratio
+        return lbd if kept else 0.0
+
     def __post_init__(self) -> None:
         for part in fields(self):
             value = getattr(self, part.name, None)
@@ -66,6 +81,8 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("pooling", self.pooling, POOLINGS),
             ("target_scale", self.target_scale, SCALES),
             ("head", self.head, tuple(HEADS)),
+            ("target_model", self.target_model, TARGET_MODELS),
+            ("lbd_schedule", self.lbd_schedule, LBD_SCHEDULES),
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
@@ -93,6 +110,9 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("temperature", self.temperature > 0, "> 0"),
             ("target_top", self.target_top >= 1, "≥ 1"),
             ("queue", self.queue >= 0, "≥ 0"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
+            ("lbd_share", 0 < self.lbd_share <= 1, "in (0, 1]"),
+            ("fp16", not (self.fp16 and self.whole_step), "false with whole_step: its gradients are not scaled"),
             ("kl", self.kl >= 0, "≥ 0"),
             (
                 "kl",

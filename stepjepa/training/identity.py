@@ -27,7 +27,8 @@ LENGTHS = ("max_steps", "num_train_epochs")
 def identity(trainer: Any) -> dict[str, Any]:
     """What the result of a trainer's run follows from, flat and ready for JSON."""
     arguments = {name: value for name, value in plain_arguments(trainer.args).items() if name not in MAY_CHANGE}
-    if trainer.args.lr_scheduler_type == "constant":  # the only one whose rates do not depend on how many steps follow
+    # Only constant rates do not depend on how many steps follow.
+    if trainer.args.lr_scheduler_type == "constant" and trainer.args.lbd_schedule == "constant":
         arguments = {name: value for name, value in arguments.items() if name not in LENGTHS}
     model = trainer.accelerator.unwrap_model(trainer.model)
     size = sum(parameter.numel() for parameter in model.parameters())

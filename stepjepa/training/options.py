@@ -15,6 +15,8 @@ from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, POOLINGS
 from stepjepa.models.checkpoint import BUILTIN, DTYPES
 from stepjepa.records import option
 
+LBD_SCHEDULES = ("constant", "warmup", "decay")
+
 
 def _without_lora(options: Mapping[str, Any]) -> bool:
     return not options["lora"]
@@ -86,6 +88,19 @@ class JEPAOptions:
         choices=POOLINGS,
         jepa_only=True,
     )
+    target_model: str = option(
+        "own",
+        "Whose target views: those of the model itself, of a running mean of its trained weights (ema), or of the "
+        "model before training (frozen).",
+        choices="jepa.targets.TARGET_MODELS",
+        jepa_only=True,
+    )
+    ema_decay: float = option(
+        0.99,
+        "Share of the running mean that each optimizer step keeps, for target_model=ema.",
+        jepa_only=True,
+        idle_if=lambda options: options["target_model"] != "ema",
+    )
     target_layer: int = option(-1, "Layer of the target view: -1 the last, 0 the embedding output.", jepa_only=True)
     target_top: int = option(
         1, "Mean over so many layers up to that one, each layer-normalised.", jepa_only=True, least=1
@@ -116,7 +131,7 @@ class JEPAOptions:
         True,
         "Let the JEPA gradient flow into the target view, as in the original.",
         jepa_only=True,
-        idle_if=lambda options: options["target"] == "random",
+        idle_if=lambda options: options["target"] == "random" or options["target_model"] != "own",
     )
     temperature: float = option(0.07, "Temperature of InfoNCE.", jepa_only=True, idle_if=_without_infonce)
     own_negatives: bool = option(
@@ -144,6 +159,24 @@ class JEPAOptions:
         "Terms of the JEPA loss that keep views from becoming alike: NAME or NAME=WEIGHT of variance, covariance, "
         "sigreg.",
         jepa_only=True,
+    )
+    whole_step: bool = option(
+        False,
+        "Compare the view pairs of the whole optimizer step, on all processes, with each other, not those of a "
+        "microbatch: matters for InfoNCE and regularisers, and costs a second forward pass.",
+        jepa_only=True,
+    )
+    lbd_schedule: str = option(
+        "constant",
+        "λ over time: constant, rising from 0 (warmup) or falling to 0 at the end (decay).",
+        choices=LBD_SCHEDULES,
+        jepa_only=True,
+    )
+    lbd_share: float = option(
+        0.5,
+        "Share of the optimizer steps over which λ rises or falls.",
+        jepa_only=True,
+        idle_if=lambda options: options["lbd_schedule"] == "constant",
     )
     jepa_ratio: float = option(
         1.0, "Share of optimizer steps with a JEPA term, drawn from (seed, global_step).", jepa_only=True

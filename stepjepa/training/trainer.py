@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,12 +33,12 @@ from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, Ste
 from stepjepa.training.dataset import TrainingRows
 from stepjepa.training.divergence import divergence_message
 from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
-from stepjepa.training.targets import TrainedTargets
+from stepjepa.training.whole_step import WholeSteps
 
 logger = logging.get_logger(__name__)
 
 
-class StepJEPATrainer(TrainedTargets):
+class StepJEPATrainer(WholeSteps):
     """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
 
     Args:
@@ -112,12 +111,17 @@ class StepJEPATrainer(TrainedTargets):
         else:
             eval_dataset = rows(eval_dataset, "eval")
 
-        if data_collator is not None:
-            self.eval_collator = dataclasses.replace(data_collator, packing_length=None)
-        else:
-            self.eval_collator = StepJEPACollator(processing_class, args.layout)
+        if data_collator is None:
             trained = args.layout if args.lbd > 0 else dataclasses.replace(args.layout, pairs="none")
             data_collator = StepJEPACollator(processing_class, trained, packing_length=args.packing_length)
+            evaluated = args.layout
+        else:
+            evaluated = data_collator.layout
+        if args.target_model != "own":  # another model reads the steps: no copies in this one's pass
+            evaluated = dataclasses.replace(evaluated, isolation="none")
+            without = dataclasses.replace(data_collator.layout, isolation="none")
+            data_collator = dataclasses.replace(data_collator, layout=without)
+        self.eval_collator = dataclasses.replace(data_collator, layout=evaluated, packing_length=None)
         super().__init__(
             model=model,
             args=args,
@@ -134,10 +138,11 @@ class StepJEPATrainer(TrainedTargets):
             objective = OBJECTIVES[args.jepa_loss_type](args, hidden_size)
         self.objective = objective.to(self.args.device)
         self.objective.vocabulary = self.vocabulary
+        self.set_up_targets()
         self._pairs_in_step: Tensor | int = 0
         self._microbatches_in_step: Tensor | int = 0
         self._microbatch = 0
-        self._batches: list[dict[str, Tensor]] = []
+        self._batches = []
         self._losses: list[Tensor] = []
         self._warned: set[str] = set()
         self.add_callback(self.monitor)
@@ -189,15 +194,12 @@ class StepJEPATrainer(TrainedTargets):
         self.objective.moment = self.state.global_step
         self._batches, self._losses = batches, []
         self._microbatch = 0
+        self._whole = None
         return batches, tokens
 
     def _jepa_weight(self) -> float:
-        """λ in the current optimizer step, after JEPA dropout: a draw from (seed, global_step) only."""
-        args = self.args
-        if args.jepa_ratio >= 1 or args.lbd == 0:
-            return args.lbd
-        dropped = random.Random(f"jepa-{args.seed}-{self.state.global_step}").random() >= args.jepa_ratio
-        return 0.0 if dropped else args.lbd
+        """λ in the current optimizer step."""
+        return self.args.jepa_weight(self.state.global_step, self.state.max_steps)
 
     def compute_loss(
         self,
@@ -213,19 +215,31 @@ class StepJEPATrainer(TrainedTargets):
         is its own step.
         """
         training = num_items_in_batch is not None
-        views = self.views(model, inputs)
-        self.objective.train(training)
-        terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
-        tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
-        pairs, microbatches = (self._pairs_in_step, self._microbatches_in_step) if training else (len(views.context), 1)
-        lm = views.token_losses.sum() / _at_least_one(tokens)
-        means = {
-            name: term.sum() / _at_least_one(pairs) if term.ndim else term / _at_least_one(microbatches)
-            for name, term in terms.items()
-        }
-        jepa = torch.stack(list(means.values())).sum()
         weight = self._jepa_weight() if training else self.args.lbd
-        loss = self.args.gamma * lm + weight * jepa
+        whole = training and self.args.whole_step and weight > 0
+        if whole and self._whole is None:
+            self._whole = self.over_whole_step(model, weight)
+        views = self.views(model, inputs)
+        tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
+        lm = views.token_losses.sum() / _at_least_one(tokens)
+        if whole and self._whole is not None:
+            means = {name: mean / self.shares for name, mean in self._whole.means.items()}
+            jepa = torch.stack(list(means.values())).sum()
+            gradient = self._whole.of_microbatch(self._microbatch, views.context, views.target)
+            term = weight * jepa + gradient - gradient.detach()
+            self._microbatch += 1
+        else:
+            self.objective.train(training)
+            terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
+            counted = self._pairs_in_step, self._microbatches_in_step
+            pairs, microbatches = counted if training else (len(views.context), 1)
+            means = {
+                name: term.sum() / _at_least_one(pairs) if term.ndim else term / _at_least_one(microbatches)
+                for name, term in terms.items()
+            }
+            jepa = torch.stack(list(means.values())).sum()
+            term = weight * jepa
+        loss = self.args.gamma * lm + term
         if training:
             self.monitor.add(lm=lm, jepa=jepa)
             if len(means) > 1:
@@ -266,6 +280,12 @@ class StepJEPATrainer(TrainedTargets):
         """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
         if self.objective.few_pairs is not None and len(views.context) == 1:
             self._warn_once(self.objective.few_pairs)
+        if self.objective.of_the_microbatch is not None and self.is_in_train and self.shares > 1:
+            self._warn_once(
+                f"{self.objective.of_the_microbatch} compares the view pairs of one microbatch, of {self.shares} "
+                "in an optimizer step: accumulation and processes add no others, and other sizes of them give other "
+                "gradients. whole_step=true compares those of the whole step."
+            )
         if target is None:
             return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
         problem = problem_keys(inputs)[views.example]

@@ -12,6 +12,8 @@ VALUES = {
     "pairs": "first",
     "jepa_loss_type": "cosine",
     "target": "step",
+    "target_model": "own",
+    "lbd_schedule": "constant",
     "max_steps": -1,
 }  # what other options are idle by
 
@@ -22,11 +24,20 @@ def idle(**changes):
 
 def test_an_option_is_idle_where_another_leaves_it_without_effect():
     always = {"collapse_threshold"}
+    always |= {"ema_decay", "lbd_share"}
     assert idle() == always | {"horizon", "temperature", "own_negatives", "queue"}
     assert idle(pairs="horizon", jepa_loss_type="infonce") == always
     assert idle(pairs="horizon", jepa_loss_type="infonce", target="random") == always | {"target_gradient"}
     assert idle(pairs="horizon", jepa_loss_type="infonce", max_steps=5) == always | {"num_train_epochs"}
-    of_the_jepa_term = idle(lbd=0) - always
+    assert idle(target_model="ema", lbd_schedule="decay") == {
+        "collapse_threshold",
+        "horizon",
+        "temperature",
+        "own_negatives",
+        "queue",
+        "target_gradient",
+    }
+    of_the_jepa_term = idle(lbd=0) - {"collapse_threshold"}
     assert of_the_jepa_term == {name for name, field in FIELDS.items() if field.metadata.get("jepa_only")}
     assert "predictors" not in of_the_jepa_term  # it adds rows to the embedding
 

@@ -1,0 +1,239 @@
+"""Targets of another model than the one in training, objectives over the whole optimizer step, λ over time."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from small_models import CONFIGS, collator, small_model, small_rows
+from small_trainer import flat_weights, make_trainer, step_of
+from transformers import AutoModelForCausalLM
+
+from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.objectives import StepObjective
+from stepjepa.jepa.views import encode_views
+from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.targets import FROZEN_FILE
+
+PAIRS = {"pairs": "consecutive", "lbd": 0.7}
+
+
+def with_adapters():
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=[150])
+    return get_peft_model(small_model("llama"), config)
+
+
+@pytest.mark.parametrize("model", ["frozen", "ema"])
+@pytest.mark.parametrize("kind", ["mse", "infonce"])
+def test_the_first_step_is_that_of_stopped_targets(tmp_path, model, kind):
+    """Before anything is trained all models are the same: λ · loss(context, stopped target), by hand."""
+    change, trainer = step_of(tmp_path, jepa_loss_type=kind, target_model=model, **PAIRS)
+    own = small_model("llama").train()
+    views = encode_views(own, collator(pairs="consecutive")(small_rows(8)))
+    (views.lm_loss + 0.7 * jepa_losses(views.context, views.target, kind, target_gradient=False).mean()).backward()
+    expected = torch.cat([-0.1 * p.grad.flatten() for p in own.parameters()]).double()
+    assert (change - expected).norm() / expected.norm() < 1e-5
+    assert (trainer.data_collator.layout.isolation, trainer.args.isolation) == ("none", "step")  # no copies are made
+
+
+def test_frozen_targets_stay_those_of_the_model_before_training(tmp_path):
+    trainer = make_trainer(tmp_path, target_model="frozen", pooling="mean", max_steps=3, **PAIRS)
+    before = encode_views(trainer.model, collator(pairs="consecutive", pooling="mean")(small_rows(8))).target
+    batch = trainer.data_collator(small_rows(8))
+    trainer.train()
+    assert np.load(tmp_path / FROZEN_FILE).shape == before.shape
+    torch.testing.assert_close(trainer.views(trainer.model, batch).target, before, atol=1e-5, rtol=0)
+    new = small_rows(3, seed=7)  # not in the file: the frozen weights are put in for it
+    expected = encode_views(small_model("llama"), collator(pairs="consecutive", pooling="mean")(new)).target
+    changed = flat_weights(trainer.model)
+    found = trainer.compared_views(trainer.model, collator(pairs="consecutive", pooling="mean")(new)).target
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.equal(flat_weights(trainer.model), changed)
+
+
+def test_the_file_of_frozen_targets_is_taken_up_again_only_by_the_same_run(tmp_path):
+    trainer = make_trainer(tmp_path, target_model="frozen", **PAIRS)
+    trainer.measure_targets()
+    written = np.load(tmp_path / FROZEN_FILE)
+    np.save(tmp_path / FROZEN_FILE, written + 1)
+    again = make_trainer(tmp_path, target_model="frozen", **PAIRS)
+    again.measure_targets()
+    np.testing.assert_array_equal(again._cache, written + 1)
+    for options in ({"pooling": "mean"}, {"model": small_model("llama", seed=4)}, {"rows": small_rows(8, seed=2)}):
+        other = make_trainer(tmp_path, target_model="frozen", **PAIRS, **options)
+        other.measure_targets()
+        assert not np.array_equal(other._cache, written + 1)
+        np.save(tmp_path / FROZEN_FILE, np.array(other._cache))
+
+
+def test_under_lora_the_frozen_model_is_the_one_without_adapters(tmp_path):
+    trainer = make_trainer(tmp_path, model=with_adapters(), target_model="frozen", max_steps=3, **PAIRS)
+    trainer.train()
+    new = small_rows(3, seed=7)
+    expected = encode_views(small_model("llama"), collator(pairs="consecutive")(new)).target
+    found = trainer.compared_views(trainer.model, collator(pairs="consecutive")(new)).target
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not trainer._frozen  # no second copy
+    own = encode_views(trainer.model, collator(pairs="consecutive")(new)).target
+    assert (own - expected).abs().max() > 1e-3
+
+
+def test_the_running_mean_is_the_closed_form(tmp_path):
+    """mean after n steps = dⁿ · w₀ + (1 − d) Σ dⁿ⁻ⁱ · wᵢ, of the trained weights alone."""
+    for name, model in (("full", small_model("llama")), ("lora", with_adapters())):
+        trainer = make_trainer(tmp_path / name, model=model, target_model="ema", ema_decay=0.8, max_steps=3, **PAIRS)
+        weights = [torch.cat([w.detach().flatten() for w in trainer.trained_weights()])]
+        seen = []
+        mean = trainer.objective.target_weights
+        move = mean.move
+        mean.move = lambda current, move=move, seen=seen: (
+            seen.append(torch.cat([w.detach().flatten() for w in current])),
+            move(current),
+        )
+        trainer.train()
+        weights += seen
+        expected = 0.8**3 * weights[0] + 0.2 * sum(0.8 ** (3 - i) * weights[i] for i in (1, 2, 3))
+        torch.testing.assert_close(torch.cat([b.flatten() for b in mean.buffers()]), expected, atol=1e-6, rtol=1e-5)
+        assert len(expected) == sum(w.numel() for w in trainer.model.parameters() if w.requires_grad)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_model": "frozen", "target_scale": "zscore", "head": "linear", "jepa_loss_type": "smooth_l1"},
+        {"target_model": "ema", "pooling": "mean", "target_scale": "layer", "head": "mlp", "jepa_loss_type": "l1_std"},
+        {"target_scale": "zscore", "target_gradient": False, "isolation": "sink"},
+        {"jepa_loss_type": "smooth_l1", "kl": 0.5, "target_model": "frozen", "isolation": "none"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_what_is_a_mean_over_pairs_does_not_depend_on_how_examples_are_spread(tmp_path, options):
+    changes = []
+    for number, how in enumerate(
+        ({}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}, {"packing_length": 200})
+    ):
+        change, trainer = step_of(tmp_path / str(number), max_steps=2, **how, **options, **PAIRS)
+        changes.append(torch.cat([change, *[w.detach().double().flatten() for w in trainer.objective.parameters()]]))
+    for other in changes[1:]:
+        assert (other - changes[0]).norm() / changes[0].norm() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jepa_loss_type": "infonce", "pooling": "mean", "head": "linear"},
+        {"jepa_loss_type": "infonce", "own_negatives": False, "target_model": "ema", "queue": 16},
+        {"regularisers": ["variance=1", "covariance=0.1", "sigreg=0.1"], "head": "mlp"},
+        {"jepa_loss_type": "infonce", "target": "shuffled"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_over_the_whole_step_sets_do_not_depend_on_how_examples_are_spread(tmp_path, options):
+    """8 × 1 in one microbatch, where nothing needs to be gathered, against 2 × 4 over the whole step."""
+    changes, losses = [], []
+    for size in (8, 2, 4):
+        change, trainer = step_of(
+            tmp_path / str(size),
+            max_steps=2,
+            whole_step=size < 8 or "target" in options,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            **options,
+            **PAIRS,
+        )
+        changes.append(torch.cat([change, *[w.detach().double().flatten() for w in trainer.objective.parameters()]]))
+        losses.append([entry["jepa_loss"] for entry in trainer.state.log_history if "jepa_loss" in entry])
+    for change, loss in zip(changes[1:], losses[1:], strict=True):
+        assert (change - changes[0]).norm() / changes[0].norm() < 1e-5
+        assert loss == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_both_passes_of_the_whole_step_drop_the_same(tmp_path):
+    """With dropout and one microbatch the whole step is the ordinary one, to rounding."""
+    config = CONFIGS["llama"]()
+    config.attention_dropout = 0.3
+    changes = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        change, _ = step_of(tmp_path / str(whole), model=model, jepa_loss_type="infonce", whole_step=whole, **PAIRS)
+        changes.append(change)
+    assert (changes[0] - changes[1]).norm() / changes[0].norm() < 1e-5
+
+
+def test_what_compares_pairs_of_a_microbatch_says_so_once(tmp_path, warnings_of_transformers):
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2, **PAIRS}
+    make_trainer(tmp_path / "a", jepa_loss_type="infonce", regularisers=["sigreg"], **settings).train()
+    told = [r.message for r in warnings_of_transformers.records if "whole_step" in r.message]
+    assert len(told) == 1
+    assert told[0].startswith("InfoNCE, sigreg compares")
+    for number, options in enumerate(({"jepa_loss_type": "infonce", "whole_step": True}, {})):
+        make_trainer(tmp_path / str(number), **options, **settings).train()
+    assert len([r for r in warnings_of_transformers.records if "whole_step" in r.message]) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_model": "ema", "jepa_loss_type": "infonce", "queue": 12, "head": "mlp"},
+        {"target_model": "frozen", "target_scale": "zscore", "head": "linear"},
+        {"jepa_loss_type": "infonce", "whole_step": True, "regularisers": ["sigreg=0.1"], "lbd_schedule": "decay"},
+    ],
+    ids=lambda options: options.get("target_model", "own"),
+)
+def test_weights_and_state_are_resumed_bit_for_bit(tmp_path, options):
+    def run(folder):
+        config = CONFIGS["llama"]()
+        config.attention_dropout = 0.2
+        torch.manual_seed(0)
+        return make_trainer(
+            folder,
+            model=AutoModelForCausalLM.from_config(config),
+            rows=small_rows(14),
+            max_steps=6,
+            optim="adamw_torch",
+            learning_rate=1e-2,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            save_strategy="steps",
+            save_steps=3,
+            **options,
+            **PAIRS,
+        )
+
+    whole, resumed = run(tmp_path / "whole"), run(tmp_path / "resumed")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))
+    for name, value in whole.objective.state_dict().items():
+        assert torch.equal(resumed.objective.state_dict()[name], value), name
+
+
+def test_lambda_follows_its_schedule(tmp_path):
+    def weights(steps=8, **options):
+        args = StepJEPAConfig(output_dir=str(tmp_path), lbd=0.4, **options)
+        return [round(args.jepa_weight(step, steps), 6) for step in range(steps)]
+
+    assert weights() == [0.4] * 8
+    assert weights(lbd_schedule="warmup") == [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4]
+    assert weights(lbd_schedule="decay", lbd_share=1.0) == [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05]
+    with pytest.raises(ValueError, match="lbd_share"):
+        weights(lbd_share=0.0)
+
+
+def test_layers_that_the_model_does_not_have_are_named(tmp_path):
+    for options in ({"target_layer": 4}, {"target_layer": -5}, {"target_layer": 1, "target_top": 3}):
+        with pytest.raises(ValueError, match="the model has the layers 0"):
+            make_trainer(tmp_path, **options)
+
+
+def test_evaluation_compares_what_training_compares(tmp_path):
+    trainer = make_trainer(
+        tmp_path, target_model="frozen", head="linear", target_scale="zscore", eval_rows=small_rows(4, seed=5), **PAIRS
+    )
+    found = trainer.evaluate()
+    views = encode_views(trainer.model, collator(pairs="consecutive")(small_rows(4, seed=5)))
+    training = encode_views(trainer.model, collator(pairs="consecutive")(small_rows(8))).target.double()
+    scaled = (views.target - training.mean(0)) / training.std(0, correction=0)
+    assert found["eval_jepa_loss"] == pytest.approx(jepa_losses(views.context, scaled).mean().item(), rel=1e-4)
+    assert isinstance(trainer.objective, StepObjective)
