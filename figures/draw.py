@@ -1,7 +1,8 @@
 """Draw every figure of this folder again from its record: `python figures/draw.py`.
 
 A figure is a function of records in `data/`; nothing is trained or measured here. Figures of a grid are drawn from the
-records of its cells, all in one folder. The mask record alone is computed, from a literal example.
+records of its cells, all in one folder, once every cell has one. The mask record alone is computed, from a literal
+example. `NAME.png` is for the screen; for a paper `NAME.pdf` is two columns wide, `NAME-column.pdf` one.
 """
 
 from __future__ import annotations
@@ -23,21 +24,32 @@ from stepjepa.visualization.comparison import forest, price_bars
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.visualization.masks import mask_panels, mask_record
-from stepjepa.visualization.style import save_figure
+from stepjepa.visualization.style import Size, save_figure
 from stepjepa.visualization.training import loss_curves
 
 HERE = Path(__file__).parent
 
 
-def _curves(record: Mapping[str, Any]) -> Figure:
+DATA_NAMES = {"builtin": "built-in problems", "gsm8k_train": "GSM8K"}
+
+
+def _curves(record: Mapping[str, Any], size: Size) -> Figure:
     run, training = record["configuration"]["run"], record["configuration"]["training"]
-    data = ", ".join(Path(name).stem for name in run["train_file"])
+    data = ", ".join(DATA_NAMES[Path(name).stem] for name in run["train_file"])
     return loss_curves(
         record["log_history"],
-        title=f"{run['model_name']} model on {data}: λ = {training['lbd']:g}, γ = {training['gamma']:g}, "
-        f"{training['jepa_loss_type']}, {training['pairs']} pairs, isolation {training['isolation']}, "
+        title=f"built-in model on {data}: λ = {training['lbd']:g}, γ = {training['gamma']:g}, "
+        f"{training['jepa_loss_type']} loss, {training['pairs']} pairs, isolation {training['isolation']}, "
         f"seed {training['seed']}",
+        size=size,
     )
+
+
+def _spectrum(record: Mapping[str, Any], size: Size) -> Figure:
+    records = [
+        each | {"label": {"random": "random weights"}.get(each["label"], each["label"])} for each in record["records"]
+    ]
+    return spectrum(*records, size=size)
 
 
 FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
@@ -46,8 +58,11 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "train-gsm8k": (_curves, ("train-gsm8k",)),
     "price": (price_bars, ("bench-4k", "bench-32k")),
     "compare-builtin": (forest, ("compare-builtin",)),
-    "embedding-map": (lambda record: embedding_map(*record["records"], color="view"), ("embedding-map",)),
-    "spectrum": (lambda record: spectrum(*record["records"]), ("spectrum",)),
+    "embedding-map": (
+        lambda record, size: embedding_map(*record["records"], color="view", size=size),
+        ("embedding-map",),
+    ),
+    "spectrum": (_spectrum, ("spectrum",)),
     "similarity": (similarity_map, ("similarity",)),
     "attention": (attention_maps, ("attention",)),
     "leakage": (leakage_map, ("leakage",)),
@@ -61,8 +76,12 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
 """Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
 
 
+FILES: dict[str, Size] = {".png": "notebook", ".pdf": "paper", "-column.pdf": "column"}
+"""Ends of the names of a figure's files, and the size of each."""
+
+
 def draw_all(data: Path, output: Path) -> list[Path]:
-    """Draw every figure of `FIGURES` from the records in `data` as PNG and PDF; returns the files.
+    """Draw every figure of `FIGURES` from the records in `data`, but those of unfinished grids; returns the files.
 
     Raises:
         UserError: names the record that is missing.
@@ -70,8 +89,11 @@ def draw_all(data: Path, output: Path) -> list[Path]:
     written = []
     read = functools.cache(functools.partial(read_source, data))
     for name, (draw, sources) in FIGURES.items():
-        figure = draw(*map(read, sources))
-        written += [save_figure(figure, output / f"{name}.{suffix}") for suffix in ("png", "pdf")]
+        records = [read(source) for source in sources]
+        if any(record.get("unfinished") for record in records):
+            continue
+        for ending, size in FILES.items():
+            written.append(save_figure(draw(*records, size=size), output / f"{name}{ending}"))
     return written
 
 

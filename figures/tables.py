@@ -19,6 +19,7 @@ from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import points, read_json, written_whole
+from stepjepa.visualization.words import arm_in_words, in_words
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
@@ -107,7 +108,6 @@ def train() -> list[str]:
 
 def compare() -> list[str]:
     """Three models on 1,000 problems."""
-    names = {"untrained": "untrained", "lbd0": "λ = 0", "lbd0.1": "λ = 0.1"}
     head = ["model", "accuracy (95% interval)", "difference to λ = 0, points", "exact McNemar", "smallest detectable"]
     rows = [head]
     for arm in record("compare-builtin")["arms"]:
@@ -116,7 +116,7 @@ def compare() -> list[str]:
         if paired:
             p = "p < 0.001" if paired["p"] < 0.001 else f"p = {paired['p']:.2f}"
             rest = [difference(paired), p, f"{100 * paired['detectable']:.1f}"]
-        rows.append([names[arm["name"]], percent(arm["accuracy"], arm["low"], arm["high"]), *rest])
+        rows.append([in_words(arm["name"]), percent(arm["accuracy"], arm["low"], arm["high"]), *rest])
     return table(*rows)
 
 
@@ -188,13 +188,13 @@ def grid_table(name: str, baseline: str = "") -> list[str]:
     pairs = said["comparisons"]
     single = len({pair["arm"] for pair in pairs}) == len(pairs)  # each to a baseline of its own: one column does
     bases = [None] if single else list(dict.fromkeys(pair["baseline"] for pair in pairs))
-    heads = [f"to {base or baseline or pairs[0]['baseline']}, points (95%)" for base in bases]
+    heads = [f"to {arm_in_words(base or baseline or pairs[0]['baseline'])}, points (95%)" for base in bases]
     rows = [["arm", "seeds", "test accuracy (95%)", *heads, *GRID_COLUMNS]]
     for arm, entry in said["arms"].items():
         if not entry["seeds"]:
             continue
         test, validation = entry["test"], entry["validation"]
-        cells = [arm, str(len(entry["seeds"])), percent(test["accuracy"], test["low"], test["high"])]
+        cells = [arm_in_words(arm), str(len(entry["seeds"])), percent(test["accuracy"], test["low"], test["high"])]
         for base in bases:
             own = [pair for pair in pairs if pair["arm"] == arm and base in (None, pair["baseline"])]
             cells += [difference(pair) for pair in own] or [""]

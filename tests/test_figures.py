@@ -25,22 +25,33 @@ def draw():
 
 
 def test_every_figure_has_its_records_and_every_record_its_place(draw):
-    names = {path.stem for path in (ROOT / "figures").glob("*.p[nd][gf]")}
-    assert names == set(draw.FIGURES)
+    names = {path.name for path in (ROOT / "figures").glob("*.p[nd][gf]")}
+    complete = [
+        name
+        for name, (_, sources) in draw.FIGURES.items()
+        if not any(draw.read_source(DATA, source).get("unfinished") for source in sources)
+    ]
+    assert names == {f"{name}{ending}" for name in complete for ending in draw.FILES}
     text = (ROOT / "figures" / "README.md").read_text()
     for path in DATA.glob("*.json"):
         assert path.name in text, f"{path.name} is not explained in figures/README.md"
-    for _, sources in draw.FIGURES.values():
-        for source in sources:
-            assert draw.read_source(DATA, source)
+    for name in complete:
+        assert re.search(rf"\((figures/)?{name}\.png\)", text + (ROOT / "README.md").read_text())
+
+
+def test_pdfs_are_one_and_two_columns_wide_and_embed_their_type():
+    for path in (ROOT / "figures").glob("*.pdf"):
+        pdf = path.read_bytes()
+        assert b"/FontFile2" in pdf  # TrueType: journals refuse Type 3
+        assert b"/Type3" not in pdf
+        [width] = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ", pdf)
+        assert float(width) == (234 if path.stem.endswith("-column") else 486)
 
 
 @pytest.mark.slow
 def test_all_figures_are_drawn_again(draw, tmp_path):
     draw.main(["--data", str(DATA), "--output", str(tmp_path)])
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in draw.FIGURES for kind in ("png", "pdf")
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "figures").glob("*.p[nd][gf]")}
     assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())
     with pytest.raises(UserError, match=r"masks\.json"):
         draw.draw_all(tmp_path, tmp_path)
@@ -67,3 +78,23 @@ def test_loss_curves_say_so_when_there_is_no_jepa_term():
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert any("λ = 0" in text for text in texts)
     assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 1.0]
+
+
+def test_shares_and_distances_have_axes_of_their_own_and_the_jepa_loss_a_logarithmic_one():
+    log = [
+        {
+            "step": i,
+            "lm_loss": 1.0,
+            "jepa_loss": 10.0**-i,
+            "retrieval": 0.5,
+            "retrieval_chance": 0.25,
+            "target_spread": 0.1,
+        }
+        for i in range(3)
+    ]
+    _, jepa, retrieval, spread = loss_curves(log).axes
+    assert jepa.get_yscale() == "log"
+    assert [line.get_ydata().tolist() for line in retrieval.lines] == [[0.5] * 3, [0.25] * 3]
+    assert [line.get_ydata().tolist() for line in spread.lines] == [[0.1] * 3]
+    log[2]["jepa_loss"] = 0.0  # an objective of one's own may be 0 or less
+    assert loss_curves(log).axes[1].get_yscale() == "linear"

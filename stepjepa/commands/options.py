@@ -21,7 +21,7 @@ from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, option, printable
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
 
-SIZES = ("notebook", "paper")  # of figures
+SIZES = ("notebook", "paper", "column")  # of figures
 METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
 
 

@@ -1,6 +1,7 @@
 """Records and arrays → figures, and the two explorers. Nothing here trains, prints or reads global state.
 
-style.py               one look for all figures, at two sizes (`stepjepa.mplstyle`)
+style.py               one look for all figures, at three sizes (`stepjepa.mplstyle`)
+words.py               names of arms in words
 masks.py               masks as figures and as stills
 training.py            steps and tokens of the data; loss curves, also while a model trains
 comparison.py          forest plots of arms, bars of the benchmark

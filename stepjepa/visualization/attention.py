@@ -5,14 +5,15 @@ Forbidden cells are hatched, never a colour of the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import NullLocator
 from scipy.optimize import isotonic_regression
 
 from stepjepa.visualization.style import (
@@ -26,19 +27,23 @@ from stepjepa.visualization.style import (
     ROLES,
     SKY,
     VERMILION,
+    legend_columns,
     new_figure,
     small,
     styled,
     text_width,
+    wrapped,
 )
 
 STEPS = (BLUE, GREEN, PURPLE, SKY, VERMILION)
 PROMPT = {"start": "#444444", "system": "#999999", "question": ROLES["trunk"], "prompt": ROLES["trunk"]}
 SMALLEST = 6.0  # points: nobody reads smaller type on paper
 NARROWEST = 0.02  # share of an axis: a predictor token alone would be thinner than a line
-WEIGHTS = PowerNorm(0.5, 0, 1)  # most weights are small; the same scale for all panels and figures
-WEIGHT_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
+WEIGHTS = LogNorm(0.001, 1, clip=True)  # a token of a hundred gets a hundredth; one scale for all panels and figures
+WEIGHT_TICKS = {0.001: "≤ 0.001", 0.01: "0.01", 0.1: "0.1", 1: "1"}
+SHARES = PowerNorm(0.5, 0, 1)
 MANY_MAPS = 6
+LEAST_SIDE = 55.0  # of a panel, in points
 
 
 @styled
@@ -79,7 +84,8 @@ def attention_maps(record: Mapping[str, Any]) -> Figure:
         elif words == "parts":
             _part_labels(axes, parts, edges, side, below, left)
     colours = figure.colorbar(image, ax=panels, shrink=min(250.0, rows * side) / height, pad=0.02)
-    colours.set_ticks(WEIGHT_TICKS, labels=[f"{tick:g}" for tick in WEIGHT_TICKS])
+    colours.set_ticks(list(WEIGHT_TICKS), labels=list(WEIGHT_TICKS.values()))
+    colours.ax.yaxis.set_minor_locator(NullLocator())
     colours.set_label("attention weight")
     _verdict(figure, record["check"])
     if words == "legend":
@@ -88,7 +94,9 @@ def attention_maps(record: Mapping[str, Any]) -> Figure:
             if part["kind"] != "copy":
                 names.setdefault(_colour(part), []).append(part["name"])
         handles = [Patch(color=c, label="PRED" if c == ORANGE else ", ".join(own)) for c, own in names.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), columnspacing=1)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), legend_columns(7, 9)), columnspacing=1
+        )
     return figure
 
 
@@ -112,7 +120,7 @@ def segment_flow(record: Mapping[str, Any]) -> Figure:
         see = np.zeros((count, count), dtype=bool)
         query, key = np.nonzero(_booleans(record["masks"][entry["mask"]]["rows"]))
         see[member[query], member[key]] = True
-        _number_map(axes, np.array(entry["flow"]), see, WEIGHTS, lambda share: f"{100 * share:.0f}")
+        _number_map(axes, np.array(entry["flow"]), see, SHARES, lambda share: f"{100 * share:.0f}")
         _hatch(axes, (-0.5, -0.5), count, count)
         axes.set_title(_title(entry))
         axes.set_xticks(range(count), names if number + columns >= len(maps) else [], rotation=90)
@@ -135,10 +143,11 @@ def leakage_map(record: Mapping[str, Any]) -> Figure:
     segments, views = record["segments"], record["views"]
     figure = new_figure((len(segments) * 2.1 + 9) * small() / text_width())
     axes = figure.subplots()
+    narrow = text_width() < (3.1 * len(views) + 15) * small()  # no place for a scale beside the numbers
     values = np.full((len(segments), len(views)), np.nan)
     for cell in record["cells"]:
         values[segments.index(cell["segment"]), views.index(cell["view"])] = cell["relative_max"]
-    image = _number_map(axes, values, values > 0, PowerNorm(0.5, 0, max(np.nanmax(values), 1e-30)), _relative)
+    image = _number_map(axes, values, values > 0, PowerNorm(0.5, 0, max(np.nanmax(values), 1e-30)), _relative(narrow))
     for row, column in np.argwhere(values == 0):
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=FORBIDDEN, linewidth=0))
         axes.text(column, row, "0", ha="center", va="center", fontsize=small(), color=GREY)
@@ -159,13 +168,14 @@ def leakage_map(record: Mapping[str, Any]) -> Figure:
     for text, middle in (("context view after", contexts / 2), ("target view of", (contexts + len(views)) / 2)):
         axes.annotate(text, (middle - 0.5, 0), (0, -2.2 * small()), ha="center", annotation_clip=False, **below)
     axes.set_ylabel("changed")
-    layout, many = record["layout"], record["examples"]
+    isolation, many, room = record["layout"]["isolation"], record["examples"], 0.62 * text_width()
     faults = "" if record["passed"] else f": {len(record['faults'])} FAULTS"
     axes.set_title(
-        f"how far views move, isolation {layout['isolation']}, {many} example{'' if many == 1 else 's'}{faults}",
+        wrapped(f"how far views move, isolation {isolation}, {many} example{'' if many == 1 else 's'}{faults}", room),
         color="black" if record["passed"] else VERMILION,
     )
-    figure.colorbar(image, ax=axes, label="relative change", pad=0.02)
+    if not narrow:
+        figure.colorbar(image, ax=axes, label="relative change", pad=0.02)
     if frames:
         figure.legend(frames.values(), frames.keys(), loc="outside lower center", ncols=2)
     return figure
@@ -190,6 +200,8 @@ def _side(columns: int) -> float:
 def _columns(maps: int, heads: int, tokens: int, parts: int) -> tuple[int, str]:
     """How many panels in a row, and what their axes can say: "tokens", "parts", or nothing but a "legend"."""
     widest = min(heads, 5) if heads > 1 else min(maps, 2)
+    while widest > 1 and _side(widest) < LEAST_SIDE:
+        widest -= 1
     for columns in (widest, 1) if heads == 1 else (widest,):
         if _side(columns) / tokens >= 1.05 * SMALLEST:
             return columns, "tokens"
@@ -240,13 +252,11 @@ def _verdict(figure: Figure, check: Mapping[str, Any]) -> None:
     layers = check["layers"]
     where = f"in all {len(layers)} layers × {check['heads']} heads"
     if check["passed"]:
-        figure.suptitle(f"forbidden mass 0 {where} (hatched: forbidden)")
+        figure.suptitle(wrapped(f"forbidden mass 0 {where} (hatched: forbidden)"))
     else:
         worst = max(layers, key=lambda layer: layer["max_forbidden_mass"])
-        figure.suptitle(
-            f"FORBIDDEN MASS {worst['max_forbidden_mass']:.1e} in layer {worst['layer']}: the mask does not hold",
-            color=VERMILION,
-        )
+        text = f"FORBIDDEN MASS {worst['max_forbidden_mass']:.1e} in layer {worst['layer']}: the mask does not hold"
+        figure.suptitle(wrapped(text), color=VERMILION)
 
 
 def _colour(part: Mapping[str, Any]) -> str:
@@ -313,5 +323,12 @@ def _number_map(axes: Axes, values: np.ndarray, shown: np.ndarray, norm: PowerNo
     return image
 
 
-def _relative(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"
+def _relative(short: bool) -> Callable[[float], str]:
+    """How numbers are written: 0.17, 3e-05; `short` ones .17, 1.4."""
+
+    def text(value: float) -> str:
+        if value < 0.005:
+            return f"{value:.0e}"
+        return f"{value:.2f}".removeprefix("0") if short and value < 0.995 else f"{value:.{1 if short else 2}f}"
+
+    return text

@@ -16,7 +16,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stepjepa.evaluation.statistics import ALPHA
-from stepjepa.visualization.style import BLUE, GREY, ORANGE, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILION,
+    across,
+    legend_columns,
+    new_figure,
+    small,
+    styled,
+    text_width,
+    wrapped,
+)
+from stepjepa.visualization.words import arm_in_words, in_words
 
 UNSEEN, SHADE = "#E4E4E4", "#444444"
 SEED = 3.0
@@ -37,6 +50,7 @@ def forest(record: Mapping[str, Any]) -> Figure:
     arms = record["arms"]
     figure = figure_of_lines(7.8 + 3.1 * len(arms))
     left, right = figure.subplots(1, 2, sharey=True)
+    narrow = across(2, 20) == 1
     for row, arm in enumerate(arms):
         difference, seeds = arm["difference"], [100 * run["accuracy"] for run in arm["runs"]]
         colour = BLUE if difference else GREY
@@ -48,18 +62,19 @@ def forest(record: Mapping[str, Any]) -> Figure:
         else:
             right.text(0, row, "  baseline", color=GREY, va="center", fontsize=small())
     left.set_xlabel("accuracy (%)")
-    right.set_xlabel("difference to the baseline (points)")
+    right.set_xlabel("difference (points)" if narrow else "difference to the baseline (points)")
     right.axvline(0, color="black", linewidth=0.8, zorder=1)
-    rows_of_arms((left, right), [_label(arm) for arm in arms], ticks=6, steps=[1, 2, 5, 10])
+    rows_of_arms((left, right), [_label(arm) for arm in arms], ticks=3 if narrow else 6, steps=[1, 2, 5, 10])
     figure.set_layout_engine("constrained", wspace=0.06)
     handles = statistics_legend([len(arm["runs"]) for arm in arms], [arm["difference"] for arm in arms], SEED)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(3), columnspacing=1.6)
     return figure
 
 
 def _label(arm: Mapping[str, Any]) -> str:
     seeds = len(arm["runs"])
-    return arm["name"] if arm["fixed"] else f"{arm['name']}\n{seeds} seed{'s' if seeds > 1 else ''}"
+    name = wrapped(in_words(arm["name"]), 0.3 * text_width())
+    return name if arm["fixed"] else f"{name}\n{seeds} seed{'s' if seeds > 1 else ''}"
 
 
 @styled
@@ -72,10 +87,11 @@ def price_bars(*results: Mapping[str, Any]) -> Figure:
     arms = list(results[0]["arms"])
     colours = [GREY if arm.startswith("plain") else ORANGE if arm.startswith("single") else BLUE for arm in arms]
     rows = range(len(arms))
-    figure = new_figure(height=len(results) * (0.032 * len(arms) + 0.09))
-    grid = figure.subplots(len(results), 2, sharey=True, squeeze=False)
-    for panels, result in zip(grid, results, strict=True):
-        size = f"{result['model']['vocabulary_rows']:,} rows of vocabulary"
+    beside = across(2, 20)
+    figure = figure_of_lines(2 / beside * len(results) * ((2 if beside == 2 else 1.6) * len(arms) + 4.6))
+    grid = figure.subplots(2 * len(results) // beside, beside, sharey=True, squeeze=False)
+    for panels, result in zip(grid.reshape(-1, 2), results, strict=True):
+        size = f"{result['model']['vocabulary_rows']:,} rows" + (" of vocabulary" if beside == 2 else "")
         ratios = [result["arms"][arm]["ratio_to_plain"] for arm in arms]
         medians = [ratio["median"] for ratio in ratios]
         spans = [[r["median"] - r["q1"] for r in ratios], [r["q3"] - r["median"] for r in ratios]]
@@ -92,7 +108,7 @@ def price_bars(*results: Mapping[str, Any]) -> Figure:
             axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
             axes.set_title(title)
             axes.set_xlabel("× plain fine-tuning")
-    grid[0, 0].set_yticks(rows, [arm.replace("_", " ") for arm in arms])
+    grid[0, 0].set_yticks(rows, [wrapped(arm_in_words(arm), 15 * mpl.rcParams["font.size"]) for arm in arms])
     grid[0, 0].invert_yaxis()
     return figure
 

@@ -11,10 +11,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from stepjepa.visualization.style import (
     BLUE,
@@ -25,9 +26,14 @@ from stepjepa.visualization.style import (
     PURPLE,
     SIGNED,
     VERMILION,
+    across,
+    legend_columns,
     new_figure,
+    small,
     styled,
+    text_width,
 )
+from stepjepa.visualization.words import in_words
 
 MARKERS = {"context": "o", "target": "^", "state": "s"}
 VIEW_COLOURS = {"context": ORANGE, "target": GREEN, "state": PURPLE}
@@ -35,8 +41,14 @@ VIEW_NAMES = {"context": "context view", "target": "target view", "state": "step
 AXIS_NAMES = {"context": "context view, just before the step"}
 COLOURS = ("step", "view", "operation", "correct")
 UNKNOWN = "#BBBBBB"
+TURNS = 8
+"""Layers in which each view is drawn."""
 MOST_NUMBERS = 8
 """Largest heat map whose cells carry their numbers."""
+LEAST_DISTANCE = 1e-4
+"""1 − cosine below which all is one colour."""
+COSINES = (0.9999, 0.999, 0.99, 0.9, 0.5, 0, -0.5, -1)
+"""Marks of the scale of cosines."""
 
 
 @styled
@@ -44,7 +56,8 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
     """PCA and t-SNE maps, a row of panels for each record.
 
     The first panel is the uncentred PCA of the unit vectors inside the unit circle, one scale for all rows, with the
-    share of each view's energy that lies in its mean direction; t-SNE follows, once for each seed.
+    share of each view's energy that lies in its mean direction; t-SNE follows, once for each seed that has a place.
+    Views are drawn in turns, and context views as rings, so that neither hides the other.
 
     Args:
         records: of `projections.map_record`.
@@ -56,8 +69,10 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
     """
     if color not in COLOURS:
         raise ValueError(f"Unknown color {color!r}; choose one of {', '.join(COLOURS)}.")
-    columns = 1 + max(len(record["seeds"]) for record in records)
-    figure = new_figure(height=len(records) * (0.98 / columns + 0.08) + 0.07)
+    columns = across(1 + max(len(record["seeds"]) for record in records), 10)
+    figure = new_figure(
+        height=len(records) * (0.98 / columns + 5.5 * small() / text_width()) + 3 * small() / text_width()
+    )
     grid = figure.subplots(len(records), columns, squeeze=False)
     palette = _palette(records, color)
     area = (mpl.rcParams["font.size"] * 0.33) ** 2
@@ -66,9 +81,7 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
             key = [view["view"]] * len(view["step"]) if color == "view" else view[color]
             shades = [palette.get(value, (UNKNOWN, ""))[0] for value in key]
             for axes, points in zip(axes_row, [view["pca"], *view["tsne"]], strict=False):
-                axes.scatter(
-                    points["x"], points["y"], c=shades, marker=MARKERS[view["view"]], s=area, alpha=0.75, linewidths=0
-                )
+                _scatter(axes, points, shades, view["view"], area)
                 _connect(axes, view, points, connect)
         _frame_pca(axes_row[0], record)
         for axes, seed in zip(axes_row[1:], record["seeds"], strict=False):
@@ -83,11 +96,29 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
     figure.legend(
         handles=_handles(records, palette, color),
         loc="outside lower center",
-        ncols=6,
+        ncols=legend_columns(6, 14),
         handletextpad=0.2,
         columnspacing=1.2,
     )
     return figure
+
+
+def _scatter(axes: Axes, points: Mapping[str, Any], shades: Sequence[Any], view: str, area: float) -> None:
+    """The points of a view in `TURNS` layers, between which those of the other views come."""
+    ring = view == "context"
+    for turn in range(TURNS):
+        colours = shades[turn::TURNS]
+        axes.scatter(
+            points["x"][turn::TURNS],
+            points["y"][turn::TURNS],
+            facecolors="none" if ring else colours,
+            edgecolors=colours if ring else "none",
+            marker=MARKERS[view],
+            s=1.5 * area if ring else 0.8 * area,
+            linewidths=0.75 if ring else 0,
+            alpha=0.85,
+            zorder=1 + turn / TURNS,
+        )
 
 
 def _palette(records: Sequence[Mapping[str, Any]], color: str) -> dict[Any, tuple[Any, str]]:
@@ -112,7 +143,8 @@ def _handles(records: Sequence[Mapping[str, Any]], palette: Mapping[Any, tuple[A
     size = mpl.rcParams["font.size"] * 0.5
 
     def handle(marker: str, colour: Any, label: str) -> Line2D:
-        return Line2D([], [], marker=marker, color=colour, linestyle="none", markersize=size, label=label)
+        hollow: dict[str, Any] = {"markerfacecolor": "none"} if marker == MARKERS["context"] else {}
+        return Line2D([], [], marker=marker, color=colour, linestyle="none", markersize=size, label=label, **hollow)
 
     if color == "view":
         return [handle(MARKERS[name], *palette[name]) for name in names]
@@ -144,26 +176,41 @@ def _frame_pca(axes: Axes, record: Mapping[str, Any]) -> None:
     axes.axvline(0, color="#DDDDDD", linewidth=0.6, zorder=0)
     axes.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
     axes.set_title(f"PCA, uncentred:\n{first:.0%} + {second:.0%} of energy", fontsize="small")
-    axes.set_ylabel(record["label"])
+    axes.set_ylabel(in_words(record["label"]))
     means = ", ".join(f"{view} {energy:.0%}" for view, energy in record["mean_energy"].items())
-    axes.set_xlabel(f"in the mean direction:\n{means}", fontsize="x-small")
+    axes.set_xlabel(f"in the mean direction:\n{means}", fontsize=small())
 
 
 @styled
 def similarity_map(record: Mapping[str, Any]) -> Figure:
     """Cosines between steps, as they are and after the mean is removed, with a line between problems.
 
+    Cosines as they are have a logarithmic scale of their distance from 1, from the least to the largest, since those
+    of one step and all others are often near 1.
+
     Args:
         record: of `projections.similarity_record`.
     """
     height, width = len(record["row_steps"]), len(record["column_steps"])
     several = len(_problems(record["column_steps"])) > 1
-    figure = new_figure(height=min(0.42 * height / width + (0.19 if several else 0.13), 1.2))
-    panels = figure.subplots(1, 2, sharey=True)
-    image = None
+    beside = across(2, 20)
+    lines = (11 if several else 8) * mpl.rcParams["font.size"] / text_width()
+    figure = new_figure(height=2 / beside * (0.75 / beside * height / width + lines))
+    panels = figure.subplots(2 // beside, beside, sharey=True).ravel()
     for axes, name, title in zip(panels, ("raw", "centered"), ("cosine", "cosine, mean removed"), strict=True):
         values = np.array(record[name])
-        image = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1, aspect="equal")
+        if name == "raw":
+            distances = np.clip(1 - values, LEAST_DISTANCE, 2)
+            least, most = float(distances.min()), max(float(distances.max()), 1.01 * float(distances.min()))
+            image = axes.imshow(distances, cmap=f"{CONTINUOUS}_r", norm=LogNorm(least, most), aspect="equal")
+            ticks = [cosine for cosine in COSINES if least <= 1 - cosine <= most]
+            bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02)
+            bar.set_ticks([1 - cosine for cosine in ticks], labels=[f"{cosine:g}" for cosine in ticks], minor=False)
+            bar.ax.yaxis.set_minor_locator(NullLocator())
+            bar.ax.invert_yaxis()
+        else:
+            image = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1, aspect="equal")
+            figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02, ticks=[-1, 0, 1])
         axes.set_title(title)
         axes.set_xticks(range(width), _labels(record["column_steps"]), rotation=90)
         axes.set_yticks(range(height), _labels(record["row_steps"]))
@@ -182,11 +229,13 @@ def similarity_map(record: Mapping[str, Any]) -> Figure:
             axes.axhline(at, color="black", linewidth=0.8)
         if max(height, width) <= MOST_NUMBERS:
             for (row, column), value in np.ndenumerate(values):
-                shade = "white" if abs(value) > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize="x-small")
-    panels[0].set_ylabel(AXIS_NAMES.get(record["rows"], VIEW_NAMES[record["rows"]]))
-    assert image is not None
-    figure.colorbar(image, ax=panels, shrink=0.7, aspect=25, pad=0.02, ticks=[-1, 0, 1])
+                red, green, blue, _ = image.cmap(image.norm(1 - value if name == "raw" else value))
+                shade = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=small())
+    for axes in panels[::beside]:
+        axes.set_ylabel(AXIS_NAMES.get(record["rows"], VIEW_NAMES[record["rows"]]))
+    if "label" in record:
+        figure.suptitle(in_words(record["label"]))
     return figure
 
 
@@ -214,8 +263,14 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
         records: of `projections.spectrum_record`, all of the same views.
     """
     views = list(records[0]["views"])
-    figure = new_figure(height=0.35 + 0.035 * len(records))
-    panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
+    beside = across(len(views), 15)
+    lines = (9 + 1.3 * len(records)) * mpl.rcParams["font.size"] / text_width()
+    rows = -(-len(views) // beside)
+    figure = new_figure(height=rows * (max(0.24, 0.4 / beside) + lines))
+    grid = figure.subplots(rows, beside, sharey=True, squeeze=False)
+    panels = grid.ravel()[: len(views)]
+    for axes in grid.ravel()[len(views) :]:
+        axes.set_visible(False)
     styles = ("-", "--", "-.", ":")
     for axes, name in zip(panels, views, strict=True):
         for i, record in enumerate(records):
@@ -225,7 +280,7 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
                 entry["values"],
                 color=CYCLE[i % len(CYCLE)],
                 linestyle=styles[i % len(styles)],
-                label=f"{record['label']}: {entry['rank']:.1f}",
+                label=f"{in_words(record['label'])}: {entry['rank']:.1f}",
             )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -236,9 +291,10 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
             title=f"effective rank (of {records[0]['views'][name]['most']})",
             title_fontsize="small",
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.2),
+            bbox_to_anchor=(0.5, -0.24),
         )
     lowest = min(min(entry["values"]) for record in records for entry in record["views"].values())
     panels[0].set_ylim(bottom=max(0.7 * lowest, 1e-7))  # below that is the rounding of float32
-    panels[0].set_ylabel("share of the largest")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of the largest")
     return figure

@@ -7,7 +7,6 @@ figure says above it which cells have no finished record, so that a gap is never
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,23 @@ from stepjepa.visualization.comparison import (
     seed_dots,
     statistics_legend,
 )
-from stepjepa.visualization.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure, small, styled
+from stepjepa.visualization.style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    across,
+    legend_columns,
+    new_figure,
+    small,
+    styled,
+    text_width,
+    wrapped,
+)
+from stepjepa.visualization.words import arm_in_words
 
 Report = Mapping[str, Any]
 Curve = tuple[str, str]
@@ -40,6 +55,10 @@ PAIRS = {"first": (BLUE, "first pair of a problem"), "consecutive": (PURPLE, "al
 VIEWS = {"context": (ORANGE, "context view"), "target": (GREEN, "target view")}
 MEAN = 0.8
 """Size of the dot of a mean over seeds, a share of the house's own."""
+SIDE_BY_SIDE = 0.1
+"""Between figures of one λ, a share of the distance between two decades."""
+LINEAR = 0.6
+"""Place between 0 and the least λ, likewise."""
 MARKERS = "sD^"
 """Of differences to the first, second, third baseline."""
 
@@ -57,10 +76,9 @@ def lambda_accuracy(report: Report) -> Figure:
         ValueError: the grid has no such axis.
     """
     places = on_axis(report, "lbd")
-    figure = new_figure(height=0.42)
-    left, right = figure.subplots(1, 2)
+    figure, left, right = _two_panels()
     for axes in (left, right):
-        _lambda_axis(axes, places.values())
+        _lambda_axis(axes, places.values(), across(2, 20))
     aside = 0.16 * min(value for value in places.values() if value > 0)
     for arm, place in places.items():
         if arm in report["arms"]:
@@ -69,7 +87,7 @@ def lambda_accuracy(report: Report) -> Figure:
     for entry in comparisons:
         place = places[entry["arm"]]
         difference_marks(right, place, entry, beside=max(1.16 * place, aside))
-    _difference_axis(right, "y", "to λ = 0")
+    _difference_axis(right, "to λ = 0")
     left.set_ylabel("test accuracy (%)")
     _finish(figure, report, _statistics(report, comparisons))
     return figure
@@ -91,21 +109,24 @@ def lambda_representations(report: Report) -> Figure:
     places = on_axis(report, "lbd")
     splits = [(places[arm], report["arms"][arm]["validation"]) for arm in _recorded(report, places)]
     panels = metric_panels()
-    rows = math.ceil(len(panels) / 3)
-    figure = new_figure(height=0.36 * rows)
-    all_axes = figure.subplots(rows, 3, squeeze=False).flat
+    beside = across(3, 14)
+    rows = math.ceil(len(panels) / beside)
+    figure = new_figure(height=1.08 * rows / beside)
+    all_axes = figure.subplots(rows, beside, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.remove()
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
-        for name, colour in curves:
+        for number, (name, colour) in enumerate(curves):
             summaries = [(place, summary) for place, split in splits if (summary := measured(split, name))]
-            _curve(axes, [(place, summary["mean"]) for place, summary in summaries], color=colour)
-            for place, summary in summaries:
+            shift = SIDE_BY_SIDE * (number - (len(curves) - 1) / 2)
+            shifted = [(_aside(place, places.values(), shift), summary) for place, summary in summaries]
+            _curve(axes, [(place, summary["mean"]) for place, summary in shifted], color=colour)
+            for place, summary in shifted:
                 _spread(axes, place, summary, colour)
             chance = [(place, level["mean"]) for place, split in splits if (level := measured(split, f"{name}_chance"))]
             _curve(axes, chance, color=colour, linestyle="--", zorder=1)
-        axes.set_title(title)
-        _lambda_axis(axes, places.values())
+        axes.set_title(wrapped(title, 0.66 * text_width() / beside))
+        _lambda_axis(axes, places.values(), beside)
         _reading_lines(axes.axhline, title)
     _finish(figure, report, _representations_legend())
     return figure
@@ -124,18 +145,17 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
         ValueError: the grid lacks one of the axes.
     """
     places, levels = on_axis(report, option), on_axis(report, by)
-    figure = new_figure(height=0.42)
-    left, right = figure.subplots(1, 2)
+    figure, left, right = _two_panels()
     name = "λ" if by == "lbd" else by
     handles = []
     for number, level in enumerate(sorted(set(levels.values()))):
         colour = GREY if level == 0 else CYCLE[number % len(CYCLE)]
-        shift = 1.09**number  # side by side, or intervals would hide one another
+        shift = 1.16**number  # side by side, or intervals would hide one another
         means = []
         for arm in _recorded(report, places):
             if levels[arm] == level:
                 place, split = places[arm] * shift, report["arms"][arm]["test"]
-                interval(left, place, split, "accuracy", colour, beside=place * 1.04)
+                interval(left, place, split, "accuracy", colour, beside=place * 1.05)
                 means.append((place, 100 * split["accuracy"]))
         _curve(left, means, color=colour, linewidth=0.8, zorder=1)
         handles.append(Line2D([], [], color=colour, marker="o", label=f"{name} = {level:g}"))
@@ -152,7 +172,7 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
         axes.set_xlabel(f"training {option}")
         grid_lines(axes, "y")
     bases = {axis_values(entry["baseline"]).get(by) for entry in comparisons}
-    _difference_axis(right, "y", f"to {name} = {' or '.join(sorted(filter(None, bases)))}")
+    _difference_axis(right, f"to {name} = {' or '.join(sorted(filter(None, bases)))}")
     left.set_ylabel("test accuracy (%)")
     _finish(figure, report, [*handles, *_statistics(report, comparisons)])
     return figure
@@ -160,17 +180,19 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
 
 @styled
 def arms_forest(report: Report) -> Figure:
-    """Every arm in a row: accuracy, paired differences to each baseline, and four figures of its representations.
+    """Every arm in a row: accuracy, paired differences to each baseline, LM loss, and three figures of representations.
 
     Args:
         report: of `experiments.report.report`, of any grid.
     """
     rows = {arm: row for row, arm in enumerate(all_arms(report))}
     bases = list(dict.fromkeys(entry["baseline"] for entry in report["comparisons"]))
-    titles = ["MRR among all steps", "centred margin", "energy in mean direction", "LM loss (nats)"]
+    titles = ["LM loss (nats)", "MRR among all steps", "centred margin", "energy in mean direction"]
     curves = metric_panels()
-    figure = figure_of_lines(11 + 2.6 * len(rows))
-    panels = figure.subplots(1, 2 + len(titles), sharey=True, width_ratios=[1.2, 1.6] + [1] * len(titles))
+    beside = across(3, 14.5)
+    below = 6 // beside
+    figure = figure_of_lines(below * (3.5 + (2 if beside == 3 else 2.4) * len(rows)) + (5 if beside == 3 else 9))
+    panels = figure.subplots(below, beside, sharey=True).ravel()
     for arm, splits in report["arms"].items():
         row = rows[arm]
         interval(panels[0], row, splits["test"], "accuracy", BLUE, beside=row + 0.26, across=True)
@@ -184,14 +206,15 @@ def arms_forest(report: Report) -> Figure:
     for arm in (arm for arm in rows if arm not in report["arms"]):
         style: dict[str, Any] = {"color": VERMILION, "ha": "center", "va": "center", "fontsize": small()}
         panels[0].text(0.5, rows[arm], "no record", transform=panels[0].get_yaxis_transform(), **style)
-    _difference_axis(panels[1], "x", f"to {bases[0]}" if len(bases) == 1 else "")
-    for axes, title in zip(panels, ["test accuracy (%)", "", *titles], strict=True):
-        if title:
-            axes.set_xlabel(textwrap.fill(title, 10))
-        axes.xaxis.label.set_size(small())
+    names = [arm_in_words(base) for base in bases]
+    panels[1].axvline(0, color="black", linewidth=0.8, zorder=1)
+    to = f"difference to {names[0]} (points)" if len(bases) == 1 else "difference (points)"
+    for axes, title in zip(panels, ["test accuracy (%)", to, *titles], strict=True):
+        axes.set_title(wrapped(title, 0.72 * text_width() / beside), fontsize=small())
         _reading_lines(axes.axvline, title)
-    rows_of_arms(panels, [textwrap.fill(arm, 26) for arm in rows], ticks=3, steps=[1, 2, 3, 5, 10])
-    several = [legend_mark(f"difference to {base}", SHADE, MARKERS[i % len(MARKERS)]) for i, base in enumerate(bases)]
+    labels = [wrapped(arm_in_words(arm), (0.2 if beside == 3 else 0.3) * text_width()) for arm in rows]
+    rows_of_arms(panels, labels, ticks=3, steps=[1, 2, 3, 5, 10])
+    several = [legend_mark(f"difference to {name}", SHADE, MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)]
     handles = [*_statistics(report, report["comparisons"]), *(several if len(bases) > 1 else ())]
     _finish(figure, report, [*handles, *_representations_legend(chance="|")])
     return figure
@@ -235,12 +258,12 @@ def missing_cells(report: Report) -> list[str]:
         for arm, own in seeds.items():
             alike.setdefault(tuple(own), []).append(arm)
         for numbers, arms in alike.items():
-            where = "; ".join(arms) if len(arms) < len(all_arms(report)) else "every arm"
+            where = "; ".join(map(arm_in_words, arms)) if len(arms) < len(all_arms(report)) else "every arm"
             lines.append(f"{what}: seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of {where}")
     for arm, splits in report["arms"].items():
         count = len(splits["seeds"])
         if diverged := count - splits["validation"]["lm_loss"]["seeds"]:
-            lines.append(f"diverged, only accuracy is known: {diverged} of {count} seeds of {arm}")
+            lines.append(f"diverged, only accuracy is known: {diverged} of {count} seeds of {arm_in_words(arm)}")
     return lines
 
 
@@ -276,24 +299,42 @@ def _recorded(report: Report, places: Mapping[str, float]) -> list[str]:
 # -------- parts of the figures --------
 
 
-def _lambda_axis(axes: Axes, values: Any) -> None:
-    """λ on a logarithmic axis that has a place for 0, with a tick at every value."""
+def _two_panels() -> tuple[Figure, Axes, Axes]:
+    """Accuracy and difference, side by side or one below the other."""
+    beside = across(2, 20)
+    figure = new_figure(height=0.42 if beside == 2 else 1.6)
+    left, right = figure.subplots(2 // beside, beside).ravel()
+    return figure, left, right
+
+
+def _aside(place: float, places: Iterable[float], share: float) -> float:
+    """A place on the λ axis moved by a share of the distance between two decades."""
+    least = min(value for value in places if value > 0)
+    return place * 10**share if place > 0 else share * least / LINEAR
+
+
+def _lambda_axis(axes: Axes, values: Any, beside: int) -> None:
+    """λ on a logarithmic axis that has a place for 0, with a tick at every value.
+
+    Where as many panels stand `beside` each other that labels would touch, every second one is left out.
+    """
     ticks = sorted(set(values))
     least = min(value for value in ticks if value > 0)
-    axes.set_xscale("symlog", linthresh=least, linscale=0.6)
-    axes.set_xticks(ticks, [f"{tick:g}".replace("0.", ".") for tick in ticks])  # short: panels may be narrow
+    axes.set_xscale("symlog", linthresh=least, linscale=LINEAR)
+    labels = [f"{tick:g}" for tick in ticks]
+    if text_width() / beside < 3.4 * small() * len(ticks):
+        labels[2::2] = [""] * len(labels[2::2])
+    axes.set_xticks(ticks, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(-0.35 * least, 1.8 * ticks[-1])
     axes.set_xlabel("λ")
     grid_lines(axes, "y")
 
 
-def _difference_axis(axes: Axes, direction: str, base: str) -> None:
-    """Names the axis of differences and draws its zero; `direction` is "y" or "x"."""
-    line, label = (axes.axhline, axes.set_ylabel) if direction == "y" else (axes.axvline, axes.set_xlabel)
-    line(0, color="black", linewidth=0.8, zorder=1)
-    text = f"difference {base}".rstrip() + " (points)"
-    label(textwrap.fill(text, 15) if direction == "x" else text)
+def _difference_axis(axes: Axes, base: str) -> None:
+    """Names the axis of differences and draws its zero."""
+    axes.axhline(0, color="black", linewidth=0.8, zorder=1)
+    axes.set_ylabel(f"difference {base} (points)")
 
 
 def _reading_lines(line: Any, title: str) -> None:
@@ -345,11 +386,13 @@ def _representations_legend(chance: str = "--") -> list[Any]:
 
 def _finish(figure: Figure, report: Report, handles: Sequence[Any]) -> None:
     """Legend below; above, what is missing."""
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=4, handletextpad=0.5, columnspacing=1.6)
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=legend_columns(4), handletextpad=0.5, columnspacing=1.6
+    )
     missing = missing_cells(report)
     warnings = ["MISSING: " + ". ".join(missing)] if missing else []
     if max(len(arm["seeds"]) for arm in report["arms"].values()) == 1:
         warnings.append("ONE SEED an arm: intervals and p-values are about these models, not about other seeds")
     if warnings:
-        text = "\n".join(textwrap.fill(warning, 105) for warning in warnings)
+        text = "\n".join(map(wrapped, warnings))
         figure.suptitle(text, color=VERMILION, fontsize=small())

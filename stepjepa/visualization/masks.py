@@ -30,6 +30,7 @@ from stepjepa.visualization.style import (
     ROLES,
     SKY,
     VERMILION,
+    across,
     new_figure,
     styled,
 )
@@ -85,8 +86,12 @@ def mask_panels(record: Mapping[str, Any]) -> Figure:
     """
     panels = record["panels"]
     sizes = [len(panel["tokens"]) for panel in panels]
-    figure = new_figure(height=0.8 * max(sizes) / sum(sizes) + 0.12)
-    axes_list = figure.subplots(1, len(panels), width_ratios=sizes)
+    if across(len(panels), 20) > 1:
+        figure = new_figure(height=0.8 * max(sizes) / sum(sizes) + 0.12)
+        axes_list = figure.subplots(1, len(panels), width_ratios=sizes)
+    else:
+        figure = new_figure(height=0.78 * sum(sizes) / max(sizes) + 0.55)
+        axes_list = figure.subplots(len(panels), 1, height_ratios=sizes)
     for axes, panel in zip(axes_list, panels, strict=True):
         count = len(panel["tokens"])
         for q, row in enumerate(panel["rows"]):
@@ -108,7 +113,7 @@ def mask_panels(record: Mapping[str, Any]) -> Figure:
         Patch(color=ROLES["predictor"], label="predictor token: context view"),
         Patch(color=ROLES["copy"], label="step 2 on its own: target view"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if across(2, 20) > 1 else 1)
     return figure
 
 

@@ -10,11 +10,24 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from stepjepa.visualization.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled
+from stepjepa.visualization.style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILION,
+    across,
+    legend_columns,
+    new_figure,
+    small,
+    styled,
+    wrapped,
+)
 
 NO_STEP = "#D9D9D9"
 
@@ -32,13 +45,15 @@ def token_strip(tokens: Sequence[str], step_ids: Sequence[int], labels: Sequence
     rows = -(-len(tokens) // columns)
     figure = new_figure(0.034 * rows + 0.05)
     axes = figure.subplots()
-    small = 0.75 * mpl.rcParams["font.size"]
+    letters = 0.75 * mpl.rcParams["font.size"]
     for i, (token, step, label) in enumerate(zip(tokens, step_ids, labels, strict=True)):
         x, y = i % columns, i // columns
         colour = CYCLE[step % len(CYCLE)] if step >= 0 else NO_STEP
         axes.add_patch(Rectangle((x, y), 0.94, 0.86, facecolor=colour, alpha=0.55 if label != -100 else 0.3))
         text = _short(token)
-        axes.text(x + 0.47, y + 0.45, text, ha="center", va="center", fontsize=small, family="monospace", clip_on=True)
+        axes.text(
+            x + 0.47, y + 0.45, text, ha="center", va="center", fontsize=letters, family="monospace", clip_on=True
+        )
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.set_axis_off()
     shown = sorted(set(step_ids))
@@ -50,7 +65,7 @@ def token_strip(tokens: Sequence[str], step_ids: Sequence[int], labels: Sequence
         )
         for step in shown
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), legend_columns(8, 8)))
     return figure
 
 
@@ -68,8 +83,9 @@ def data_histograms(examples: Sequence[Mapping[str, Any]], rows: Sequence[Mappin
         examples: prepared examples.
         rows: the same, tokenized.
     """
-    figure = new_figure(0.28)
-    left, middle, right = figure.subplots(1, 3)
+    beside = across(3, 14)
+    figure = new_figure(0.84 / beside if beside > 1 else 1.8)
+    left, middle, right = figure.subplots(3 // beside, beside).ravel()
     counts = Counter(example["total_steps"] for example in examples)
     left.bar(list(counts), list(counts.values()), color=BLUE)
     left.set(xlabel="steps in a solution", ylabel="examples")
@@ -91,31 +107,48 @@ def loss_curves(log_history: Sequence[Mapping[str, Any]], title: str = "") -> Fi
         title: over the figure.
 
     Returns:
-        Three panels: language-modelling loss, JEPA loss, and retrieval of the true next step against chance with
-        target spread. Dots are evaluations.
+        Four panels: language-modelling loss, JEPA loss (on a logarithmic axis), retrieval of the true next step
+        against chance, and target spread. Dots are evaluations.
     """
-    figure = new_figure(height=0.36)
-    left, middle, right = figure.subplots(1, 3)
+    beside = across(4, 14)
+    figure = new_figure(height=1.1 / beside * 4 / beside)
+    panels = figure.subplots(4 // beside, beside, sharex=True).ravel()
+    losses, jepa, retrieval, spread = panels
     train = [entry for entry in log_history if "lm_loss" in entry]
     evaluation = [entry for entry in log_history if "eval_lm_loss" in entry]
 
     for axes, name, colour, label in (
-        (left, "lm_loss", BLUE, "LM loss (nats)"),
-        (middle, "jepa_loss", ORANGE, "JEPA loss"),
+        (losses, "lm_loss", BLUE, "LM loss"),
+        (jepa, "jepa_loss", VERMILION, "JEPA loss"),
     ):
         _line(axes, train, name, colour, "training")
         _line(axes, evaluation, f"eval_{name}", colour, "evaluation", marker="o", linestyle="none")
-        _finish(axes, label)
-        axes.set_ylim(bottom=0)
-    _line(right, train, "retrieval", GREEN, "retrieval")
-    _line(right, train, "retrieval_chance", GREY, "chance", linestyle="--")
-    _line(right, train, "target_spread", PURPLE, "target spread")
-    _finish(right, "share, cosine distance")
-    right.set_ylim(0, None)
+        axes.set_title(label)
+    _line(retrieval, train, "retrieval", GREEN, "training")
+    _line(retrieval, train, "retrieval_chance", GREY, "chance", linestyle="--")
+    retrieval.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    retrieval.set_title("retrieval")
+    _line(spread, train, "target_spread", PURPLE, "training")
+    spread.set_title("target spread")
+    for axes, unit in ((losses, "nats"), (retrieval, "share found"), (spread, "cosine distance")):
+        axes.set_ylabel(unit, fontsize=small())
+    values = [entry[name] for entry in log_history for name in ("jepa_loss", "eval_jepa_loss") if name in entry]
+    if values and min(values) > 0:
+        jepa.set_yscale("log")
+        jepa.yaxis.set_major_formatter("{x:g}")
+        jepa.yaxis.set_minor_formatter(NullFormatter())
+    for axes in panels:
+        if axes is not jepa or axes.get_yscale() != "log":
+            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if axes is jepa else 0)
+        if axes.get_legend_handles_labels()[0] and axes in (losses, retrieval):
+            axes.legend()
+    for axes in panels[-beside:]:
+        axes.set_xlabel("optimizer step")
     if not any("jepa_loss" in entry for entry in train):
-        middle.text(0.5, 0.5, "no JEPA term in training (λ = 0)", ha="center", transform=middle.transAxes, color=GREY)
+        text = {"ha": "center", "va": "center", "color": GREY}
+        jepa.text(0.5, 0.5, "no JEPA term\nin training (λ = 0)", transform=jepa.transAxes, **text)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(wrapped(title))
     return figure
 
 
@@ -123,13 +156,6 @@ def _line(axes: Axes, entries: Sequence[Mapping[str, Any]], name: str, colour: s
     points = [(entry["step"], entry[name]) for entry in entries if name in entry]
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
-
-
-def _finish(axes: Axes, label: str) -> None:
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
 
 
 class LiveCurves(TrainerCallback):

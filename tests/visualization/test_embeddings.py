@@ -29,7 +29,12 @@ def panels(figure):
 
 
 def colours(axes):
-    return {tuple(np.round(c[:3], 3)) for dots in axes.collections for c in dots.get_facecolors()}
+    return {tuple(np.round(c[:3], 3)) for dots in axes.collections for c in shades_of(dots)}
+
+
+def shades_of(dots):
+    """Colours of the dots of a layer; a ring has only an edge."""
+    return dots.get_facecolors() if len(dots.get_facecolors()) else dots.get_edgecolors()
 
 
 def rgb(*names):
@@ -141,16 +146,34 @@ def test_colours_follow_the_label(record):
 
 def test_each_dot_has_the_colour_of_its_own_label(record):
     axes = panels(embedding_map(record, color="correct"))[0]
-    for dots, view in zip(axes.collections, record["views"], strict=True):
-        np.testing.assert_allclose(dots.get_offsets(), np.transpose([view["pca"]["x"], view["pca"]["y"]]))
-        shades = {1: BLUE, 0: VERMILION, -1: UNKNOWN}
-        expected = [to_rgba(shades[value])[:3] for value in view["correct"]]
-        np.testing.assert_allclose(dots.get_facecolors()[:, :3], expected)
+    shades = {1: BLUE, 0: VERMILION, -1: UNKNOWN}
+    drawn = [
+        (*place, *colour[:3])
+        for dots in axes.collections
+        for place, colour in zip(dots.get_offsets().tolist(), shades_of(dots).tolist(), strict=True)
+    ]
+    expected = [
+        (x, y, *to_rgba(shades[value])[:3])
+        for view in record["views"]
+        for x, y, value in zip(view["pca"]["x"], view["pca"]["y"], view["correct"], strict=True)
+    ]
+    np.testing.assert_allclose(sorted(drawn), sorted(expected))
+
+
+def test_neither_view_hides_the_other(record):
+    """Context views are rings, and no layer of them lies above all of the target views."""
+    layers = panels(embedding_map(record, color="view"))[0].collections
+    rings = [dots for dots in layers if not len(dots.get_facecolors())]
+    filled = [dots for dots in layers if len(dots.get_facecolors())]
+    assert {tuple(np.round(dots.get_edgecolors()[0][:3], 3)) for dots in rings} == rgb(ORANGE)
+    assert len(rings) == len(filled) == 8
+    assert max(dots.get_zorder() for dots in rings) <= max(dots.get_zorder() for dots in filled)
+    assert min(dots.get_sizes()[0] for dots in rings) > max(dots.get_sizes()[0] for dots in filled)
 
 
 def test_views_differ_by_marker(embeddings):
     record = map_record(embeddings, seeds=(), views=("context", "target", "state"))
-    dots = panels(embedding_map(record))[0].collections
+    dots = [each for each in panels(embedding_map(record))[0].collections if each.get_zorder() == 1]
     shapes = [tuple(map(tuple, each.get_paths()[0].vertices)) for each in dots]
     assert len(set(shapes)) == len(record["views"]) == 3
 
@@ -169,8 +192,8 @@ def test_lines_join_the_steps_of_chosen_problems(embeddings, record):
     np.testing.assert_allclose(lines[2].get_xdata(), [target["tsne"][0]["x"][i] for i in rows])
 
 
-@pytest.mark.parametrize("size", ["notebook", "paper"])
-def test_maps_fit_their_page(record, size):
+@pytest.mark.parametrize(("size", "width"), [("notebook", 9.0), ("paper", 6.75), ("column", 3.25)])
+def test_maps_fit_their_page(record, size, width):
     figure = embedding_map(record, size=size)
     figure.draw_without_rendering()
     page = figure.bbox
@@ -179,7 +202,7 @@ def test_maps_fit_their_page(record, size):
         assert box.x0 >= page.x0 - 1
         assert box.x1 <= page.x1 + 1
         assert box.y1 <= page.y1 + 1
-    assert figure.get_size_inches()[0] == (9.0 if size == "notebook" else 5.5)
+    assert figure.get_size_inches()[0] == width
 
 
 def test_records_stay_small_and_survive_json():
@@ -219,9 +242,11 @@ def test_similarity_map_shows_both_matrices_and_the_boundaries(embeddings):
     record = similarity_record(embeddings, (0, 1))
     figure = similarity_map(record)
     raw, centered = (axes for axes in panels(figure) if axes.images)
-    np.testing.assert_allclose(raw.images[0].get_array(), record["raw"])
+    distances = 1 - np.array(record["raw"])
+    np.testing.assert_allclose(raw.images[0].get_array(), distances.clip(min=1e-4))
     np.testing.assert_allclose(centered.images[0].get_array(), record["centered"])
-    assert raw.images[0].get_clim() == centered.images[0].get_clim() == (-1, 1)
+    assert raw.images[0].get_clim() == (1e-4, distances.max())  # all of the scale, wherever the cosines lie
+    assert centered.images[0].get_clim() == (-1, 1)
     first = len(embeddings.steps[0])
     assert sorted(line.get_xdata()[0] for line in raw.lines)[-1] == first - 0.5
     assert [label.get_text() for label in raw.get_yticklabels()] == [

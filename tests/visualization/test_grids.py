@@ -120,7 +120,7 @@ def test_accuracies_stand_at_their_lambda_with_every_seed(by_lambda):
     every = sorted(100 * share for own in by_lambda["arms"].values() for share in own["test"]["by_seed"])
     assert len(every) == 35
     np.testing.assert_allclose(seeds(left), every)
-    assert [label.get_text() for label in left.get_xticklabels()] == ["0", ".01", ".03", ".1", ".3", "1", "3"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0", "0.01", "0.03", "0.1", "0.3", "1", "3"]
     differences = sorted(
         (float(each["arm"].removeprefix("lbd=")), 100 * each["value"]) for each in by_lambda["comparisons"]
     )
@@ -198,10 +198,10 @@ def test_missing_failed_and_diverged_cells_are_said_in_every_figure(tmp_path):
     found = report(grid, folder, draws=200)
     lines = missing_cells(found)
     assert lines == [
-        "not run to the end: seed 2 of lbd=0.01; lbd=0.1",
-        "not run to the end: seeds 0, 1, 2, 3, 4 of lbd=3",
-        "failed: seed 4 of lbd=1",
-        "diverged, only accuracy is known: 1 of 5 seeds of lbd=0.3",
+        "not run to the end: seed 2 of λ = 0.01; λ = 0.1",
+        "not run to the end: seeds 0, 1, 2, 3, 4 of λ = 3",
+        "failed: seed 4 of λ = 1",
+        "diverged, only accuracy is known: 1 of 5 seeds of λ = 0.3",
     ]
     for draw in (lambda_accuracy, lambda_representations, arms_forest):
         figure = draw(found)
@@ -212,7 +212,7 @@ def test_missing_failed_and_diverged_cells_are_said_in_every_figure(tmp_path):
     assert left.get_xticks()[-1] == 3  # an arm that is missing leaves its place empty
     panels = arms_forest(found).axes
     assert [text.get_text() for text in panels[0].texts] == ["no record"]
-    assert [label.get_text() for label in panels[0].get_yticklabels()][-1] == "lbd=3"
+    assert [label.get_text() for label in panels[0].get_yticklabels()][-1] == "λ = 3"
 
 
 def test_seeds_that_every_arm_lacks_are_said_once(tmp_path):
@@ -248,10 +248,10 @@ def test_an_arm_of_which_every_seed_diverged_keeps_its_accuracy_only(tmp_path):
         record["validation"] |= {"lm_loss": None, "representations": {"first": empty, "consecutive": empty}}
         folder.write(cell, record)
     found = report(grid, folder, draws=200)
-    assert missing_cells(found) == ["diverged, only accuracy is known: 5 of 5 seeds of lbd=3"]
+    assert missing_cells(found) == ["diverged, only accuracy is known: 5 of 5 seeds of λ = 3"]
     assert len(points(lambda_accuracy(found).axes[0], "o")) == 7
     for axes in lambda_representations(found).axes:
-        assert max(x for x, _ in points(axes, "o")) == 1
+        assert 0.8 < max(x for x, _ in points(axes, "o")) < 1.2  # figures of one λ stand side by side
     last = list(found["arms"]).index("lbd=3")
     assert last not in {round(y) for axes in arms_forest(found).axes[2:] for _, y in points(axes, "o")}
 
@@ -261,9 +261,18 @@ def test_an_arm_of_which_every_seed_diverged_keeps_its_accuracy_only(tmp_path):
 
 def test_arms_have_their_figures_in_their_row(isolation):
     figure = arms_forest(isolation)
-    accuracy, difference, rank, margin, energy, loss = figure.axes
+    accuracy, difference, loss, rank, margin, energy = figure.axes
     names = [label.get_text().replace("\n", " ") for label in accuracy.get_yticklabels()]
-    assert names == list(isolation["arms"])
+    assert names == [
+        "plain fine-tuning",
+        "step isolated",
+        "not isolated",
+        "step and first token",
+        "shuffled target",
+        "random target",
+        "plain, equal compute",
+    ]
+    arms = list(isolation["arms"])
     expected = [(100 * own["test"]["accuracy"], row) for row, own in enumerate(isolation["arms"].values())]
     np.testing.assert_allclose(points(accuracy, "o"), sorted(expected))
     for marker, base in (("s", "plain"), ("D", "step")):
@@ -271,10 +280,10 @@ def test_arms_have_their_figures_in_their_row(isolation):
         assert len(points(difference, marker)) == len(against) == 6
         for each in against:
             assert any(
-                x == pytest.approx(100 * each["value"]) and round(y) == names.index(each["arm"])
+                x == pytest.approx(100 * each["value"]) and round(y) == arms.index(each["arm"])
                 for x, y in points(difference, marker)
             )
-    assert {"difference to plain", "difference to step"} <= set(words(figure))
+    assert {"difference to plain fine-tuning", "difference to step isolated"} <= set(words(figure))
     for axes, count in ((rank, 2), (margin, 2), (energy, 2), (loss, 1)):
         assert (
             len([line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() == 4]) == 7 * count
@@ -298,9 +307,10 @@ def test_low_data_has_a_curve_for_each_lambda(tmp_path):
         low_data(found, "train_examples")
 
 
-@pytest.mark.parametrize("size", ["notebook", "paper"])
+@pytest.mark.parametrize("size", ["notebook", "paper", "column"])
 def test_figures_fit_their_page(by_lambda, isolation, size):
-    for figure in (lambda_accuracy(by_lambda, size=size), arms_forest(isolation, size=size)):
+    for draw, found in ((lambda_accuracy, by_lambda), (lambda_representations, by_lambda), (arms_forest, isolation)):
+        figure = draw(found, size=size)
         page = figure.bbox
         for axes in figure.axes:
             box = axes.get_tightbbox()

@@ -27,7 +27,7 @@ from stepjepa.visualization.style import new_figure, save_figure, styled
 from stepjepa.visualization.training import loss_curves
 
 DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
-WIDTHS = {"notebook": 9.0, "paper": 5.5}
+WIDTHS = {"notebook": 9.0, "paper": 6.75, "column": 3.25}
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,12 @@ def test_settings_come_back_when_drawing_fails():
 def test_figures_are_shares_of_the_text_width():
     @styled
     def half() -> Figure:
-        assert style.text_width() in (648, 396)
+        assert style.text_width() in (648, 486, 234)
         return new_figure(0.5, width=0.5)
 
     assert half().get_size_inches().tolist() == [4.5, 4.5]
-    assert half(size="paper").get_size_inches().tolist() == [2.75, 2.75]
+    assert half(size="paper").get_size_inches().tolist() == [3.375, 3.375]
+    assert half(size="column").get_size_inches().tolist() == [1.625, 1.625]
     assert half.__name__ == "half"
 
 
