@@ -8,6 +8,9 @@ bit, is trained and saved as safetensors, and knows the file as its origin.
 from __future__ import annotations
 
 import importlib.util
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,8 @@ def gguf_tokenizer(path: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    file = _readable(path)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    with _reading(path) as file:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.name_or_path = str(file)
     return tokenizer
 
@@ -65,13 +68,13 @@ def gguf_model(path: str | Path, dtype: Any = "float32", attn_implementation: st
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    file = _readable(path)
     options: dict[str, Any] = {"dtype": "float32" if dtype == "auto" else dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     plain = getattr(transformers, "GgufConfig", None)  # of versions that would leave the weights packed on some devices
     packed = {} if plain is None else {"quantization_config": plain(dequantize=True)}
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options, **packed)
+    with _reading(path) as file:
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options, **packed)
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -84,11 +87,16 @@ def gguf_model(path: str | Path, dtype: Any = "float32", attn_implementation: st
     return model.eval()
 
 
-def _readable(path: str | Path) -> Path:
-    file = Path(path)
+@contextmanager
+def _reading(path: str | Path) -> Iterator[Path]:
+    """The file, while a library reads it."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{path} is a GGUF file, which needs the package gguf: pip install gguf")
+    file = Path(path)
     with file.open("rb") as start:
         if start.read(4) != b"GGUF":
             raise UserError(f"{path} is no GGUF file, whatever its name says: it does not begin with «GGUF»")
-    return file
+    try:
+        yield file
+    except (struct.error, IndexError) as error:
+        raise UserError(f"{path} ends too early: part of the file is missing ({error})") from error

@@ -157,20 +157,24 @@ def initialise_rows(model: Any, tokenizer: PreTrainedTokenizerBase, added: list[
     if not added:
         return
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(added))
-    rows = model.get_input_embeddings().weight.shape[0]
-    grows = int(ids.max()) >= rows
-    if grows:
-        model.resize_token_embeddings(int(ids.max()) + 1, mean_resizing=False)
+    grow_rows(model, int(ids.max()) + 1)
     known = int(ids.min())
     embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings().weight
     generator = torch.Generator().manual_seed(seed)
     mean, std = (embedding[:known].float().mean(dim=0), embedding[:known].float().std(dim=0))
     noise = torch.randn(len(ids), embedding.shape[1], generator=generator).to(embedding.device)
-    ids = ids.to(embedding.device)
-    embedding[ids] = (mean + 0.1 * std * noise).to(embedding.dtype)
-    if grows and head.data_ptr() != embedding.data_ptr():
-        head[ids] = head[:known].float().mean(dim=0).to(head.dtype)
+    embedding[ids.to(embedding.device)] = (mean + 0.1 * std * noise).to(embedding.dtype)
+
+
+@torch.no_grad()
+def grow_rows(model: Any, rows: int) -> None:
+    """Give embedding and head at least so many rows; new ones are the mean row, the same however often it is done."""
+    known = model.get_input_embeddings().weight.shape[0]
+    if rows <= known:
+        return
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module.weight[known:] = module.weight[:known].float().mean(dim=0).to(module.weight.dtype)
 
 
 def set_pad_token(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -237,9 +241,7 @@ def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
     if not is_gguf(base):
         return AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
     model = _full_model(base, options)
-    rows = len(AutoTokenizer.from_pretrained(path))
-    if rows > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(rows, mean_resizing=False)
+    grow_rows(model, len(AutoTokenizer.from_pretrained(path)))
     return PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained)
 
 
