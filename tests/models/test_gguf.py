@@ -132,12 +132,12 @@ def test_what_is_no_model_is_explained(tmp_path, monkeypatch):
     for share in (0.05, 0.6):
         cut = tmp_path / "cut.gguf"
         cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-        with pytest.raises(UserError, match="cut.gguf"):
+        with pytest.raises(UserError, match=r"cut\.gguf"):
             load_model(str(cut))
     strange = write_gguf(original, known, tmp_path / "strange.gguf", architecture="rwkv6")
     with pytest.raises(UserError, match="rwkv6"):
         load_model(str(strange))
-    with pytest.raises(UserError, match="did you mean .*whole.gguf"):
+    with pytest.raises(UserError, match=r"did you mean .*whole\.gguf"):
         load_model(str(tmp_path / "whol.gguf"))
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match="pip install gguf"):
