@@ -1,7 +1,7 @@
 """Write the generated parts of the Markdown files again: `python figures/tables.py`.
 
 A part stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->` and is a function of the records in `data/`, or of
-the first docstring lines in the package. Nothing is trained or measured here; a test compares the files with this one.
+the docstrings and tables of the package. Nothing is trained or measured here; a test compares the files with this one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepjepa.data.files import FILES
+from stepjepa.data.formats import FORMATS
+from stepjepa.data.origins import ORIGINS
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
@@ -360,6 +363,20 @@ def files() -> list[str]:
     return lines[:-1]
 
 
+def formats() -> list[str]:
+    """Everything that `prepare` reads."""
+    return [
+        *table(["a source is", "named as"], *([what, how] for what, how in ORIGINS.items())),
+        "",
+        *table(["a file is", "named as"], *([what, how] for what, how in FILES.items())),
+        "",
+        *table(
+            ["`--format`", "rows", "known by"],
+            *([f"`{name}`", kind.about, kind.fields] for name, kind in FORMATS.items()),
+        ),
+    ]
+
+
 def named_modules(room: Path) -> list[str]:
     """The modules that the docstring of a room's `__init__` names, in its order."""
     docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
@@ -408,6 +425,7 @@ def drills() -> list[str]:
 BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
     "README.md": {"findings": findings, "rooms": rooms},
     "stepjepa/README.md": {"files": files},
+    "notebooks/README.md": {"formats": formats},
     "figures/README.md": {
         "train": train,
         "compare": compare,

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.problems import generate_problems
 
 VOCABULARY = 2048

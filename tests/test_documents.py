@@ -59,7 +59,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 # -------- generated parts --------
 
 
-@pytest.mark.parametrize("document", ["README.md", "stepjepa/README.md", "figures/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md"])
 def test_generated_parts_are_those_of_records_and_modules(tables, document):
     assert text_of(document) == tables.current(document), "run `python figures/tables.py`"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -64,6 +65,10 @@ class Layout(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=110)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Lines of a text that has several stay lines."""
+        return "\n".join(textwrap.fill(line, width, subsequent_indent="    ") for line in text.splitlines())
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:

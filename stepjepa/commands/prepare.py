@@ -8,7 +8,11 @@ from typing import get_args
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, ROW_FORMATS, RowFormat
+from stepjepa.data.converters import WrongSteps
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.files import FILES
+from stepjepa.data.formats import FORMATS
+from stepjepa.data.origins import ORIGINS
 from stepjepa.data.steps import Splitter, Think
 from stepjepa.records import UserError, one_writer, option
 
@@ -18,12 +22,12 @@ class PrepareOptions:
     """What to prepare, and how steps are found in it."""
 
     source: list[str] = option(
-        help="'builtin', files (JSON lines or array, CSV, Parquet; gzip), or Hub data set ids",
+        help="'builtin', files, folders, patterns, Hub data set ids; below are all kinds",
         aliases=["--train_file", "--eval_file", "--test_file"],
     )
     output_file: str = option(help="JSONL to write, one example a line")
-    format: RowFormat | None = option(
-        None, "the kind of the rows; recognised by their fields if absent", choices=ROW_FORMATS
+    format: str | None = option(
+        None, "the kind of the rows; recognised by their fields if absent", choices=tuple(FORMATS)
     )
     splitter: Splitter | None = option(
         None, "how steps are found; 'line' for GSM8K rows, 'auto' otherwise", choices=get_args(Splitter)
@@ -37,6 +41,11 @@ class PrepareOptions:
         None, f"system message; 'none' for none. Default: «{DEFAULT_SYSTEM_PROMPT}»; none for builtin"
     )
     source_name: str | None = option(None, "name in the examples' 'source' field; the file's or data set's by default")
+    wrong_steps: WrongSteps = option(
+        "skip",
+        "solutions with a step that is labelled as wrong: skip them, or keep them with their labels (not to train on)",
+        choices=get_args(WrongSteps),
+    )
     only_correct: bool = option(False, "drop rows whose solution boxes another answer than the reference")
     strict: bool = option(False, "make the first bad line an error")
     hub_config: str | None = option(None, "configuration of a Hub data set")
@@ -50,9 +59,18 @@ class PrepareOptions:
     )
 
 
+def kinds() -> str:
+    """All that is read, a line each."""
+    lines = ["sources:", *(f"  {what}: {how}" for what, how in ORIGINS.items())]
+    lines += ["files, told by how they begin:", *(f"  {what}: {how}" for what, how in FILES.items())]
+    lines += ["rows (--format), told by their fields in this order:"]
+    lines += [f"  {name}: {kind.about}; {kind.fields}" for name, kind in FORMATS.items()]
+    return "\n".join(lines).replace("`", "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa prepare`."""
-    parser = Parser("prepare", "Turn solutions of any source into chat JSONL with steps.")
+    parser = Parser("prepare", "Turn solutions of any source into chat JSONL with steps.", kinds())
     options: PrepareOptions = parse(parser, argv, PrepareOptions)
     from stepjepa.data.sources import prepare
 
@@ -70,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 min_chars=options.min_chars,
                 system_prompt={None: "auto", "none": None}.get(options.system_prompt, options.system_prompt),
                 source_name=options.source_name,
+                wrong_steps=options.wrong_steps,
                 only_correct=options.only_correct,
                 strict=options.strict,
                 count=options.problems,

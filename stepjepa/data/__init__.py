@@ -1,9 +1,13 @@
 """Worked solutions → steps → chat text → tokens with labels and step indices.
 
-files.py        files and Hub data sets → raw rows
+origins.py      what a source names: files, folders, patterns, Hub data sets
+files.py        a file → raw rows
 fields.py       what a raw row holds, whatever a data set calls it
 endings.py      end-of-turn strings at the end of a solution, taken off
-formats.py      one raw row → one example, with its reference answer
+formats.py      the table of all kinds of rows; one raw row → one example
+converters.py   one converter for each kind of row
+labelled.py     step-labelled sets: steps as they are given, with their labels
+examples.py     an example: messages, steps, answer, source
 boxes.py        the boxed answer of a solution
 notation.py     what never changes an answer's meaning, taken away
 numbers.py      numbers as people write them → exact values

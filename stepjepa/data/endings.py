@@ -59,7 +59,8 @@ def _without_ends(value: Any, depth: int) -> Any:
     if depth and isinstance(value, list) and value:
         *others, last = value  # of the steps of a solution only the last ends it
         new = [part if isinstance(part, str) else _without_ends(part, depth - 1) for part in others]
-        if end := _without_ends(last, depth - 1):
+        end = _without_ends(last, depth - 1)
+        if end != "" or last == "":  # a step of nothing but an end is none; a label False stays
             new.append(end)
         same = len(new) == len(value) and all(one is other for one, other in zip(new, value, strict=True))
         return value if same else new

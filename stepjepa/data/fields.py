@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ UNKNOWN_FIELDS = "fields of no known format"
 WANTED_FIELDS = (
     "a conversation ({messages}), or a question ({question}) with a solution ({solution}, answer) or steps ({steps})"
 ).format(**{kind: ", ".join(names) for kind, names in FIELDS.items()})
+_SHOWN = 8  # fields that a message names, of at most
+_LENGTH = 30  # characters
 
 
 class RowError(ValueError):
@@ -45,6 +48,23 @@ def field_name(row: Mapping[str, Any], kind: str) -> str | None:
     """The first field of a kind that is filled, else the first that is there."""
     present = [name for name in FIELDS[kind] if row.get(name) is not None]
     return next((name for name in present if row[name] not in ("", [])), present[0] if present else None)
+
+
+def near_miss(row: Mapping[str, Any]) -> RowError:
+    """What a row of no known format lacks, and the fields that it has."""
+    seen = [name[:_LENGTH] for name, value in row.items() if value is not None][:_SHOWN]
+    question, solution = field_name(row, "question"), field_name(row, "solution") or field_name(row, "steps")
+    said = []
+    if question:
+        said.append(f"has {question!r} but no solution and no steps")
+    elif solution:
+        said.append(f"has {solution!r} but no question")
+    known = {name for kind in ("messages", "question", "solution", "steps") for name in FIELDS[kind]} | {"answer"}
+    for name in seen:
+        if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.8)):
+            said.append(f"is {name!r} meant for {near[0]!r}?")
+    said.append(f"fields seen: {', '.join(map(repr, seen)) or 'none'}")
+    return RowError(f"{UNKNOWN_FIELDS}: {'; '.join(said)}")
 
 
 def optional_text(row: Mapping[str, Any], kind: str) -> str | None:

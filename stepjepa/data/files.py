@@ -1,4 +1,4 @@
-"""A file or a data set on the Hugging Face Hub → raw rows, each with its place or the reason why it cannot be read.
+"""A file → raw rows, each with its place or the reason why it cannot be read.
 
 What is in a file is told by how it begins, not by its name, except tables of text (`.csv`, `.tsv`).
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import bz2
 import csv
-import difflib
 import gzip
 import io
 import json
 import lzma
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,19 +23,9 @@ from tqdm.auto import tqdm
 from stepjepa.data.fields import RowError
 from stepjepa.records import UserError, on_disk, printable
 
-Source = str | os.PathLike[str]
-
-_UNTELLING_STEMS = {"train", "test", "validation", "valid", "val", "dev", "data"}
-_TABLES = {".csv", ".tsv"}
-_DATA_SUFFIXES = {*_TABLES, ".json", ".jsonl", ".ndjson", ".txt", ".parquet", ".gz", ".bz2", ".xz", ".zst"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # `gsm8k`, `openai/gsm8k`; not `a/b/c`, `my data`
-_HUB_CONFIGS = {"openai/gsm8k": "main", "gsm8k": "main"}  # the Hub names no default configuration for it
-_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*)://")  # `https://`, `hf://`
-_HUB_PAGE = re.compile(r"/datasets/([\w.-]+/[\w.-]+)")  # the data set of a page, `/datasets/openai/gsm8k`
-_COMPRESSED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
+TABLES = {".csv", ".tsv"}
 _NOT_READ = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"ARROW1": "an Arrow file",
     b"\x89HDF": "an HDF5 file",
     b"SQLite": "a database",
@@ -47,8 +35,32 @@ _NOT_READ = {
     b"<": "a web page or XML",
 }
 """How files begin that are no rows for us, and what they are."""
-READ = "JSON lines, a JSON array, CSV, TSV or Parquet, also compressed with gzip, bzip2 or xz"
+FILES = {
+    "JSON lines": "`.jsonl`, `.ndjson`, or any other name",
+    "a JSON array, or an object with a list `data` or `rows`": "`.json`, or any other name",
+    "CSV, TSV": "`.csv`, `.tsv`, with a header; commas, semicolons or tabs",
+    "Parquet": "`.parquet`, or any other name",
+    "any of them compressed with gzip, bzip2, xz or zstd": "`.gz`, `.bz2`, `.xz`, `.zst`, or any other name",
+}
+"""What is read → how it is usually named."""
+READ = "JSON lines, a JSON array, CSV, TSV or Parquet, also compressed with gzip, bzip2, xz or zstd"
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # `\u0000`, `\\\u0000`; not `\\u0000`, which is a backslash and text
+
+
+def _zstd(data: bytes) -> bytes:
+    from pyarrow import BufferReader, CompressedInputStream  # the standard library has none before Python 3.14
+
+    with CompressedInputStream(BufferReader(data), "zstd") as stream:
+        text: bytes = stream.read()
+    return text
+
+
+_COMPRESSED = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\x00": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def file_rows(path: Path) -> Iterator[Row]:
     rows: Iterable[Row]
     if data.startswith(b"PAR1"):
         rows = _parquet_rows(path, data)
-    elif suffixes & _TABLES:
+    elif suffixes & TABLES:
         rows = _table_rows(path, data)
     else:
         rows = _json_rows(path, data)
@@ -200,68 +212,3 @@ def _raise(value: object) -> NoReturn:
     if isinstance(value, RowError):
         raise value
     raise RowError(f"a value that JSON has no word for: {type(value).__name__}")
-
-
-# -------- the Hub, and names --------
-
-
-def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    """The rows of a data set on the Hub.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        rows = load_dataset(name, config or _HUB_CONFIGS.get(name), split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        raise UserError(
-            f"'{name}' is neither a file here nor a data set that could be loaded from the Hugging Face Hub. "
-            f"If it is gated or private, ask for access on its page and log in with `hf auth login`. "
-            f"The Hub said: {type(error).__name__}: {error}"
-        ) from error
-    for number, row in enumerate(tqdm(rows, desc=name, unit="row", delay=2, leave=False), 1):
-        yield Row(f"{name}[{split}]:{number}", row)
-
-
-def locate(source: Source) -> Path | str:
-    """The file that ``source`` names, or a Hub id; a mistyped path must not be looked up on the Hub.
-
-    Raises:
-        UserError: there is no such file, or it is a folder.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in _DATA_SUFFIXES)
-        raise UserError(f"'{source}' is a folder; name a file in it" + (f": {', '.join(inside)}" if inside else ""))
-    name = str(source)
-    if _URL.match(name):
-        page = _HUB_PAGE.search(name)
-        named = f"; or name the data set of that page: '{page[1]}'" if page else ""
-        raise UserError(f"'{source}' is an address; download the file and name it{named}")
-    looks_local = (
-        isinstance(source, os.PathLike)
-        or path.suffix.lower() in _DATA_SUFFIXES
-        or name.startswith((".", "/", "~"))
-        or (len(path.parts) > 1 and path.parent.is_dir())
-        or not _HUB_ID.fullmatch(name)
-    )
-    if not looks_local:
-        return name
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=3)
-    raise UserError(f"no file '{source}'" + (f"; did you mean {' or '.join(close)}?" if close else ""))
-
-
-def name_of(located: Path | str) -> str:
-    """``gsm8k/train.jsonl`` → ``gsm8k``, ``mine.jsonl`` → ``mine``, ``openai/gsm8k`` → ``gsm8k``."""
-    if isinstance(located, str):
-        return located.rsplit("/", 1)[-1]
-    stem = located.name
-    while (suffix := Path(stem).suffix).lower() in _DATA_SUFFIXES or (stem == located.name and suffix):
-        stem = stem.removesuffix(suffix)
-    return stem if stem.lower() not in _UNTELLING_STEMS else located.resolve().parent.name or stem

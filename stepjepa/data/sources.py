@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.converters import RowOptions, WrongSteps
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT, Example, make_example
 from stepjepa.data.fields import UNKNOWN_FIELDS, WANTED_FIELDS, RowError
-from stepjepa.data.files import READ, Source, file_rows, hub_rows, json_fault, locate, name_of
-from stepjepa.data.formats import (
-    DEFAULT_SYSTEM_PROMPT,
-    Example,
-    RowFormat,
-    RowOptions,
-    answers_agree,
-    convert_row,
-    make_example,
-    recognise_format,
-)
+from stepjepa.data.files import READ, json_fault
+from stepjepa.data.formats import convert_row, recognise_format
+from stepjepa.data.origins import Source, locate
+from stepjepa.data.readings import same_answer
 from stepjepa.data.steps import Short, Splitter, Think
 from stepjepa.records import UserError, write_jsonl
 
@@ -100,11 +95,12 @@ def read_examples(
     *,
     config: str | None = None,
     split: str = "train",
-    row_format: RowFormat | None = None,
+    row_format: str | None = None,
     splitter: Splitter | None = None,
     think: Think = "remove",
     short: Short = "merge",
     min_chars: int = 20,
+    wrong_steps: WrongSteps = "skip",
     system_prompt: str | Literal["auto"] | None = "auto",
     source_name: str | None = None,
     only_correct: bool = False,
@@ -116,12 +112,14 @@ def read_examples(
     """Read a source as examples.
 
     Args:
-        source: ``"builtin"``, a file (see `files.py`), a Hub data set id, or a list of them.
+        source: ``"builtin"``, what `ORIGINS` of `origins.py` names, or a list of them.
         config: configuration of a Hub data set (``openai/gsm8k`` is read as ``main``).
         split: split of a Hub data set or of the built-in problems.
         row_format: the kind of every row; ``None`` recognises each row by its fields.
         splitter, think, short, min_chars: see :func:`stepjepa.data.steps.split_steps`. ``splitter=None`` takes
             ``line`` for GSM8K rows and ``auto`` otherwise. Prepared and built-in examples have their steps.
+        wrong_steps: ``skip`` leaves out solutions with a step that is labelled as wrong; ``keep`` keeps them, with
+            ``wrong_step`` (the index of the first).
         system_prompt: ``"auto"`` is none for the built-in problems and ``DEFAULT_SYSTEM_PROMPT`` for others;
             ``None`` is none. Chat rows keep a system message of their own, prepared rows are not touched.
         source_name: the examples' ``source``; by default the file's or folder's or data set's name.
@@ -148,16 +146,15 @@ def read_examples(
                 examples.append(example)
             continue
         prompt = DEFAULT_SYSTEM_PROMPT if system_prompt == "auto" else system_prompt
-        options = RowOptions(splitter, think, short, min_chars, prompt)
-        located = locate(origin)
-        name = name_of(located)
-        for row in file_rows(located) if isinstance(located, Path) else hub_rows(located, config, split):
+        options = RowOptions(splitter, think, short, min_chars, wrong_steps, prompt)
+        located = locate(origin, config, split)
+        for row in located.rows():
             report.read += 1
             options.changes.clear()
             try:
                 if isinstance(row.value, RowError):
                     raise row.value
-                example = convert_row(row.value, name, row_format, options)
+                example = convert_row(row.value, located.name, row_format, options)
                 kind = row_format or recognise_format(row.value)  # type: ignore[arg-type]
                 if fault := json_fault(example):
                     raise fault
@@ -208,7 +205,7 @@ def _check_answer(example: Example, kind: str, only_correct: bool, report: Repor
         report.unboxed += 1
         if only_correct:
             raise RowError(r"the solution has no \boxed{} answer (only_correct)")
-    elif not answers_agree(boxed, example["answer"]):
+    elif not same_answer(boxed, example["answer"], lambda *_: False):
         report.wrong += 1
         if only_correct:
             raise RowError("the solution's answer is not the reference (only_correct)")
@@ -221,7 +218,8 @@ def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[st
         UserError: as :func:`read_examples`, or if the output is a source; nothing is written then.
     """
     for origin in _listed(source):
-        if Path(origin).exists() and Path(output_file).exists() and os.path.samefile(origin, output_file):
+        files = () if origin == "builtin" else locate(origin).files
+        if Path(output_file).exists() and any(os.path.samefile(file, output_file) for file in files):
             raise UserError(f"the output file '{output_file}' is a source; write to another file")
     examples, report = read_examples(source, **options)
     write_jsonl(examples, output_file)

@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.chat import Message
 from stepjepa.data.encoding import ChatEncoder, Encoded, chat_encoder
-from stepjepa.data.formats import RowError, check_steps
+from stepjepa.data.examples import check_steps
+from stepjepa.data.fields import RowError
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
 

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepjepa.data.converters import RowOptions
 from stepjepa.data.endings import without_ends
 from stepjepa.data.fields import ROLES, RowError, field_name, lower_names, question_of, read_messages
-from stepjepa.data.files import Row, file_rows, hub_rows, locate, name_of
-from stepjepa.data.formats import RowOptions, convert_row
+from stepjepa.data.files import Row
+from stepjepa.data.formats import convert_row
 from stepjepa.data.golds import named_answer, stated_answer
+from stepjepa.data.origins import locate
 from stepjepa.data.sources import read_examples
 from stepjepa.data.thoughts import split_thoughts
-from stepjepa.records import UserError
+from stepjepa.records import UserError, file_digest
 
 BUILTIN = "builtin"
 PLACES = 5  # named in a message
@@ -77,11 +79,11 @@ def read_questions(
                 data.questions.append(_from_example(example, {}) | {"place": f"{BUILTIN}[{split}]:{number}"})
             name, digest = BUILTIN, None
         else:
-            located = locate(source)
-            rows = file_rows(located) if isinstance(located, Path) else hub_rows(located, hub_config, split)
-            for row in rows:
-                _take(row, name_of(located), data, goldless)
-            name, digest = shown_path(source), _file_digest(located) if isinstance(located, Path) else None
+            located = locate(source, hub_config, split)
+            for row in located.rows():
+                _take(row, located.name, data, goldless)
+            # Of several files it is their questions' digest.
+            name, digest = shown_path(source), file_digest(located.files[0]) if len(located.files) == 1 else None
         new = data.questions[before:]
         if not new and not goldless:
             raise UserError(f"{source}: no question in it{_listed(data.unreadable)}")
@@ -124,7 +126,7 @@ def read_question(row: object, source: str) -> Question:
         raise RowError("not a JSON object")
     row = without_ends(lower_names(row))
     try:
-        example = convert_row(row, source, options=RowOptions(system_prompt=None))
+        example = convert_row(row, source, options=RowOptions(system_prompt=None, wrong_steps="keep"))
     except RowError:  # its solution may be no solution; question and gold answer are all that is needed here
         return _bare(row, source)
     return _from_example(example, row) if example["answer"] else _bare(row, source)
@@ -193,11 +195,6 @@ def _listed(unreadable: Sequence[Mapping[str, str]]) -> str:
     if not unreadable:
         return " (it is empty)"
     return "; " + "; ".join(f"{row['place']}: {row['reason']}" for row in unreadable[:PLACES])
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(questions: Iterable[Question]) -> str:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.encoding import Prompt, chat_encoder
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.thoughts import CHANNEL_MARKS, MARKS, opened_thought
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, generate

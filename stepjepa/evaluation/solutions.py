@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stepjepa.data.converters import RowOptions
 from stepjepa.data.fields import RowError
 from stepjepa.data.files import json_fault
-from stepjepa.data.formats import RowOptions, convert_row
+from stepjepa.data.formats import convert_row
 from stepjepa.data.thoughts import split_thoughts
 from stepjepa.evaluation.answers import answers_match, extract_answer
 

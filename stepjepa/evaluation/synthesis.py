@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.thoughts import opened_thought
 from stepjepa.evaluation.generation import Generation, Sampling, context_length, generate
 from stepjepa.evaluation.journal import Partial, differences, digest, read_partial

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from stepjepa.data.encoding import Encoded, Prompt, chat_encoder, prompt_of
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import encode_examples, tokenize_dataset

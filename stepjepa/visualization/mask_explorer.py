@@ -23,7 +23,7 @@ import traitlets
 from ipywidgets import HTML, Dropdown, IntSlider, Textarea, ToggleButtons, VBox
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example

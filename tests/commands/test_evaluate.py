@@ -15,7 +15,7 @@ from small_tokenizers import llama3_style
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepjepa.commands.evaluate import main
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids, read_results
 from stepjepa.models.checkpoint import BUILTIN_PATH, locate_model

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stepjepa.data.encoding import chat_encoder, prompt_of
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.data.tokens import encode_examples, tokenize_dataset, tokenize_example
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import step_spans

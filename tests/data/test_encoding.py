@@ -12,7 +12,7 @@ from small_tokenizers import STYLES, gpt2_style, qwen_style
 from stepjepa.data import chat
 from stepjepa.data.chat import ChatRenderer
 from stepjepa.data.encoding import chat_encoder, end_of_turn_id, prompt_of
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.data.tokens import tokenize_dataset, tokenize_example
 
 EXAMPLE = make_example("How many?", ["Natalia sold 3.", "The answer is \\boxed{3}."], "3", "s", "Be brief.")

@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 
 from stepjepa.data.fields import RowError
-from stepjepa.data.files import file_rows, locate, name_of
+from stepjepa.data.files import file_rows
+from stepjepa.data.origins import locate, name_of
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
 
@@ -40,6 +41,13 @@ def parquet() -> bytes:
     return file.getvalue()
 
 
+def zstd(data: bytes) -> bytes:
+    buffer = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(buffer, "zstd") as stream:
+        stream.write(data)
+    return buffer.getvalue().to_pybytes()
+
+
 def values(path: Path) -> list[object]:
     return [str(row.value) if isinstance(row.value, RowError) else row.value for row in file_rows(path)]
 
@@ -51,6 +59,9 @@ def values(path: Path) -> list[object]:
         ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("no_ending", bz2.compress(LINES)),
         ("a.json.xz", lzma.compress(json.dumps(ROWS).encode())),
+        ("a.jsonl.zst", zstd(LINES)),
+        ("a.jsonl.zst", zstd(LINES[:50]) + zstd(LINES[50:])),
+        ("a.parquet.zst", zstd(parquet())),
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", json.dumps(ROWS, indent=2).encode()),
         ("a.json", b"\n [" + LINES.strip().replace(b"\n", b",\n") + b"]"),
@@ -76,7 +87,7 @@ def test_kinds_that_are_read(tmp_path: Path, name: str, data: bytes) -> None:
     ("data", "reason"),
     [
         (b"PK\x03\x04rest", r"a zip archive or a spreadsheet, which is not read; JSON lines"),
-        (b"\x28\xb5\x2f\xfdrest", "zstd"),
+        (zstd(LINES)[:-5], "damaged and cannot be decompressed"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"<!DOCTYPE html>", "a web page"),
         (gzip.compress(LINES, mtime=0)[:-20], "damaged and cannot be decompressed"),

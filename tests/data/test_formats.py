@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from stepjepa.data.converters import RowOptions
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.fields import FIELDS, RowError
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowOptions, convert_row, recognise_format
+from stepjepa.data.formats import convert_row, recognise_format
 
 QUESTION = "A crate holds two bags of 3 kg and 4 kg. What do two crates weigh?"
 STEPS = ["We add the two weights: 3 + 4 = 7.", "Then we double it, which is 14.", "The answer is \\boxed{14}."]
@@ -148,7 +150,7 @@ def test_unknown_fields_are_named() -> None:
     with pytest.raises(RowError) as error:
         convert_row({"frage": "q", "l\x1b[2Jsung": "s", "empty": None}, "s")
     assert "\x1b" not in str(error.value)
-    assert str(error.value).startswith("fields of no known format: 'frage', 'l")
+    assert str(error.value).startswith("fields of no known format: fields seen: 'frage', 'l")
     assert "empty" not in str(error.value)
 
 
@@ -157,7 +159,7 @@ ROWS: list[dict[str, Any]] = [
     {"problem": QUESTION, "solution": SOLUTION, "answer": "14", "type": "a"},
     {"question": QUESTION, "deepseek_response": SOLUTION, "ground_truth": "14"},
     {"instruction": QUESTION, "input": "x", "output": SOLUTION, "system": "s", "history": []},
-    {"prompt": QUESTION, "completions": STEPS, "labels": [True]},
+    {"prompt": QUESTION, "completions": STEPS, "labels": [True] * 3},
     {
         "messages": [turn("user", QUESTION), turn("assistant", SOLUTION)],
         "steps": STEPS,

@@ -11,8 +11,10 @@ import pytest
 from real_data import DATA
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.converters import RowOptions
+from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.fields import WANTED_FIELDS, RowError
-from stepjepa.data.formats import DEFAULT_SYSTEM_PROMPT, RowOptions, convert_row, recognise_format
+from stepjepa.data.formats import convert_row, recognise_format
 from stepjepa.data.sources import Report, make_example, prepare, read_examples
 from stepjepa.records import UserError, write_jsonl
 
@@ -132,7 +134,10 @@ BAD = [
     (b"[1, 2]", "not a JSON object"),
     (b"", "empty line"),
     (b'{"question": "caf\xe9", "answer": "#### 1"}', "not UTF-8"),
-    ({"question": "q"}, "fields of no known format: 'question'"),
+    (
+        {"question": "q"},
+        "fields of no known format: has 'question' but no solution and no steps; fields seen: 'question'",
+    ),
     ({"question": "", "answer": "#### 1"}, "'question' is empty"),
     ({"question": 3, "answer": "#### 1"}, "'question' is not text"),
     ({"question": "q", "answer": ["#### 1"]}, "'answer' is not text"),
@@ -265,8 +270,8 @@ def test_mistyped_paths_are_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch
     for name in ("missing.json", "./missing", "folder/missing", str(tmp_path / "missing"), "a b", "a/b/c"):
         with pytest.raises(UserError, match="no file"):
             read_examples(name)
-    with pytest.raises(UserError, match=r"is a folder; name a file in it: train\.jsonl"):
-        read_examples(str(tmp_path))
+    with pytest.raises(UserError, match=r"is a folder without a file of rows"):
+        read_examples("folder")
 
 
 def test_hub_rows_and_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +285,11 @@ def test_hub_rows_and_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     examples, report = read_examples("openai/gsm8k", split="test")
     assert calls == [("openai/gsm8k", "main", "test")]
     assert examples[0]["source"] == "gsm8k"
-    assert report.skipped == {"fields of no known format: 'question'": ["openai/gsm8k[test]:2"]}
+    assert report.skipped == {
+        "fields of no known format: has 'question' but no solution and no steps; fields seen: 'question'": [
+            "openai/gsm8k[test]:2"
+        ]
+    }
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network")

@@ -11,7 +11,8 @@ from collections import Counter
 import pytest
 from real_data import DATA
 
-from stepjepa.data.formats import final_answer_step, strip_calculator_marks
+from stepjepa.data.converters import strip_calculator_marks
+from stepjepa.data.examples import final_answer_step
 from stepjepa.data.steps import split_steps
 
 FIRST = "First, add the two numbers: 48 + 24 = 72."

@@ -12,7 +12,7 @@ import torch
 from ipywidgets import Widget
 
 from stepjepa import load_model
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
