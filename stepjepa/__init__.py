@@ -27,6 +27,7 @@ _HOMES = {
     "StepJEPATrainer": "training.trainer",
     "embedding_explorer": "visualization.embedding_explorer",
     "mask_explorer": "visualization.mask_explorer",
+    "solving_form": "visualization.solving_form",
 }
 """Public name → the module that it lives in."""
 __all__ = ["__version__", *_HOMES]
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from stepjepa.training.trainer import StepJEPATrainer as StepJEPATrainer
     from stepjepa.visualization.embedding_explorer import embedding_explorer as embedding_explorer
     from stepjepa.visualization.mask_explorer import mask_explorer as mask_explorer
+    from stepjepa.visualization.solving_form import solving_form as solving_form
 
 
 def __getattr__(name: str) -> Any:

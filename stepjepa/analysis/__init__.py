@@ -12,6 +12,7 @@ projections.py   t-SNE, PCA, similarities and spectra as records
 energies.py      each step's distance from what was expected of it
 detection.py     planted wrong steps found by energy, beside controls
 choice.py        the best of several sampled solutions by energy
+solving.py       a question answered step by step, with energy and surprisal
 attention.py     attention over trunk and branches; forbidden cells weigh exactly 0
 leakage.py       which change of the text moves which view
 """

@@ -8,6 +8,7 @@ synthesize.py sample solutions from a teacher
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA
 evaluate.py   answer test problems and check the answers
+generate.py   answer a question step by step
 compare.py    result files → paired differences
 embed.py      a data set → one embedding file
 inspect.py    embedding files → metrics and a verdict

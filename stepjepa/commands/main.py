@@ -23,6 +23,7 @@ COMMANDS = {
         "commands.evaluate",
         "answer test problems and check the answers: one row a question, accuracy with intervals",
     ),
+    "generate": ("commands.generate", "answer a question step by step, with the energy and the surprisal of each step"),
     "compare": ("commands.compare", "result files of several models and seeds: paired differences with intervals"),
     "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("commands.inspect", "aligned or collapsed? metrics of embedding files with intervals and controls"),

@@ -27,8 +27,8 @@ METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
-    """The model that a command looks at, the data that it looks at it with, and where it runs."""
+class LoadedModel:
+    """The model that a command looks at, and where it runs."""
 
     model_name: str = option(
         BUILTIN,
@@ -39,6 +39,12 @@ class ModelOptions:
     revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
     trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
     device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
+
+
+@dataclass(kw_only=True)
+class ModelOptions(LoadedModel):
+    """Also the data that a command looks at its model with."""
+
     test_file: list[str] = option(
         [BUILTIN],
         "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
@@ -114,9 +120,9 @@ class Parser(argparse.ArgumentParser):
         if option.choices:
             about["choices"] = option.choices
         if option.many:
-            about["nargs"] = "+"
+            about["nargs"] = "*" if option.positional and not option.required else "+"
         if option.positional:
-            self.usage = f"{self.prog} {option.metavar} [options]"
+            self.usage = f"{self.prog} {option.metavar if option.required else f'[{option.metavar}]'} [options]"
             group.add_argument(option.name, **about)
             return
         if option.const is not None:

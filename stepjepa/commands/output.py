@@ -10,7 +10,7 @@ from typing import IO
 from stepjepa.records import printable
 
 
-def say(text: object = "", file: IO[str] | None = None) -> None:
+def say(text: object = "", file: IO[str] | None = None, end: str = "\n") -> None:
     """Print a text, control characters written out; the one place where commands print.
 
     Where nobody reads any longer (`stepjepa … | head`) the command goes on without a word: what it was asked for are
@@ -18,7 +18,7 @@ def say(text: object = "", file: IO[str] | None = None) -> None:
     """
     file = file or sys.stdout
     try:
-        print(printable(str(text)), file=file, flush=True)
+        print(printable(str(text)), file=file, end=end, flush=True)
     except BrokenPipeError:
         silence(file)
 

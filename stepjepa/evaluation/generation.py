@@ -15,7 +15,7 @@ therefore gives the answers that one run over all prompts gives.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -159,6 +159,21 @@ class _Leave(StoppingCriteria):
         return self.done | (self.leave_at is not None and steps >= self.leave_at)
 
 
+class _Watch(StoppingCriteria):
+    """Stops nothing: tells what the first row of the batch has said so far, without the token that ends its turn."""
+
+    def __init__(
+        self, told: Callable[[list[int]], object], ends: Sequence[int], before: list[int], length: int
+    ) -> None:
+        self.told, self.ends, self.before, self.prompt_length = told, ends, before, length
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        row = input_ids[0, self.prompt_length :].tolist()
+        if row[-1] not in self.ends:
+            self.told([*self.before, *row])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 class _Draw(LogitsProcessor):
     """Sampling with given uniform numbers `[B, T]`: of the scores `[B, V]` all but the drawn token's become −∞.
 
@@ -178,7 +193,12 @@ class _Draw(LogitsProcessor):
 
 
 @torch.no_grad()
-def generate(model: Any, tokenizer: PreTrainedTokenizerBase, state: Generation) -> Iterator[list[int]]:
+def generate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    state: Generation,
+    watch: Callable[[list[int]], object] | None = None,
+) -> Iterator[list[int]]:
     """Answer what `state` still has to answer; the requests of each batch are yielded when their answers have grown.
 
     The checkpoint's own generation settings (penalties, top-k, …) are set aside: what is measured is the model.
@@ -187,6 +207,7 @@ def generate(model: Any, tokenizer: PreTrainedTokenizerBase, state: Generation) 
         model: A causal language model with `generate` (a PEFT model too), on any device; its training mode and the
             global random state are left as they were.
         tokenizer: Its tokenizer, with a pad token; it is not changed.
+        watch: told the tokens of the answer after each of them; for a single prompt.
 
     Raises:
         UserError: the tokenizer has no pad token, or nothing ends a turn.
@@ -197,11 +218,18 @@ def generate(model: Any, tokenizer: PreTrainedTokenizerBase, state: Generation) 
         raise UserError("the tokenizer has no pad token, which batched generation needs")
     while batch := state.next_batch():
         with _as_it_is(model):  # not across the yield: the caller may use the model between two batches
-            _answer_batch(model, state, batch, ends, pad)
+            _answer_batch(model, state, batch, ends, pad, watch)
         yield batch
 
 
-def _answer_batch(model: Any, state: Generation, batch: list[int], ends: list[int], pad: int) -> None:
+def _answer_batch(
+    model: Any,
+    state: Generation,
+    batch: list[int],
+    ends: list[int],
+    pad: int,
+    watch: Callable[[list[int]], object] | None,
+) -> None:
     sampling, device = state.sampling, model.device
     budgets = [state.budget(request) for request in batch]
     # No row may pass the end of the context, not even one that is finished: learned positions end there.
@@ -210,7 +238,11 @@ def _answer_batch(model: Any, state: Generation, batch: list[int], ends: list[in
     ids, mask = left_pad([[*state.prompt(request), *state.answers[request].tokens] for request in batch], pad)
     length = ids.shape[1]
     few = 0 if state.is_last() else len(batch) // STRAGGLERS
-    leave = _Leave(torch.tensor(budgets, device=device), torch.tensor(ends, device=device), few, length)
+    stopping: list[StoppingCriteria] = [
+        _Leave(torch.tensor(budgets, device=device), torch.tensor(ends, device=device), few, length)
+    ]
+    if watch is not None:
+        stopping.append(_Watch(watch, ends, state.answers[batch[0]].tokens, length))
     draw = LogitsProcessorList()
     if sampling.temperature > 0:
         numbers = np.stack([state.random_numbers(request, new_tokens) for request in batch])
@@ -225,7 +257,7 @@ def _answer_batch(model: Any, state: Generation, batch: list[int], ends: list[in
             max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad, use_cache=True, num_beams=1, do_sample=False
         ),
         logits_processor=draw,
-        stopping_criteria=StoppingCriteriaList([leave]),
+        stopping_criteria=StoppingCriteriaList(stopping),
         past_key_values=growing_cache(base_model(model).config),
     )
     for request, budget, row in zip(batch, budgets, output[:, length:].tolist(), strict=True):

@@ -15,4 +15,5 @@ mask_explorer.py       point at a token and read what it sees, and why
 embedding_points.py    every point of a map in words
 embedding_drawing.py   colours of the points, and a still picture
 embedding_explorer.py  a live map of step embeddings
+solving_form.py        type a question, read the answer step by step
 """
