@@ -8,7 +8,7 @@ import torch
 
 from stepjepa.analysis.choice import choose, sample_scores, sampled_solutions
 from stepjepa.analysis.energies import StepViews, own_steps
-from stepjepa.data.formats import make_example
+from stepjepa.data.examples import make_example
 from stepjepa.evaluation.results import Results, question_ids
 from stepjepa.records import UserError
 
