@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import torch
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, get_peft_model
 from small_models import Tokens, small_model, small_rows
 from small_objective import Distance
@@ -53,7 +54,7 @@ def run(
         model = get_peft_model(model, config)
     world = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
     args = StepJEPAConfig(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=broadcast_object_list([tempfile.mkdtemp()])[0],
         per_device_train_batch_size=1,
         gradient_accumulation_steps=8 // world,
         per_device_eval_batch_size=2,

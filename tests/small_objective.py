@@ -19,7 +19,7 @@ class Head(Objective):
         nn.init.eye_(self.head.weight)
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, context, target, example):
+    def forward(self, context, target, keys):
         if not len(context):
             return {"distance": context.sum(dim=-1), "variance": context.sum()}
         spread = context.var(dim=0, correction=0).mean()
@@ -34,5 +34,5 @@ class Head(Objective):
 class Distance(Head):
     """The distance alone: a term of the pairs, the same however they are spread over microbatches and processes."""
 
-    def forward(self, context, target, example):
-        return {"distance": super().forward(context, target, example)["distance"]}
+    def forward(self, context, target, keys):
+        return {"distance": super().forward(context, target, keys)["distance"]}

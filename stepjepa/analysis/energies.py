@@ -228,7 +228,7 @@ def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
         UserError: its weights are missing.
     """
     training = model.training()
-    if training is None or training.get("lbd") == 0:
+    if training is None or training.get("lbd") == 0 or training.get("jepa_loss_type", "cosine") not in LOSSES:
         return None
     known = {one.name: training[one.name] for one in fields(JEPAOptions) if one.name in training}
     options = JEPAOptions(**known)
@@ -237,7 +237,8 @@ def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
         path = model.folder / OBJECTIVE_FILE
         if not path.is_file():
             raise UserError(f"{path} is missing: the training of {model.given} had an objective with weights")
-        objective.load_state_dict(load_file(path))
+        saved = load_file(path)  # with the running mean of the model's weights, where targets came from it
+        objective.load_state_dict({name: saved[name] for name in objective.state_dict() if name in saved})
     return objective
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from stepjepa.data.steps import Splitter
-from stepjepa.jepa.pairs import PAIR_SETS, BranchLayout
+from stepjepa.jepa.pairs import ONE_LEVEL, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, option, printable
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
@@ -63,7 +63,7 @@ class ModelOptions(LoadedModel):
 class ShownLayout(BranchLayout):
     """The branches of a command that looks at views: with no pair there is none."""
 
-    pairs: str = option("consecutive", "which view pairs", choices=tuple(name for name in PAIR_SETS if name != "none"))
+    pairs: str = option("consecutive", "which view pairs", choices=tuple(name for name in ONE_LEVEL if name != "none"))
 
 
 class Layout(argparse.HelpFormatter):

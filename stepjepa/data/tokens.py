@@ -11,7 +11,8 @@ labelled and belongs to no step.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +28,8 @@ from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.pairs import FIRST, BranchLayout, step_spans
 
 _BATCH = 512
+PART_ENDS = re.compile(r"(?<=[.!?;])\s+(?=\S)|\n\s*(?=\S)|\s+(?==)")
+"""What ends a part of a step: ``Tom has 3.| He buys 4|\nand has 3 + 4| = 7``; ``3.5`` and a last full stop do not."""
 
 
 class TooLongError(ValueError):
@@ -77,9 +80,10 @@ def tokenize_example(
             rest, the end of turn too: after a cut it would teach the model to stop early.
 
     Returns:
-        Four lists of one length: ``input_ids``; ``labels``, −100 outside the answer and its end of turn;
+        Five lists of one length: ``input_ids``; ``labels``, −100 outside the answer and its end of turn;
         ``step_ids``, the step from 0 on, −1 outside the steps; ``separator``, 1 for a token of a step that holds
-        something of the separator that ends it, else 0.
+        something of the separator that ends it, else 0; ``part_ids``, the part of its step (a sentence, a line, a side
+        of an equation) that a token is in, from 0 on, −1 outside the steps.
 
     Raises:
         TooLongError: if not even the first step fits.
@@ -124,7 +128,7 @@ def tokenize_dataset(
                 continue
             report.kept += 1
             report.cut += len(row["input_ids"]) < len(whole["input_ids"])
-            report.without_pair += not layout.view_pairs(row["step_ids"])
+            report.without_pair += not layout.view_pairs(row["step_ids"], row["part_ids"])
             report.tokens += len(row["input_ids"])
             report.labelled += len(row["labels"]) - row["labels"].count(IGNORE)
             if batch[i].get("source") is not None:
@@ -202,17 +206,20 @@ def _align(encoded: Encoded, steps: Sequence[str]) -> dict[str, list[int]]:
         position += len(step) + 2
     bounds.append(_first_token(encoded, rendering.end))
 
-    step_ids, separator = [-1] * bounds[0], [0] * bounds[0]
-    for step_index, end in enumerate(ends):
+    step_ids, separator, part_ids = [-1] * bounds[0], [0] * bounds[0], [-1] * bounds[0]
+    for step_index, (step, end) in enumerate(zip(steps, ends, strict=True)):
         tokens = range(bounds[step_index], bounds[step_index + 1])
         step_ids += [step_index] * len(tokens)
         separator += [int(encoded.offsets[token][1] > end) for token in tokens]
-    step_ids += [-1] * (len(ids) - bounds[-1])
-    separator += [0] * (len(ids) - bounds[-1])
+        firsts = [_first_token(encoded, end - len(step) + part.end()) for part in PART_ENDS.finditer(step)]
+        part_ids += [bisect_right(firsts, token) for token in tokens]
+    rest = len(ids) - bounds[-1]
+    step_ids, separator, part_ids = step_ids + [-1] * rest, separator + [0] * rest, part_ids + [-1] * rest
 
     first, last = encoded.prompt_length, bisect_left(encoded.starts, rendering.turn_end)
     labels = [IGNORE] * first + ids[first:last] + [IGNORE] * (len(ids) - last)
-    return {"input_ids": ids, "labels": labels, "step_ids": step_ids, "separator": separator}
+    row = {"input_ids": ids, "labels": labels, "step_ids": step_ids}
+    return {**row, "separator": separator, "part_ids": part_ids}
 
 
 def _first_token(encoded: Encoded, position: int) -> int:

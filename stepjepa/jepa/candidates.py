@@ -115,6 +115,7 @@ class CandidateCollator(StepJEPACollator):
                         "target_end": end + size,
                         "context_step": place.step - 1,
                         "target_step": place.step,
+                        "level": 0,
                     }
                 )
                 pairs += 1

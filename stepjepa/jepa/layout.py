@@ -62,20 +62,23 @@ class _Row:
         )
         branch = {"labels": IGNORE, "step_ids": -1, "example_ids": -1}
         extra = len(predictor_ids)
-        for pair in layout.view_pairs(row["step_ids"]):
-            predictor = self.append(
-                extra,
-                input_ids=predictor_ids,
-                position_ids=pair.context_end + np.arange(extra),
-                prefix_segment=trunk_segment,
-                prefix_end=offset + pair.context_end - 1,
-                **branch,
-            )
-            start = offset + pair.target_start
-            if isolation != "none":
+        contexts: dict[int, int] = {}  # of pairs that share a context or a target, each is there once
+        copies: dict[tuple[int, int], int] = {}
+        for pair in layout.view_pairs(row["step_ids"], row.get("part_ids")):
+            if pair.context_end not in contexts:
+                contexts[pair.context_end] = self.append(
+                    extra,
+                    input_ids=predictor_ids,
+                    position_ids=pair.context_end + np.arange(extra),
+                    prefix_segment=trunk_segment,
+                    prefix_end=offset + pair.context_end - 1,
+                    **branch,
+                )
+            span = pair.target_start, pair.target_end
+            if isolation != "none" and span not in copies:
                 size = pair.target_end - pair.target_start
                 sink = isolation == "sink"
-                copy = self.append(
+                copies[span] = self.append(
                     size,
                     input_ids=ids[pair.target_start : pair.target_end],
                     position_ids=pair.target_start + extra + np.arange(size),
@@ -83,11 +86,11 @@ class _Row:
                     prefix_end=offset if sink else -1,
                     **branch,
                 )
-                start = copy
+            start = copies.get(span, offset + pair.target_start)
             first, last = read_tokens(row, pair, layout.pooling)
             self.pairs.append(
                 {
-                    "context_index": predictor + extra - 1,
+                    "context_index": contexts[pair.context_end] + layout.reader(pair),
                     "target_first": start + first,
                     "target_index": start + last,
                     "context_end": offset + pair.context_end,
@@ -95,6 +98,7 @@ class _Row:
                     "target_end": offset + pair.target_end,
                     "context_step": pair.context_step,
                     "target_step": pair.target_step,
+                    "level": pair.level,
                 }
             )
 
@@ -135,6 +139,7 @@ PAIR_FIELDS = (
     "target_end",
     "context_step",
     "target_step",
+    "level",
 )
 
 FLEX_BLOCK = 128
@@ -178,7 +183,7 @@ class StepJEPACollator:
         belongs to; −1 in branches and padding);
         `[B, M]`, padded with −1: `context_index` (where the context view is read), `target_first`, `target_index` (the
         target view is the mean over these tokens, from the first to the last), `context_end`, `target_start`,
-        `target_end` (the pair in the trunk), `context_step`, `target_step`;
+        `target_end` (the pair in the trunk), `context_step`, `target_step`, `level`;
         `attention_mask` `[B, L]`, present only when no row has a branch and nothing is packed: the batch is then
         an ordinary causal one.
         Integer columns of the rows named in `passthrough` come back as `[B]` (not with packing).
@@ -203,7 +208,7 @@ class StepJEPACollator:
             raise ValueError("There are no rows to collate.")
         packed: list[_Row] = []
         for number, row in enumerate(rows):
-            pairs = self.layout.view_pairs(row["step_ids"])
+            pairs = self.layout.view_pairs(row["step_ids"], row.get("part_ids"))
             if not packed or not self._fits(packed[-1], row, pairs):
                 packed.append(_Row())
             packed[-1].add_example(row, self.layout, self.predictor_ids, number)
@@ -223,8 +228,9 @@ class StepJEPACollator:
     def _fits(self, into: _Row, row: dict[str, Any], pairs: list[ViewPair]) -> bool:
         if self.packing_length is None:
             return False
-        copies = sum(pair.target_end - pair.target_start for pair in pairs) if self.layout.isolation != "none" else 0
-        needed = len(row["input_ids"]) + len(pairs) * len(self.predictor_ids) + copies
+        targets = {(pair.target_start, pair.target_end) for pair in pairs} if self.layout.isolation != "none" else ()
+        predictors = len({pair.context_end for pair in pairs}) * len(self.predictor_ids)
+        needed = len(row["input_ids"]) + predictors + sum(end - start for start, end in targets)
         return into.length + needed <= self.packing_length
 
     def _pad(self, packed: list[_Row], length: int) -> dict[str, Tensor]:

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from stepjepa.jepa.heads import Scale, make_head
 from stepjepa.jepa.losses import LOSSES, at_least_float32, infonce, jepa_losses
 from stepjepa.jepa.regularisers import REGULARISERS, weights_of
+from stepjepa.jepa.targets import PairKeys
 
 
 class Objective(nn.Module):
     """What the JEPA term is made of: views → named terms, which the trainer adds up, weights by λ and logs.
 
-    `forward(context, target, problem)` takes context views `[P, D]`, target views `[P, D]` and a number for the problem
-    of each pair `[P]`, the same for the same problem (P may be 0 or 1), and returns terms by name, each in float32 or
-    wider and in the graph of the views:
+    `forward(context, target, keys)` takes context views `[P, D]`, target views `[P, D]` and the pairs' `PairKeys`,
+    which say which belong to the same problem (P may be 0 or 1), and returns terms by name, each in float32 or wider
+    and in the graph of the views:
 
     - `[P]`, a number per view pair: the trainer takes its mean over the pairs of the optimizer step;
     - `[]`, a number for the set of views: the trainer takes its mean over the microbatches with a pair, or, with
@@ -79,7 +80,7 @@ class StepObjective(Objective):
     """
 
     queue: Tensor
-    queue_problem: Tensor
+    queue_keys: Tensor
     queued: Tensor
 
     def __init__(
@@ -102,10 +103,10 @@ class StepObjective(Objective):
         self.kl, self.regularisers, self.own_negatives = kl, regularisers or {}, own_negatives
         self.head = make_head(head, size, seed)
         self.scale = Scale(target_scale, size)
-        self.fresh: list[tuple[Tensor, Tensor]] = []
+        self.fresh: list[tuple[Tensor, ...]] = []
         if queue and kind == "infonce":
             self.register_buffer("queue", torch.zeros(queue, size))
-            self.register_buffer("queue_problem", torch.zeros(queue, dtype=torch.long))
+            self.register_buffer("queue_keys", torch.zeros(queue, 2, dtype=torch.long))
             self.register_buffer("queued", torch.zeros((), dtype=torch.long))
         self.has_queue = bool(queue) and kind == "infonce"
         sets = [*(["InfoNCE"] if kind == "infonce" else []), *self.regularisers]
@@ -142,13 +143,13 @@ class StepObjective(Objective):
         """`[P, D] → [P, D]`, in float32 or wider."""
         return self.scale(target)
 
-    def forward(self, context: Tensor, target: Tensor, problem: Tensor) -> dict[str, Tensor]:
+    def forward(self, context: Tensor, target: Tensor, keys: PairKeys) -> dict[str, Tensor]:
         """`{kind: losses [P]}`, with `kl` `[P]` and each regulariser `[]` where they are asked for."""
         if not self.target_gradient:
             target = target.detach()
         predicted, scaled = self.predict(context), self.scaled(target)
         if self.kind == "infonce":
-            terms = {self.kind: self._contrast(predicted, scaled, problem)}
+            terms = {self.kind: self._contrast(predicted, scaled, keys)}
         else:
             terms = {self.kind: jepa_losses(predicted, scaled, self.kind)}
         if self.kl:
@@ -160,29 +161,30 @@ class StepObjective(Objective):
             terms[name] = weight * torch.stack(each).sum()
         return terms
 
-    def _contrast(self, predicted: Tensor, scaled: Tensor, problem: Tensor) -> Tensor:
-        negatives, others = None, problem
-        excluded = torch.zeros(len(problem), len(problem), dtype=torch.bool, device=problem.device)
+    def _contrast(self, predicted: Tensor, scaled: Tensor, keys: PairKeys) -> Tensor:
+        """InfoNCE `[P]`; a step with the very tokens of the true one is no negative."""
+        negatives, excluded = None, keys.step[:, None] == keys.step
         if not self.own_negatives:
-            excluded = problem[:, None] == problem
+            excluded |= keys.problem[:, None] == keys.problem
         if self.training and self.has_queue:
-            self.fresh.append((scaled.detach(), problem))
+            self.fresh.append((scaled.detach(), torch.stack(keys, dim=1)))
             filled = int(self.queued.clamp(max=len(self.queue)))
-            negatives, others = self.queue[:filled], self.queue_problem[:filled]
-            excluded = torch.cat([excluded, problem[:, None] == others], dim=1)
+            negatives, old = self.queue[:filled], PairKeys(*self.queue_keys[:filled].unbind(dim=1))
+            same = (keys.problem[:, None] == old.problem) | (keys.step[:, None] == old.step)
+            excluded = torch.cat([excluded, same], dim=1)
         return infonce(predicted, scaled, self.temperature, negatives, excluded)
 
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Put the targets of the optimizer step into the queue, in the place of the oldest."""
         if not self.has_queue:
             return
-        fresh = [(self.queue[:0], self.queue_problem[:0]), *self.fresh]
-        targets, problems = (gather(torch.cat(part)) for part in zip(*fresh, strict=True))
+        fresh = [(self.queue[:0], self.queue_keys[:0]), *self.fresh]
+        targets, keys = (gather(torch.cat(part)) for part in zip(*fresh, strict=True))
         self.fresh.clear()
         size = len(self.queue)
-        targets, problems = targets[-size:], problems[-size:]
+        targets, keys = targets[-size:], keys[-size:]
         place = (torch.arange(len(targets), device=targets.device) + self.queued) % size
-        self.queue[place], self.queue_problem[place] = targets.to(self.queue), problems
+        self.queue[place], self.queue_keys[place] = targets.to(self.queue), keys
         self.queued += len(targets)
 
 

@@ -141,6 +141,7 @@ class SecondPass:
         if isolation != "none":
             copy = batch["segment_ids"][row].tolist().index(int(batch["segment_ids"][row, reads[1]]))
 
+        read = int((batch["segment_ids"][row, : batch["context_index"][row, pair]] == predictor_segment).sum())
         tokens = insert_predictor_token(trunk, cut, predictor_ids)
         hidden, positions = (0, 0), torch.arange(len(tokens))
         if isolation == "none":  # rows after the predictor are those of the plain sequence: it is not there
@@ -150,7 +151,7 @@ class SecondPass:
             tokens=tokens,
             mask=build_step2_isolation_mask(len(tokens), start + extra, end + extra, isolation, hidden),
             positions=positions,
-            context_index=cut + extra - 1,
+            context_index=cut + read,
             target_first=start + extra + reads[0] - copy,
             target_index=start + extra + reads[1] - copy,
             example=example,

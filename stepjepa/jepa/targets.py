@@ -6,10 +6,46 @@ single pass makes no copies, and the steps run through the other model by themse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 TARGET_MODELS = ("own", "ema", "frozen")
+
+
+class PairKeys(NamedTuple):
+    """Numbers `[P]` int64 that say which pairs of any batch, process and epoch belong to the same."""
+
+    problem: Tensor
+    """Equal where the tokens before the first step are."""
+    step: Tensor
+    """Equal where the tokens of the target are."""
+
+
+def pair_keys_of(batch: dict[str, Tensor]) -> PairKeys:
+    """The numbers of the view pairs of a batch, in the order of `Views`."""
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    start, end = batch["target_start"][row, pair], batch["target_end"][row, pair]
+    column = start[:, None] + torch.arange(int((end - start).max()) if len(row) else 0, device=row.device)
+    inside = column < end[:, None]
+    tokens = batch["input_ids"][row[:, None], torch.where(inside, column, start[:, None])] + 1
+    weight = _powers(column.shape[1]).to(row.device)
+    problems = problem_keys(batch)
+    example = batch["example_ids"][row, batch["context_end"][row, pair] - 1]
+    return PairKeys(problems[example], (tokens * weight * inside).sum(dim=1))
+
+
+def pair_shares(batch: dict[str, Tensor], weights: Sequence[float]) -> Tensor:
+    """The weight of each view pair of a batch, `[P]` float32, in the order of `Views`: that of its level, or 1."""
+    level = batch["level"][batch["context_index"] >= 0]
+    return torch.tensor(weights, device=level.device)[level] if weights else torch.ones_like(level, dtype=torch.float32)
+
+
+def _powers(count: int) -> Tensor:
+    """Powers of an odd number modulo 2⁶⁴, as int64 wraps, `[count]`."""
+    return torch.full((count,), 6364136223846793005).cumprod(0)
 
 
 def problem_keys(batch: dict[str, Tensor]) -> Tensor:
@@ -25,8 +61,7 @@ def problem_keys(batch: dict[str, Tensor]) -> Tensor:
     first = first.scatter_reduce(0, examples[in_step], positions[in_step], "amin")
     prompt = trunk.clone()
     prompt[trunk] = positions[trunk] < first[examples[trunk]]
-    powers = torch.full((int(positions.max()) + 1 if positions.numel() else 1,), 6364136223846793005)  # odd: a unit
-    weight = powers.cumprod(0).to(examples.device)[positions[prompt]]  # modulo 2⁶⁴, as int64 wraps
+    weight = _powers(int(positions.max()) + 1 if positions.numel() else 1).to(examples.device)[positions[prompt]]
     keys = torch.zeros(count, dtype=torch.long, device=examples.device)
     return keys.index_add(0, examples[prompt], (batch["input_ids"][prompt] + 1) * weight)
 

@@ -86,6 +86,7 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
         ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
+        levels = {"horizons": self.horizon, "hierarchy": 3}.get(self.pairs, 1)  # of `ViewPair`
         for name, good, rule in (
             ("per_device_train_batch_size", self.per_device_train_batch_size >= 1, "≥ 1"),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size >= 1, "≥ 1"),
@@ -107,9 +108,16 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("data_seed", self.data_seed is None or 0 <= self.data_seed < 2**32, "in [0, 2**32)"),
             ("horizon", self.horizon >= 1, "≥ 1"),
             ("predictors", self.predictors >= 1, "≥ 1"),
+            ("predictors", self.pairs != "horizons" or self.predictors in (1, self.horizon), "1 or the horizon"),
             ("temperature", self.temperature > 0, "> 0"),
             ("target_top", self.target_top >= 1, "≥ 1"),
             ("queue", self.queue >= 0, "≥ 0"),
+            (
+                "pair_weights",
+                not self.pair_weights or (len(self.pair_weights) == levels and min(self.pair_weights) >= 0),
+                f"a weight ≥ 0 for each of {levels} kinds of pairs, or empty",
+            ),
+            ("pair_weights", not self.pair_weights or sum(self.pair_weights) > 0, "more than 0 in sum"),
             ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
             ("lbd_share", 0 < self.lbd_share <= 1, "in (0, 1]"),
             ("fp16", not (self.fp16 and self.whole_step), "false with whole_step: its gradients are not scaled"),

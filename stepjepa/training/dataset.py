@@ -12,8 +12,8 @@ from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.pairs import BranchLayout
 
 COLUMNS = ("input_ids", "labels", "step_ids")
-SEPARATOR = "separator"
-"""A column that only `pooling=content` needs."""
+FURTHER = ("separator", "part_ids")
+"""Columns that only `pooling=content` and `pairs=hierarchy` need."""
 
 
 class TrainingRows:
@@ -99,7 +99,7 @@ class _Stream(IterableDataset):
         for row in self.dataset:
             if "input_ids" in row:
                 self.make_rows._check_lengths([row], self.name)
-                yield {column: row[column] for column in (*COLUMNS, SEPARATOR) if column in row}
+                yield {column: row[column] for column in (*COLUMNS, *FURTHER) if column in row}
             else:
                 tokenized, _ = tokenize_dataset([row], self.make_rows.tokenizer, self.make_rows.layout)
-                yield from ({column: each[column] for column in (*COLUMNS, SEPARATOR)} for each in tokenized)
+                yield from ({column: each[column] for column in (*COLUMNS, *FURTHER)} for each in tokenized)

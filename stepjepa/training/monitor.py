@@ -36,13 +36,14 @@ FIELDS = (
 EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "ranked", "hits", "chance")
 
 
-def example_sums(views: Views, losses: Tensor, examples: int) -> Tensor:
+def example_sums(views: Views, losses: Tensor, examples: int, shares: Tensor) -> Tensor:
     """Sums of each example of a batch, `[B, 7]` in the order of `EXAMPLE_SUMS`.
 
     Args:
         views: of an unpacked batch.
         losses: JEPA losses of its pairs, `[P]`.
         examples: B, the number of examples.
+        shares: the weight of each pair, `[P]`.
     """
 
     def per_example(values: Tensor, index: Tensor) -> Tensor:
@@ -55,8 +56,8 @@ def example_sums(views: Views, losses: Tensor, examples: int) -> Tensor:
     columns = [
         per_example(views.token_losses, views.token_examples),
         per_example(torch.ones_like(views.token_losses), views.token_examples),
-        per_example(losses, views.example),
-        per_example(torch.ones_like(losses), views.example),
+        per_example(losses * shares, views.example),
+        per_example(shares, views.example),
         per_example(rival, views.example),
         per_example(rival * hits, views.example),
         per_example(rival / max(pairs, 1), views.example),

@@ -78,7 +78,17 @@ class JEPAOptions:
     jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.objectives.OBJECTIVES", jepa_only=True)
     pairs: str = option("first", "Which view pairs.", choices=PAIR_SETS, jepa_only=True)
     horizon: int = option(
-        1, "Steps ahead, for pairs=horizon.", jepa_only=True, idle_if=lambda options: options["pairs"] != "horizon"
+        1,
+        "Steps ahead, for pairs=horizon, or how many at most, for pairs=horizons.",
+        jepa_only=True,
+        idle_if=lambda options: not options["pairs"].startswith("horizon"),
+    )
+    pair_weights: list[float] = option(
+        [],
+        "Weights, all 1 by default: of 1, 2, … steps ahead for pairs=horizons; of question to answer, step to step, "
+        "part to part of a step for pairs=hierarchy.",
+        jepa_only=True,
+        idle_if=lambda options: options["pairs"] not in ("horizons", "hierarchy"),
     )
     isolation: str = option("step", "What a target view sees besides itself.", choices=ISOLATIONS, jepa_only=True)
     pooling: str = option(

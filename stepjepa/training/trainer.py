@@ -26,7 +26,7 @@ from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
 from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.objectives import OBJECTIVES, Objective
-from stepjepa.jepa.targets import problem_keys
+from stepjepa.jepa.targets import pair_keys_of, pair_shares
 from stepjepa.jepa.views import Views, next_labels
 from stepjepa.records import UserError
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
@@ -139,7 +139,7 @@ class StepJEPATrainer(WholeSteps):
         self.objective = objective.to(self.args.device)
         self.objective.vocabulary = self.vocabulary
         self.set_up_targets()
-        self._pairs_in_step: Tensor | int = 0
+        self._pairs_in_step = torch.zeros(())
         self._microbatches_in_step: Tensor | int = 0
         self._microbatch = 0
         self._batches = []
@@ -182,14 +182,14 @@ class StepJEPATrainer(WholeSteps):
         weight = self._jepa_weight()
         if self.args.lbd > 0 and weight == 0:  # dropped in this step: do not compute what does not count
             batches = [without_branches(batch) if self.args.packing_length is None else batch for batch in batches]
-        counts = torch.zeros(3, dtype=torch.long, device=device)
+        counts = torch.zeros(2, dtype=torch.long, device=device)
+        shares = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batches:
-            pairs = (batch["context_index"] >= 0).sum().to(device)
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
-            counts[1] += pairs
-            counts[2] += pairs > 0
-        counts = self.accelerator.reduce(counts, reduction="sum")
-        tokens, self._pairs_in_step, self._microbatches_in_step = counts.unbind()
+            counts[1] += (batch["context_index"] >= 0).any().to(device)
+            shares += pair_shares(batch, self.args.pair_weights).sum().to(device)
+        tokens, self._microbatches_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
+        self._pairs_in_step = self.accelerator.reduce(shares, reduction="sum")
         self.monitor.start_step(jepa=weight > 0)
         self.objective.moment = self.state.global_step
         self._batches, self._losses = batches, []
@@ -231,11 +231,12 @@ class StepJEPATrainer(WholeSteps):
         else:
             self.objective.train(training)
             terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
+            share = pair_shares(inputs, self.args.pair_weights)
             counted = self._pairs_in_step, self._microbatches_in_step
-            pairs, microbatches = counted if training else (len(views.context), 1)
+            pairs, microbatches = counted if training else (share.sum(), 1)
+            pairs, microbatches = pairs.where(pairs > 0, 1.0), _at_least_one(microbatches)
             means = {
-                name: term.sum() / _at_least_one(pairs) if term.ndim else term / _at_least_one(microbatches)
-                for name, term in terms.items()
+                name: (term * share).sum() / pairs if term.ndim else term / microbatches for name, term in terms.items()
             }
             jepa = torch.stack(list(means.values())).sum()
             term = weight * jepa
@@ -288,9 +289,8 @@ class StepJEPATrainer(WholeSteps):
             )
         if target is None:
             return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
-        problem = problem_keys(inputs)[views.example]
         with torch.autocast(self.args.device.type, enabled=False):  # views as they are; losses in float32 or wider
-            return self.objective(views.context, target, problem)
+            return self.objective(views.context, target, pair_keys_of(inputs))
 
     # ---- what is reported --------------------------------------------------------------------------------
 
@@ -333,7 +333,7 @@ class StepJEPATrainer(WholeSteps):
         self.objective.eval()
         terms = self._terms(views, inputs, views.target).values()
         losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
-        sums = example_sums(self.compared(views), losses, rows)
+        sums = example_sums(self.compared(views), losses, rows, pair_shares(inputs, self.args.pair_weights))
         sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stepjepa.jepa.controls import pair_keys, random_targets, shuffled_order
 from stepjepa.jepa.objectives import Objective
-from stepjepa.jepa.targets import problem_keys
+from stepjepa.jepa.targets import PairKeys, pair_keys_of, pair_shares
 from stepjepa.training.objective import gather_rows
 from stepjepa.training.targets import TrainedTargets
 
@@ -42,7 +42,7 @@ class WholeStep:
 
 def whole_step(
     objective: Objective,
-    parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    parts: Sequence[tuple[Tensor, ...]],
     order: Callable[[int], Tensor] | None,
     weight: float,
     accelerator: Any,
@@ -51,21 +51,21 @@ def whole_step(
 
     Args:
         objective: in training mode.
-        parts: of each microbatch of this process: context views, target views `[P, D]`, problems `[P]` and weights of
-            the pairs `[P]`.
+        parts: of each microbatch of this process: context views, target views `[P, D]`, and of the pairs weights and
+            both keys, `[P]` each.
         order: how many pairs → the target that each gets, for shuffled targets; None leaves them in place.
         weight: λ, which the gradient of the objective's own weights is scaled by.
         accelerator: of the trainer.
     """
     sizes = [len(part[0]) for part in parts]
     mine = [torch.cat(column) for column in zip(*parts, strict=True)]
-    context, target, problem, share = (gather_rows(accelerator, column) for column in mine)
+    context, target, share, *keys = (gather_rows(accelerator, column) for column in mine)
     context, target = context.detach().requires_grad_(), target.detach().requires_grad_()
     given = target
     if order is not None and len(target) > 1:
         given = target[order(len(target)).to(target.device)]
     with torch.enable_grad(), torch.autocast(context.device.type, enabled=False):
-        terms = objective(context, given, problem)
+        terms = objective(context, given, PairKeys(*keys))
         total = share.sum().clamp(min=1e-12)
         means = {name: (term * share).sum() / total if term.ndim else term for name, term in terms.items()}
         jepa = torch.stack(list(means.values())).sum()
@@ -106,8 +106,7 @@ class WholeSteps(TrainedTargets):
                 target = views.target
                 if args.target == "random":
                     target = random_targets(target, pair_keys(inputs, args.seed))
-                problem = problem_keys(inputs)[views.example]
-                parts.append((views.context, target, problem, torch.ones_like(problem, dtype=torch.float32)))
+                parts.append((views.context, target, pair_shares(inputs, args.pair_weights), *pair_keys_of(inputs)))
         order = partial(shuffled_order, key=f"shuffled-{args.seed}-{self.state.global_step}")
         self.objective.train()
         return whole_step(self.objective, parts, order if args.target == "shuffled" else None, weight, self.accelerator)

@@ -67,6 +67,21 @@ def test_llama3_by_hand() -> None:
     assert row["labels"][-1] == row["input_ids"][-1] == tokenizer.convert_tokens_to_ids("<|eot_id|>")
 
 
+def test_separators_and_parts_of_steps_are_marked() -> None:
+    tokenizer = llama3_style()
+    steps = ["He has 3. He buys 4;\nso 3 + 4 = 7", "It costs 3.5 in all."]
+    row = tokenize_example(make_example("Add.", steps, "1", "s", None), tokenizer)
+    parts: dict[tuple[int, int], str] = {}
+    columns = (row[name] for name in ("input_ids", "step_ids", "part_ids", "separator"))
+    for token, step, part, mark in zip(*columns, strict=True):
+        assert (step < 0) == (part < 0)
+        if step >= 0:
+            parts[step, part] = parts.get((step, part), "") + tokenizer.decode([token])
+            assert mark == ("\n\n" in tokenizer.decode([token]))
+    texts = [text.strip() for text in parts.values()]
+    assert texts == ["He has 3.", "He buys 4;", "so 3 + 4", "= 7", "It costs 3.5 in all."]
+
+
 def test_full_stop_and_blank_line_in_one_token() -> None:
     tokenizer = llama3_style()
     row = tokenize_example(EXAMPLE, tokenizer)

@@ -31,6 +31,19 @@ def test_view_pairs():
     assert view_pairs(STEP_IDS, "horizon", 3) == []
     assert view_pairs(STEP_IDS, "question_answer") == [ViewPair(-1, -1, 2, 2, 7)]
     assert view_pairs([-1, 0, 0, -1], "first") == []
+    assert view_pairs(STEP_IDS, "horizons", 2) == [
+        ViewPair(0, 1, 4, 4, 6, 0),
+        ViewPair(0, 2, 4, 6, 7, 1),
+        ViewPair(1, 2, 6, 6, 7, 0),
+    ]
+    assert view_pairs(STEP_IDS, "hierarchy", part_ids=[-1, -1, 0, 0, 0, 1, 0, -1]) == [
+        ViewPair(-1, -1, 2, 2, 7, 0),
+        ViewPair(0, 1, 4, 4, 6, 1),
+        ViewPair(1, 2, 6, 6, 7, 1),
+        ViewPair(1, 1, 5, 5, 6, 2),
+    ]
+    with pytest.raises(ValueError, match="`part_ids` column"):
+        view_pairs(STEP_IDS, "hierarchy")
     with pytest.raises(ValueError, match="'all'"):
         view_pairs(STEP_IDS, "all")
     with pytest.raises(ValueError, match="horizon"):
@@ -59,6 +72,17 @@ def test_several_predictor_tokens_move_the_copy():
     assert batch["input_ids"][0, 8:].tolist() == [151, 152, 153, 31, 32]
     assert batch["position_ids"][0, 8:].tolist() == [4, 5, 6, 7, 8]  # copy at original + 3
     assert batch["context_index"].item() == 10  # the last of the three
+
+
+def test_pairs_that_share_a_context_or_a_target_share_its_branch():
+    """Two horizons of S1 S2 S3: one predictor branch after S1 and S2 each, one copy of S2 and of S3 each."""
+    batch = collator(pairs="horizons", horizon=2, predictors=2)([ROW])
+    assert batch["input_ids"][0, 8:].tolist() == [151, 152, 31, 32, 41, 151, 152]
+    assert batch["context_index"].tolist() == [[8, 9, 13]]  # one step ahead at the first token, two at the second
+    assert batch["target_index"].tolist() == [[11, 12, 12]]
+    assert batch["level"].tolist() == [[0, 1, 0]]
+    with pytest.raises(ValueError, match="1 or the horizon"):
+        BranchLayout("horizons", horizon=3, predictors=2)
 
 
 def test_isolation_none_makes_no_copy():

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from stepjepa.jepa.heads import HEADS, Scale, make_head
 from stepjepa.jepa.objectives import StepObjective, divergence
 from stepjepa.jepa.regularisers import covariance, variance
+from stepjepa.jepa.targets import PairKeys
 
 RNG = np.random.default_rng(1)
 C, T = (torch.from_numpy(RNG.normal(size=(6, 8))).float() for _ in range(2))
 PROBLEM = torch.tensor([1, 1, 2, 3, 3, 3])
+KEYS = PairKeys(PROBLEM, torch.arange(6))
 
 
 def contrast(predicted, target, allowed, extra=None, temperature=0.07):
@@ -57,7 +59,7 @@ def test_scales_are_those_of_numpy():
 def test_the_default_is_the_loss_alone_and_keeps_nothing():
     objective = StepObjective("cosine")
     assert not objective.state_dict()
-    terms = objective(C, T, PROBLEM)
+    terms = objective(C, T, KEYS)
     assert list(terms) == ["cosine"]
     torch.testing.assert_close(terms["cosine"], 1 - F.cosine_similarity(C, T))
 
@@ -78,29 +80,31 @@ def test_terms_are_named_and_weighted():
     )
     weight = torch.from_numpy(RNG.normal(size=(11, 8))).float()
     objective.vocabulary = lambda states: states @ weight.T
-    terms = objective(C, T, PROBLEM)
+    terms = objective(C, T, KEYS)
     assert list(terms) == ["smooth_l1", "kl", "variance", "covariance"]
     torch.testing.assert_close(terms["kl"], 0.5 * divergence(C @ weight.T, T @ weight.T))
     torch.testing.assert_close(terms["variance"], 2 * (variance(C) + variance(T)))
-    stopped = StepObjective("mse", target_gradient=False, regularisers={"covariance": 0.1})(C, T, PROBLEM)
+    stopped = StepObjective("mse", target_gradient=False, regularisers={"covariance": 0.1})(C, T, KEYS)
     torch.testing.assert_close(stopped["covariance"], 0.1 * covariance(C))
 
 
 def test_steps_of_the_own_problem_need_not_compete():
-    every = StepObjective("infonce")(C, T, PROBLEM)["infonce"]
+    every = StepObjective("infonce")(C, T, KEYS)["infonce"]
     np.testing.assert_allclose(every, contrast(C.numpy(), T.numpy(), lambda i, j: True), rtol=1e-5)
-    others = StepObjective("infonce", own_negatives=False)(C, T, PROBLEM)["infonce"]
+    twins = StepObjective("infonce")(C, T, PairKeys(PROBLEM, torch.tensor([1, 2, 1, 3, 4, 5])))["infonce"]
+    np.testing.assert_allclose(twins, contrast(C.numpy(), T.numpy(), lambda i, j: {i, j} != {0, 2}), rtol=1e-5)
+    others = StepObjective("infonce", own_negatives=False)(C, T, KEYS)["infonce"]
     expected = contrast(C.numpy(), T.numpy(), lambda i, j: PROBLEM[i] != PROBLEM[j])
     np.testing.assert_allclose(others, expected, rtol=1e-5)
 
 
 def test_the_queue_holds_the_newest_targets_of_other_problems():
     objective = StepObjective("infonce", size=8, queue=8)
-    first = objective(C, T, PROBLEM)["infonce"]
+    first = objective(C, T, KEYS)["infonce"]
     np.testing.assert_allclose(first, contrast(C.numpy(), T.numpy(), lambda i, j: True), rtol=1e-5)  # empty yet
     objective.end_step(lambda rows: rows)
     more, problem = torch.flip(T, (0,)) + 1, torch.tensor([3, 4, 5, 6, 7, 8])
-    second = objective(C, more, problem)["infonce"]
+    second = objective(C, more, PairKeys(problem, torch.arange(10, 16)))["infonce"]
     queued = PROBLEM.tolist()
     expected = contrast(C.numpy(), more.numpy(), lambda i, j: j < 6 or queued[j - 6] != problem[i], extra=T.numpy())
     np.testing.assert_allclose(second, expected, rtol=1e-5)
@@ -108,4 +112,4 @@ def test_the_queue_holds_the_newest_targets_of_other_problems():
     kept = {tuple(row) for row in objective.queue.tolist()}
     assert kept == {tuple(row) for row in [*T[4:].tolist(), *more.tolist()]}
     objective.eval()
-    np.testing.assert_allclose(objective(C, T, PROBLEM)["infonce"], first, rtol=1e-6)  # evaluation does not use it
+    np.testing.assert_allclose(objective(C, T, KEYS)["infonce"], first, rtol=1e-6)  # evaluation does not use it

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import collator, small_model, small_rows
 
-from stepjepa.jepa.targets import isolation_of, problem_keys
+from stepjepa.jepa.targets import isolation_of, pair_keys_of, pair_shares, problem_keys
 from stepjepa.jepa.views import encode_targets, encode_views
 
 ISOLATED = [
@@ -54,3 +54,29 @@ def test_a_problem_has_one_number_whatever_its_solution_and_batch():
     left = problem_keys(collator(pairs="consecutive", padding_side="left")(together))
     assert torch.equal(left, keys)
     assert problem_keys(collator(pairs="consecutive")(rows[1:2])).tolist() == keys[1:2].tolist()
+
+
+def test_pairs_are_known_by_problem_and_by_the_tokens_of_their_target():
+    rows = small_rows(3, steps=(3,))
+    twin = rows[0]["step_ids"].index(1), rows[0]["step_ids"].index(2)
+    ids = [*rows[1]["input_ids"]]
+    begin, end = rows[1]["step_ids"].index(1), rows[1]["step_ids"].index(2)
+    step = rows[0]["input_ids"][slice(*twin)]
+    other = {
+        "input_ids": ids[:begin] + step + ids[end:],
+        "labels": [-100] * begin + step + rows[1]["labels"][end:],
+        "step_ids": rows[1]["step_ids"][:begin] + [1] * len(step) + rows[1]["step_ids"][end:],
+    }
+    for options in ({}, {"packing_length": 120}, {"padding_side": "left"}):
+        batch = collator(pairs="consecutive", **options)([rows[0], other, rows[2]])
+        keys = pair_keys_of(batch)
+        problems = problem_keys(batch)
+        assert keys.problem.tolist() == problems.repeat_interleave(2).tolist()
+        assert keys.step[0] == keys.step[2]  # the same step in two problems
+        assert len(set(keys.step.tolist())) == 5
+
+
+def test_every_level_of_pairs_has_its_weight():
+    batch = collator(pairs="horizons", horizon=2)(small_rows(2, steps=(3, 2)))
+    assert pair_shares(batch, []).tolist() == [1.0] * 4
+    assert pair_shares(batch, [1.0, 0.25]).tolist() == [1.0, 0.25, 1.0, 1.0]  # 1 → 2, 1 → 3, 2 → 3; 1 → 2

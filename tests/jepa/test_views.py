@@ -18,12 +18,16 @@ LAYOUTS = [
     {"pairs": "question_answer"},
     {"pairs": "consecutive", "isolation": "none"},
     {"pairs": "consecutive", "pooling": "mean", "predictors": 2},
+    {"pairs": "horizons", "horizon": 3, "predictors": 3},
 ]
 POOLED = [
     {"pairs": "consecutive", "pooling": "content"},
     {"pairs": "horizon", "horizon": 2, "isolation": "sink", "pooling": "mean"},
     {"pairs": "consecutive", "isolation": "none", "pooling": "mean"},
     {"pairs": "question_answer", "isolation": "none", "pooling": "content"},
+    {"pairs": "hierarchy", "pooling": "mean"},
+    {"pairs": "hierarchy", "isolation": "sink", "predictors": 2},
+    {"pairs": "horizons", "horizon": 2, "pooling": "content"},
 ]
 LAYERS = [{}, {"target_layer": 1}, {"target_layer": -2, "target_top": 2}, {"target_top": 3}]
 
@@ -63,7 +67,11 @@ def test_single_pass_equals_two_passes(name, layout):
 @pytest.mark.parametrize("layers", LAYERS, ids=str)
 @pytest.mark.parametrize("layout", POOLED, ids=lambda layout: "-".join(map(str, layout.values())))
 def test_single_pass_equals_two_passes_whatever_a_target_is_read_from(layout, layers):
-    rows = [{**row, "separator": [int(i % 3 == 0) for i in range(len(row["input_ids"]))]} for row in small_rows()]
+    rows = [
+        {**row, "separator": [int(i % 3 == 0) for i in range(size)], "part_ids": [i // 2 % 2 for i in range(size)]}
+        for row in small_rows()
+        for size in [len(row["input_ids"])]
+    ]
     for name in ("llama", "gpt2"):
         difference = differences(small_model(name), collator(**layout)(rows), **layers)
         assert max(difference.values()) <= 1e-5

@@ -24,8 +24,9 @@ def idle(**changes):
 
 def test_an_option_is_idle_where_another_leaves_it_without_effect():
     always = {"collapse_threshold"}
-    always |= {"ema_decay", "lbd_share"}
+    always |= {"ema_decay", "lbd_share", "pair_weights"}
     assert idle() == always | {"horizon", "temperature", "own_negatives", "queue"}
+    assert idle(pairs="horizons", jepa_loss_type="infonce") == always - {"pair_weights"}
     assert idle(pairs="horizon", jepa_loss_type="infonce") == always
     assert idle(pairs="horizon", jepa_loss_type="infonce", target="random") == always | {"target_gradient"}
     assert idle(pairs="horizon", jepa_loss_type="infonce", max_steps=5) == always | {"num_train_epochs"}
@@ -35,6 +36,7 @@ def test_an_option_is_idle_where_another_leaves_it_without_effect():
         "temperature",
         "own_negatives",
         "queue",
+        "pair_weights",
         "target_gradient",
     }
     of_the_jepa_term = idle(lbd=0) - {"collapse_threshold"}

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from stepjepa.jepa.losses import LOSSES
 from stepjepa.jepa.objectives import OBJECTIVES, StepObjective
+from stepjepa.jepa.targets import PairKeys
 from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
@@ -25,7 +26,7 @@ def test_every_loss_is_an_objective(tmp_path):
     context, target = torch.randn(4, 8), torch.randn(4, 8)
     options = StepJEPAConfig(output_dir=str(tmp_path))
     for kind, make in OBJECTIVES.items():
-        terms = make(options, 8)(context, target, torch.zeros(4, dtype=torch.long))
+        terms = make(options, 8)(context, target, PairKeys(torch.zeros(4, dtype=torch.long), torch.arange(4)))
         assert list(terms) == [kind]
         assert terms[kind].shape == (4,)
     assert StepObjective("infonce").few_pairs
@@ -43,7 +44,7 @@ def test_the_step_is_that_of_all_terms_as_written(tmp_path):
 
     model, objective = small_model("llama"), Head()
     halves = [encode_views(model, collator(pairs="consecutive")(rows)) for rows in order[:2]]
-    terms = [objective(views.context, views.target, views.example) for views in halves]
+    terms = [objective(views.context, views.target, None) for views in halves]
     pairs = sum(len(views.context) for views in halves)
     tokens = sum(views.lm_tokens for views in halves)
     loss = sum(views.token_losses.sum() for views in halves) / tokens + 0.5 * (
@@ -87,7 +88,7 @@ def test_terms_are_logged_and_evaluated(tmp_path):
     found = trainer.evaluate()
     assert torch.equal(trainer.objective.spread, before)  # evaluation leaves its state alone
     views = encode_views(trainer.model, trainer.eval_collator(small_rows(4, seed=2)))
-    terms = trainer.objective(views.context, views.target, views.example)
+    terms = trainer.objective(views.context, views.target, None)
     assert found["eval_jepa_loss"] == pytest.approx((terms["distance"].mean() + terms["variance"]).item(), rel=1e-5)
 
 

@@ -118,6 +118,28 @@ def test_what_is_a_mean_over_pairs_does_not_depend_on_how_examples_are_spread(tm
         assert (other - changes[0]).norm() / changes[0].norm() < 1e-5
 
 
+def test_several_horizons_are_a_weighted_mean(tmp_path):
+    """γ · LM + λ · Σ weight · loss / Σ weight, over pairs one and two steps ahead, by hand and accumulated."""
+    options = {"pairs": "horizons", "horizon": 2, "predictors": 2, "pair_weights": [1.0, 0.25], "lbd": 0.7}
+    evaluated = {"eval_rows": small_rows(8)}
+    change, _ = step_of(tmp_path / "a", **options, **evaluated)
+    again, _ = step_of(tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=4, **options)
+    model = small_model("llama").train()
+    views = encode_views(model, collator(pairs="horizons", horizon=2, predictors=2)(small_rows(8)))
+    share = torch.where(views.steps[:, 1] - views.steps[:, 0] == 1, 1.0, 0.25)
+    assert set(share.tolist()) == {1.0, 0.25}
+    jepa = (share * jepa_losses(views.context, views.target)).sum() / share.sum()
+    (views.lm_loss + 0.7 * jepa).backward()
+    expected = torch.cat([-0.1 * p.grad.flatten() for p in model.parameters()]).double()
+    for found in (change, again):
+        assert (found - expected).norm() / expected.norm() < 1e-5
+    fresh = make_trainer(tmp_path / "c", **options, **evaluated)
+    assert fresh.evaluate()["eval_jepa_loss"] == pytest.approx(jepa.item(), rel=1e-5)
+    for wrong in ([1.0], [1.0, -1.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="pair_weights"):
+            StepJEPAConfig(output_dir=str(tmp_path), **{**options, "pair_weights": wrong})
+
+
 @pytest.mark.parametrize(
     "options",
     [
