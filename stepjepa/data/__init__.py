@@ -17,6 +17,7 @@ golds.py        where an answer stands in a text, and the reference answer of a 
 thoughts.py     the thoughts of a response and its answer, told apart by models' marks
 mathematics.py  where a solution must not be cut: formulas, drawings, code
 steps.py        a solution's text → its steps
+mixtures.py     several sources in given shares
 sources.py      any sources and the built-in problems → examples, with an account of what was left out
 problems.py     the built-in story problems, worded by `stories.yaml`
 mistakes.py     built-in solutions with one planted wrong step

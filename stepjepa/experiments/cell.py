@@ -31,7 +31,7 @@ from stepjepa.jepa.metrics import metrics_of
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
 from stepjepa.training.run import load_run_model
-from stepjepa.training.splits import TEST_SEED
+from stepjepa.training.splits import TEST_SEED, mixed, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
 LOGGING_STEPS = 8
@@ -125,9 +125,8 @@ def cell_data(options: CellOptions) -> tuple[Split, Split, Split]:
         UserError: a source cannot be read.
         ValueError: fewer training examples than asked for, or a split without answers.
     """
-    train, _ = read_examples(
-        options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
-    )
+    groups = read_training(options, lambda _text: None)
+    train, _ = mixed(groups, [example for group in groups for example in group], options)
     if options.train_examples is not None:
         if len(train) < options.train_examples:
             raise ValueError(f"train_examples={options.train_examples}: the training data has {len(train)}")

@@ -17,7 +17,10 @@ from stepjepa.records import as_json
 from stepjepa.training.config import MAY_CHANGE, plain_arguments
 from stepjepa.training.dataset import COLUMNS
 
-SHOWN_ONLY = ("model_name", "revision", "trust_remote_code", "train_file", "problems", "problem_seed", "splitter")
+SHOWN_ONLY = (
+    *("model_name", "revision", "trust_remote_code", "train_file", "problems", "problem_seed", "splitter"),
+    *("mixing_temperature", "mixed_rows"),
+)
 """Names of what is compared by its content: they may change, and explain a difference of content where there is one."""
 CONTENT = ("training rows", "model weights")
 """What is compared by a digest, whose values say nothing."""

@@ -32,8 +32,14 @@ class RunOptions:
 
     model_name: str = option(BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id.", aliases=["--model_path"])
     train_file: list[str] = option(
-        ["builtin"], "Training data: 'builtin', JSONL files (any form that prepare reads), or Hub data set ids."
+        ["builtin"],
+        "Training data: 'builtin', files, folders, patterns (any form that prepare reads), or Hub data set ids; "
+        "several may have weights, as in a.jsonl:0.7 b.jsonl:0.3.",
     )
+    mixing_temperature: float | None = option(
+        None, "Mix several sources by their sizes to the power 1/T: 1 as they are, a large T makes them equal."
+    )
+    mixed_rows: int | None = option(None, "Rows of a mixture; as many as there are by default.", least=1)
     eval_file: list[str] = option(
         [],
         "Evaluation data, likewise; of built-in problems and Hub data sets the test split. 'none' for none. By "

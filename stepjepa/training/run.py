@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.trainer_callback import ProgressCallback
 
+from stepjepa.evaluation.results import share
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.checkpoint import locate_model
@@ -228,7 +229,12 @@ def _measure(
         results = generate_answers(
             trainer.model, tokenizer, mine, max_new_tokens=options.max_new_tokens, progress=state.is_main_process
         )
-        everyone = gather_object([{"correct": r["correct"], "truncated": r["truncated"]} for r in results])
+        everyone = gather_object(
+            [
+                {"correct": r["correct"], "truncated": r["truncated"], "source": problem["source"]}
+                for r, problem in zip(results, mine, strict=True)
+            ]
+        )
         measured["accuracy"] = accuracy(everyone)
         right = sum(r["correct"] for r in everyone)
         low, high = wilson(right, len(everyone))
@@ -239,4 +245,13 @@ def _measure(
             f"accuracy {when} training: {right} of {len(everyone)} held-out problems, {measured['accuracy']:.1%} "
             f"(95% interval {low:.1%} to {high:.1%})"
         )
+        by_source = {
+            source: share(r["correct"] for r in everyone if r["source"] == source)
+            for source in sorted({r["source"] for r in everyone})
+        }
+        if len(by_source) > 1:
+            measured["accuracy_by_source"] = by_source
+            for source, part in by_source.items():
+                low, high = part["interval"]
+                say(f"  {source}: {part['correct']} of {part['n']}, {part['accuracy']:.1%} ({low:.1%} to {high:.1%})")
     return measured

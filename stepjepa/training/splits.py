@@ -8,11 +8,14 @@ has them; what is asked twice stays on one side.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from stepjepa.data.mixtures import Part, described, mix, split_weights, table
 from stepjepa.data.sources import read_examples
+from stepjepa.records import UserError
 from stepjepa.training.options import RunOptions
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
@@ -42,10 +45,13 @@ class RunData:
     """To answer before and after; of the evaluation data, or built-in ones of another split."""
     held_out: HeldOut | None = None
     """None where nothing of the training data was kept back."""
+    mixture: list[Part] = field(default_factory=list)
+    """What each source gives to the training rows; empty where they are taken as they are."""
 
     def description(self) -> dict[str, Any]:
         """For a record."""
-        return {"held_out": asdict(self.held_out) if self.held_out else None}
+        kept = {"held_out": asdict(self.held_out) if self.held_out else None}
+        return kept | ({"mixture": described(self.mixture)} if self.mixture else {})
 
 
 def read_data(options: RunOptions, say: Callable[[str], None]) -> RunData:
@@ -57,13 +63,60 @@ def read_data(options: RunOptions, say: Callable[[str], None]) -> RunData:
     Raises:
         UserError: a source that cannot be read.
     """
-    train, report = read_examples(
-        options.train_file, count=options.problems, seed=options.problem_seed, splitter=options.splitter
-    )
-    say(str(report))
-    data = RunData(train)
+    groups = read_training(options, say)
+    data = RunData([example for group in groups for example in group])
+    _read_evaluation(data, options, say)
+    data.train, data.mixture = mixed(groups, data.train, options)
+    if data.mixture:
+        say(table(data.mixture))
+    return data
+
+
+def read_training(options: RunOptions, say: Callable[[str], None]) -> list[list[Example]]:
+    """The training examples: of each source if they are mixed, else of all together.
+
+    Raises:
+        UserError: a source that cannot be read, or weights that say nothing.
+    """
+    sources, weights = split_weights(options.train_file)
+    if options.mixing_temperature is not None and (weights is not None or options.mixing_temperature <= 0):
+        raise UserError("--mixing_temperature has to be above 0, and takes the place of weights")
+    groups = []
+    for source in [[one] for one in sources] if is_mixed(options) else [sources]:
+        examples, report = read_examples(
+            source, count=options.problems, seed=options.problem_seed, splitter=options.splitter
+        )
+        say(str(report))
+        groups.append(examples)
+    return groups
+
+
+def is_mixed(options: RunOptions) -> bool:
+    """Whether training rows are drawn from the sources and not just all of theirs."""
+    asked = options.mixing_temperature, options.mixed_rows, split_weights(options.train_file)[1]
+    return any(one is not None for one in asked)
+
+
+def mixed(groups: list[list[Example]], kept: list[Example], options: RunOptions) -> tuple[list[Example], list[Part]]:
+    """The rows to train on, and what each source gives to a mixture of them; nothing if there is none.
+
+    Args:
+        groups: of `read_training`.
+        kept: those of the examples that are to be drawn from.
+    """
+    if not is_mixed(options):
+        return kept, []
+    sources, weights = split_weights(options.train_file)
+    mine = {id(example) for example in kept}
+    left = [[example for example in group if id(example) in mine] for group in groups]
+    return mix(sources, left, weights, options.mixing_temperature, options.mixed_rows, options.problem_seed)
+
+
+def _read_evaluation(data: RunData, options: RunOptions, say: Callable[[str], None]) -> None:
+    """Read what a run evaluates on, or keep some of its training data for that."""
+    train = data.train
     if options.eval_file == ["none"]:
-        return data
+        return
     if options.eval_file:
         data.evaluation, report = read_examples(
             options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
@@ -77,14 +130,23 @@ def read_data(options: RunOptions, say: Callable[[str], None]) -> RunData:
             data.evaluation, _ = read_examples("builtin", split="validation", count=options.eval_problems)
         if options.accuracy_problems:
             data.problems, _ = read_examples("builtin", split="test", count=options.accuracy_problems, seed=TEST_SEED)
-        return data
+        return
     else:
         _hold_out(data, options, say)
     data.problems = [example for example in data.evaluation if example.get("answer")]
     if data.held_out:  # several solutions of a question are one problem
         data.problems = list({question_key(example): example for example in data.problems}.values())
-    data.problems = data.problems[: options.accuracy_problems]
-    return data
+    data.problems = one_in_turn(data.problems)[: options.accuracy_problems]
+
+
+def one_in_turn(examples: list[Example]) -> list[Example]:
+    """A first one of every source, then a second one of each, so that the first few are of all."""
+    seen: Counter[str] = Counter()
+    places = []
+    for example in examples:
+        seen[example["source"]] += 1
+        places.append(seen[example["source"]])
+    return [examples[number] for number in sorted(range(len(examples)), key=places.__getitem__)]
 
 
 def _hold_out(data: RunData, options: RunOptions, say: Callable[[str], None]) -> None:

@@ -5,6 +5,9 @@ import random
 
 import pytest
 
+from stepjepa.commands.main import main
+from stepjepa.data.sources import prepare
+from stepjepa.records import UserError
 from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import hold_out, question_key, read_data
 
@@ -73,3 +76,63 @@ def test_evaluation_data_of_their_own_leave_the_training_data_whole(tmp_path):
     data, said = read(tmp_path, rows(55), eval_file=[str(other)], accuracy_problems=3)
     assert (len(data.train), len(data.evaluation), len(data.problems), data.held_out) == (55, 11, 3, None)
     assert "5 of 11 evaluation examples ask what training examples ask" in said
+
+
+def two_files(tmp_path, first=60, second=240):
+    for name, count in (("one", first), ("two", second)):
+        lines = [json.dumps({"question": f"{name} {n}?", "answer": f"{n} of {name}.\n#### {n}"}) for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    return [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+
+
+def read_mixed(tmp_path, weights, **options):
+    files = [f"{file}{weight}" for file, weight in zip(two_files(tmp_path), weights, strict=True)]
+    said = []
+    return read_data(RunOptions(train_file=files, **options), said.append), "\n".join(said)
+
+
+def test_a_mixture_is_drawn_from_what_is_not_held_out(tmp_path):
+    plain, _ = read_mixed(tmp_path, ("", ""))
+    data, said = read_mixed(tmp_path, (":0.7", ":0.3"))
+    assert questions(data.evaluation) == questions(plain.evaluation)  # whatever the weights
+    assert not questions(data.train) & questions(data.evaluation)
+    assert len(data.train) == len(plain.train) == 270
+    sources = [example["source"] for example in data.train]
+    assert (sources.count("one"), sources.count("two")) == (189, 81)
+    assert [part["taken"] for part in data.description()["mixture"]] == [189, 81]
+    assert "70.00%    189  70.00%" in said
+    assert {example["source"] for example in data.problems[:2]} == {"one", "two"}  # however few are answered
+
+
+def test_a_source_of_weight_zero_is_evaluated_on(tmp_path):
+    data, _ = read_mixed(tmp_path, (":1", ":0"), mixed_rows=40)
+    assert [example["source"] for example in data.train] == ["one"] * 40
+    assert {example["source"] for example in data.evaluation} == {"one", "two"}
+
+
+def test_a_temperature_makes_sources_alike(tmp_path):
+    data, _ = read_mixed(tmp_path, ("", ""), mixing_temperature=1e9, eval_file=["none"])
+    sources = [example["source"] for example in data.train]
+    assert (sources.count("one"), sources.count("two")) == (150, 150)
+    for weights, temperature in (((":1", ":1"), 2.0), (("", ""), 0.0)):
+        with pytest.raises(UserError, match="--mixing_temperature has to be above 0, and takes the place of weights"):
+            read_mixed(tmp_path, weights, mixing_temperature=temperature)
+
+
+def test_a_run_on_a_mixture_says_what_each_source_gave_and_how_it_is_solved(tmp_path, capsys):
+    for name, seed in (("one", 1), ("two", 2)):
+        prepare("builtin", tmp_path / f"{name}.jsonl", count=6, seed=seed, source_name=name)
+    files = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    words = ["--train_file", f"{files[0]}:3", f"{files[1]}:1", "--eval_file", *files, "--max_steps", "1"]
+    words += ["--max_new_tokens", "8", "--accuracy_problems", "4", "--disable_tqdm", "true", "--lbd", "0"]
+    assert main(["train", *words, "--output_dir", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert [(part["rows"], part["taken"], part["passes"]) for part in record["data"]["mixture"]] == [
+        (6, 9, 1.5),
+        (6, 3, 0.5),
+    ]
+    assert record["data"]["train"]["examples"] == 12
+    for when in ("before", "after"):
+        assert {"eval_one_lm_loss", "eval_two_lm_loss"} <= set(record[when])
+        assert {name: part["n"] for name, part in record[when]["accuracy_by_source"].items()} == {"one": 2, "two": 2}
+    assert "  one: " in capsys.readouterr().out
