@@ -91,6 +91,7 @@ def encode_candidates(
     target_layer: int = -1,
     target_top: int = 1,
     at_step_end: bool = False,
+    likelihood: bool = True,
     batch_size: int = 16,
     progress: bool = True,
 ) -> StepViews:
@@ -107,6 +108,7 @@ def encode_candidates(
         layout: predictors, isolation, pooling, longest row.
         objective: what predicts from the context view and scales the target view; nothing by default.
         target_layer, target_top: of `encode_views`.
+        likelihood: also the log-probabilities, for a third more tokens; else they are 0.
         at_step_end: read context views at the end of the step before, for a model without trained predictor tokens.
         batch_size: contexts encoded together; it changes the speed, not the result.
         progress: show a progress bar.
@@ -117,7 +119,7 @@ def encode_candidates(
     """
     try:
         rows = _rows(tokenizer, examples, candidates, layout)
-        collate = CandidateCollator(tokenizer, layout, likelihood=True, at_step_end=at_step_end)
+        collate = CandidateCollator(tokenizer, layout, likelihood=likelihood, at_step_end=at_step_end)
     except ValueError as error:
         raise UserError(str(error)) from error
     rows.sort(key=lambda row: -len(row["input_ids"]))
@@ -130,11 +132,11 @@ def encode_candidates(
             # Summed in float64, so that the order of the tokens of a batch does not matter.
             sums = torch.zeros(count, dtype=torch.float64, device=views.token_losses.device)
             sums.index_add_(0, views.token_examples, -views.token_losses.double())
-            sizes = torch.bincount(views.token_examples, minlength=count)
+            lengths = [len(c["input_ids"]) for row in batch for place in row["places"] for c in place.candidates]
             seen = [at_least_float32(views.context), at_least_float32(views.target)]
             if objective is not None:
                 seen = [objective.predict(seen[0]), objective.scaled(seen[1])]
-            found = (*seen, sums, sizes)
+            found = (*seen, sums, torch.tensor(lengths))
             parts.append(StepViews(*(each.cpu() for each in found)))
             bar.update(len(batch))
     order = [number for row in rows for numbers in row["numbers"] for number in numbers]

@@ -110,8 +110,14 @@ class Scorer:
         place = "the end of the step before" if self.at_step_end else "the predictor token"
         say(f"system prompt: {origin}; energy: {self.distance}, predicted at {place}")
 
-    def views(self, examples: Sequence[Mapping[str, Any]], candidates: Sequence[Any], model: Any = None) -> StepViews:
-        """Views of candidate steps."""
+    def views(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        candidates: Sequence[Any],
+        model: Any = None,
+        likelihood: bool = False,
+    ) -> StepViews:
+        """Views of candidate steps, by another model if one is given; log-probabilities where they are asked for."""
         from stepjepa.analysis.energies import encode_candidates
 
         return encode_candidates(
@@ -123,6 +129,7 @@ class Scorer:
             objective=self.objective,
             target_layer=self.target_layer,
             target_top=self.target_top,
+            likelihood=likelihood,
             at_step_end=self.at_step_end,
             batch_size=self.options.batch_size,
         )
@@ -215,7 +222,7 @@ def score_solutions(scorer: Scorer) -> None:
     with one_writer(options.output_file):
         examples = scorer.read(options.test_file, options.split, options.problems, options.problem_seed)
         candidates = own_and_further(examples)
-        views = scorer.views(examples, candidates)
+        views = scorer.views(examples, candidates, likelihood=True)
         if options.scale_file:
             views = scorer.scale(examples, options.scale_file)(views)
         rows = scored_rows(examples, question_ids(examples), candidates, views, scorer.distance)
@@ -239,7 +246,7 @@ def find_mistakes(scorer: Scorer) -> dict[str, Any]:
     steps = right_and_wrong(problems)
     source = options.scale_file or [BUILTIN]
     texts = [c.text or examples[c.example]["steps"][c.step] for c in steps.candidates]
-    views = scorer.views(examples, steps.candidates)
+    views = scorer.views(examples, steps.candidates, likelihood=True)
     scale = scorer.scale(examples, source)
     control = random_weights(scorer.model, 0)
     blind = scorer.views(examples, steps.candidates, control)
@@ -303,7 +310,7 @@ def best_of(scorer: Scorer) -> dict[str, Any]:
     check_prompts(scorer.tokenizer, examples, ids, results)
     solutions, index = sampled_solutions(examples, ids, results, options.splitter or "auto")
     candidates = own_steps(solutions)
-    views = scorer.views(solutions, candidates)
+    views = scorer.views(solutions, candidates, likelihood=True)
     scaled = scorer.scale(examples, options.scale_file)(views) if options.scale_file else views
     energy, likely = sample_scores(candidates, views, scaled, index, scorer.distance)
     found = choose(results, ids, energy, likely, greedy)

@@ -83,6 +83,9 @@ def test_at_the_end_of_a_step_the_state_of_the_plain_model_is_read(loaded, examp
 def test_other_candidates_and_batches_change_nothing(loaded, examples):
     place = Candidate(0, 2, "Ann has 3 + 4 = 7 cups.")
     alone = encode(loaded, examples, [place])
+    without = encode(loaded, examples, [place], likelihood=False)
+    assert (without.log_probability.item(), without.tokens.item()) == (0, alone.tokens.item())
+    torch.testing.assert_close(without.target, alone.target, atol=2e-5, rtol=1e-4)
     many = [*own_steps(examples), Candidate(0, 2, "So it is 9."), place, Candidate(1, 1, examples[1]["steps"][2])]
     together = encode(loaded, examples, many, batch_size=3)
     changed = with_step(examples[0], 2, place.text)
