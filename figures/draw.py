@@ -21,6 +21,7 @@ from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_json, write_json
 from stepjepa.visualization.attention import attention_maps, leakage_map
 from stepjepa.visualization.comparison import forest, price_bars
+from stepjepa.visualization.detection import error_detection
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.visualization.masks import mask_panels, mask_record
@@ -62,6 +63,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
         lambda record, size: embedding_map(*record["records"], color="view", size=size),
         ("embedding-map",),
     ),
+    "detection": (error_detection, ("detect-untrained", "detect-infonce")),
     "spectrum": (_spectrum, ("spectrum",)),
     "similarity": (similarity_map, ("similarity",)),
     "attention": (attention_maps, ("attention",)),

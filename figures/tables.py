@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepjepa.analysis.detection import SCORES
 from stepjepa.data.files import FILES
 from stepjepa.data.formats import FORMATS
 from stepjepa.data.origins import ORIGINS
@@ -249,6 +250,41 @@ def price() -> list[str]:
     return table(*rows)
 
 
+DETECTIONS = ("detect-untrained", "detect-infonce")
+
+
+def detections() -> list[str]:
+    """AUC of wrong against right steps of equal length and position, and what a reader must see beside it."""
+    kinds = list(record(DETECTIONS[0])["kinds"])
+    rows = [["model", "score", *kinds, "mean of the four"]]
+    for name in DETECTIONS:
+        entries = record(name)["kinds"]
+        for score, words in SCORES.items():
+            if score in ("raw", "length", "position"):
+                continue
+            areas = [entries[kind]["scores"][score]["controlled"] for kind in kinds]
+            cells = [f"{a['estimate']:.2f} ({a['low']:.2f}–{a['high']:.2f})" for a in areas]
+            mean = sum(a["estimate"] for a in areas) / len(areas)
+            shown = f"**{words}**" if score == "energy" else words
+            rows.append([record(name)["label"] if score == "energy" else "", shown, *cells, f"{mean:.2f}"])
+    entries = record(DETECTIONS[0])["kinds"]
+    for score in ("length", "position"):
+        areas = [entries[kind]["scores"][score]["pooled"] for kind in kinds]
+        cells = [f"{a['estimate']:.2f} ({a['low']:.2f}–{a['high']:.2f})" for a in areas]
+        rows.append(["any", f"{score}, not controlled", *cells, ""])
+    return table(*rows)
+
+
+def next_steps() -> list[str]:
+    """R@1 of the true next step among the right steps of the problems that detection is measured on."""
+    rows = [["model", "z-scored", "raw states", "random weights, z-scored", "random weights, raw", "chance"]]
+    for name in DETECTIONS:
+        found = record(name)["retrieval"]
+        cells = [percent(*(max(found[of][key], 0) for key in ("estimate", "low", "high"))) for of in found]
+        rows.append([record(name)["label"], *cells, f"{found['raw']['chance']:.2%}"])
+    return table(*rows)
+
+
 def growth() -> list[str]:
     """How the time of each text function grows, over its worst units."""
     sizes = record("growth")["sizes"]
@@ -436,6 +472,8 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "pairs": functools.partial(grid_table, "pairs"),
         "lowdata": functools.partial(grid_table, "lowdata", "λ = 0"),
         "losses": functools.partial(grid_table, "losses"),
+        "detections": detections,
+        "next-steps": next_steps,
         "other-tests": other_tests,
         "price": price,
         "drills": drills,

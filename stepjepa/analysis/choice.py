@@ -29,7 +29,7 @@ BOUND = "any"
 def sampled_solutions(
     examples: Sequence[Mapping[str, Any]], ids: Sequence[str], results: Results, splitter: Splitter = "auto"
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Each sampled response as an example with its steps, and which it is.
+    """Each different response to a question as an example with its steps, and which one every sample is.
 
     Returns:
         Examples, and for each question and sample the index of its example, `[Q, N]`; −1 for a response without a step.
@@ -45,12 +45,17 @@ def sampled_solutions(
     (count,) = samples
     solutions: list[dict[str, Any]] = []
     place = {name: number for number, name in enumerate(ids)}
+    known: dict[tuple[str, str], int] = {}
     index = np.full((len(ids), count), -1)
     for sample in range(count):
         rows = [{"id": row["id"], "response": row["samples"][sample]["response"]} for row in results.rows]
         kept, names = with_responses(examples, ids, replace(results, rows=rows), splitter)
-        index[[place[name] for name in names], sample] = len(solutions) + np.arange(len(kept))
-        solutions += kept
+        for name, solution in zip(names, kept, strict=True):
+            key = name, solution["messages"][-1]["content"]
+            if key not in known:
+                known[key] = len(solutions)
+                solutions.append(solution)
+            index[place[name], sample] = known[key]
     return solutions, index
 
 

@@ -7,7 +7,7 @@ training.py            steps and tokens of the data; loss curves, also while a m
 comparison.py          forest plots of arms, bars of the benchmark
 embeddings.py          maps of views, similarities, spectra
 attention.py           attention maps, the flow between parts, the leakage audit
-detection.py           how well each score finds each kind of mistake
+detection.py           how well scores find mistakes; energies along a solution
 grids.py               accuracies and representations of every arm, seed by seed
 widgets.py             what the explorers share (`widgets.js`)
 mask_pictures.py       a batch → labelled masks, every row in words

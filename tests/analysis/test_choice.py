@@ -69,6 +69,7 @@ def test_samples_become_solutions(examples, results):
                     f"Therefore the answer is {answer}.",
                 ]
                 assert solution["messages"][:-1] == examples[q]["messages"][:-1]
+    assert len(solutions) == sum(len(set(row) - {None}) for row in ANSWERS)  # what is said twice is scored once
     with pytest.raises(UserError, match="no samples to choose among"):
         sampled_solutions(examples, question_ids(examples), Results(results.path, [{"id": "a", "response": "b"}], {}))
 

@@ -138,7 +138,7 @@ def test_a_model_that_foresees_finds_mistakes_and_the_controls_do_not(steps, for
             assert abs(area_of[control]["controlled"] - 0.5) < 0.12, control
         assert area_of["random"]["pooled"] == 0.5
     figure = error_detection(as_json(found) | {"label": "one"}, as_json(found) | {"label": "two"})
-    assert figure.axes[0].get_title() == f"operation ({found['kinds']['operation']['steps']})"
+    assert figure.axes[0].get_title() == "operation"
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["one", "two"]
     plt.close(figure)
 
