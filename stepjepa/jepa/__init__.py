@@ -21,7 +21,9 @@ In reading order, with what to look for:
     losses.py         context, target → a number per pair: `LOSSES`
     heads.py          what predicts from a context view, how a target view is scaled: `HEADS`, `SCALES`
     regularisers.py   what keeps a set of views from becoming all alike: `REGULARISERS`
-    objectives.py     these put together, with weights and state: `Objective`, `OBJECTIVES`
+    objectives.py     these put together, with weights and state: `Objective`, `StepObjective`
+    rivals.py         objectives of other papers, over the states of tokens
+    registry.py       every objective by name: `OBJECTIVES`
     targets.py        whose target views; the problem that a pair belongs to
     reference.py      the same in two passes, as one would explain it: `two_pass_views`, which tests compare with
     metrics.py        aligned, or merely alike: `METRICS`

@@ -2,13 +2,12 @@
 
 `StepObjective` puts together, each by one option: a head that predicts from the context view, the scale of the target
 view, a loss of `LOSSES`, the distance of both as the language model's head reads them, and `REGULARISERS` of the set
-of views. `OBJECTIVES` holds it once for each loss.
+of views. `registry.py` has it once for each loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepjepa.jepa.heads import Scale, make_head
-from stepjepa.jepa.losses import LOSSES, at_least_float32, infonce, jepa_losses
+from stepjepa.jepa.losses import at_least_float32, infonce, jepa_losses
 from stepjepa.jepa.regularisers import REGULARISERS, weights_of
 from stepjepa.jepa.targets import PairKeys
 
@@ -195,7 +194,3 @@ def divergence(predicted: Tensor, true: Tensor) -> Tensor:
     """
     log_true, log_predicted = (at_least_float32(x).log_softmax(dim=-1) for x in (true.detach(), predicted))
     return F.kl_div(log_predicted, log_true, reduction="none", log_target=True).sum(dim=-1)
-
-
-OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {kind: partial(StepObjective.of, kind) for kind in LOSSES}
-"""Objectives by name, each made from the options of a run (`training/options.py`) and the model's hidden size D."""

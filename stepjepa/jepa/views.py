@@ -51,6 +51,8 @@ class Views:
     """`[S, 2]`: example and step of each row of `step_states`."""
     step_layers: dict[int, Tensor] = field(default_factory=dict)
     """In-context step-end states at the chosen layers, `[S, D]` each; only with `step_states`."""
+    states: Tensor | None = None
+    """`[B, L, D]`: the last layer's states of all tokens, after the final norm; for objectives over tokens."""
     attentions: tuple[Tensor, ...] | None = None
     """Attention weights over the branch layout, `[B, heads, L, L]` for each layer (eager attention only)."""
 
@@ -217,6 +219,7 @@ def encode_views(
         steps=torch.stack([batch["context_step"][row, pair], batch["target_step"][row, pair]], dim=1),
         context_layers={layer: outputs.layers[layer][at_context] for layer in layers},
         target_layers={layer: pooled(outputs.layers[layer], *at_target) for layer in layers},
+        states=states,
         attentions=outputs.attentions,
     )
     if step_states:

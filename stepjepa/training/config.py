@@ -14,8 +14,9 @@ from transformers import TrainingArguments
 
 from stepjepa.jepa.controls import TARGETS
 from stepjepa.jepa.heads import HEADS, SCALES
-from stepjepa.jepa.objectives import OBJECTIVES
+from stepjepa.jepa.losses import LOSSES
 from stepjepa.jepa.pairs import ISOLATIONS, PAIR_SETS, POOLINGS, BranchLayout
+from stepjepa.jepa.registry import OBJECTIVES
 from stepjepa.jepa.regularisers import weights_of
 from stepjepa.jepa.targets import TARGET_MODELS
 from stepjepa.training.options import LBD_SCHEDULES, JEPAOptions, RunOptions
@@ -120,6 +121,8 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("pair_weights", not self.pair_weights or sum(self.pair_weights) > 0, "more than 0 in sum"),
             ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
             ("lbd_share", 0 < self.lbd_share <= 1, "in (0, 1]"),
+            ("future_tokens", self.future_tokens >= 1, "≥ 1"),
+            ("whole_step", not self.whole_step or self.jepa_loss_type in LOSSES, "false: no pairs are compared"),
             ("fp16", not (self.fp16 and self.whole_step), "false with whole_step: its gradients are not scaled"),
             ("kl", self.kl >= 0, "≥ 0"),
             (

@@ -36,28 +36,28 @@ FIELDS = (
 EXAMPLE_SUMS = ("lm", "tokens", "jepa", "pairs", "ranked", "hits", "chance")
 
 
-def example_sums(views: Views, losses: Tensor, examples: int, shares: Tensor) -> Tensor:
+def example_sums(views: Views, losses: Tensor, examples: int, shares: Tensor, example: Tensor) -> Tensor:
     """Sums of each example of a batch, `[B, 7]` in the order of `EXAMPLE_SUMS`.
 
     Args:
         views: of an unpacked batch.
-        losses: JEPA losses of its pairs, `[P]`.
+        losses: JEPA losses, `[N]`, of its pairs or of what the objective counts.
         examples: B, the number of examples.
-        shares: the weight of each pair, `[P]`.
+        shares, example: the weight and the example of each of them, `[N]`.
     """
 
     def per_example(values: Tensor, index: Tensor) -> Tensor:
         sums = torch.zeros(examples, dtype=torch.float32, device=values.device)
         return sums.index_add_(0, index, values.float())
 
-    pairs = len(losses)
-    rival = torch.full_like(losses, float(pairs > 1))  # a single pair has nothing to be told apart from
+    pairs = len(views.context)
+    rival = losses.new_full((pairs,), float(pairs > 1))  # a single pair has nothing to be told apart from
     hits = retrieval_hits(views.context, views.target)
     columns = [
         per_example(views.token_losses, views.token_examples),
         per_example(torch.ones_like(views.token_losses), views.token_examples),
-        per_example(losses * shares, views.example),
-        per_example(shares, views.example),
+        per_example(losses * shares, example),
+        per_example(shares, example),
         per_example(rival, views.example),
         per_example(rival * hits, views.example),
         per_example(rival / max(pairs, 1), views.example),

@@ -81,7 +81,7 @@ class JEPAOptions:
 
     lbd: float = option(0.1, "λ, the weight of the JEPA loss. 0 is plain fine-tuning.", aliases=["--lambda"])
     gamma: float = option(1.0, "γ, the weight of the language-modelling loss.")
-    jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.objectives.OBJECTIVES", jepa_only=True)
+    jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.registry.OBJECTIVES", jepa_only=True)
     pairs: str = option("first", "Which view pairs.", choices=PAIR_SETS, jepa_only=True)
     horizon: int = option(
         1,
@@ -169,6 +169,13 @@ class JEPAOptions:
         "prediction.",
         jepa_only=True,
         least=0,
+    )
+    future_tokens: int = option(
+        3,
+        "How many tokens after the next one jepa_loss_type=mtp predicts.",
+        jepa_only=True,
+        idle_if=lambda options: options["jepa_loss_type"] != "mtp",
+        least=1,
     )
     regularisers: list[str] = option(
         [],

@@ -145,6 +145,10 @@ class TrainedTargets(TrainedObjective):
         bias = None if head.bias is None else head.bias.detach().to(states)
         return nn.functional.linear(states, head.weight.detach().to(states), bias)
 
+    def embedding(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids, without a gradient, `[N] → [N, D]`."""
+        return base_model(self.model).get_input_embeddings()(ids).detach()
+
     # ---- before training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -24,8 +24,10 @@ from transformers.utils import logging
 from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import at_least_float32
-from stepjepa.jepa.objectives import OBJECTIVES, Objective
+from stepjepa.jepa.losses import LOSSES, at_least_float32
+from stepjepa.jepa.objectives import Objective
+from stepjepa.jepa.registry import OBJECTIVES
+from stepjepa.jepa.rivals import Terms, TokenObjective
 from stepjepa.jepa.targets import pair_keys_of, pair_shares
 from stepjepa.jepa.views import Views, next_labels
 from stepjepa.records import UserError
@@ -112,7 +114,8 @@ class StepJEPATrainer(WholeSteps):
             eval_dataset = rows(eval_dataset, "eval")
 
         if data_collator is None:
-            trained = args.layout if args.lbd > 0 else dataclasses.replace(args.layout, pairs="none")
+            branches = args.lbd > 0 and (objective is not None or args.jepa_loss_type in LOSSES)
+            trained = args.layout if branches else dataclasses.replace(args.layout, pairs="none")
             data_collator = StepJEPACollator(processing_class, trained, packing_length=args.packing_length)
             evaluated = args.layout
         else:
@@ -138,6 +141,8 @@ class StepJEPATrainer(WholeSteps):
             objective = OBJECTIVES[args.jepa_loss_type](args, hidden_size)
         self.objective = objective.to(self.args.device)
         self.objective.vocabulary = self.vocabulary
+        if isinstance(self.objective, TokenObjective):
+            self.objective.embedding = self.embedding
         self.set_up_targets()
         self._pairs_in_step = torch.zeros(())
         self._microbatches_in_step: Tensor | int = 0
@@ -187,7 +192,7 @@ class StepJEPATrainer(WholeSteps):
         for batch in batches:
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
             counts[1] += (batch["context_index"] >= 0).any().to(device)
-            shares += pair_shares(batch, self.args.pair_weights).sum().to(device)
+            shares += self._count(batch).to(device)
         tokens, self._microbatches_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
         self._pairs_in_step = self.accelerator.reduce(shares, reduction="sum")
         self.monitor.start_step(jepa=weight > 0)
@@ -230,10 +235,14 @@ class StepJEPATrainer(WholeSteps):
             self._microbatch += 1
         else:
             self.objective.train(training)
-            terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
-            share = pair_shares(inputs, self.args.pair_weights)
+            if isinstance(self.objective, TokenObjective):
+                share = torch.ones((), device=lm.device)
+                terms = self._token_terms(views, inputs).values if weight > 0 or not training else {"jepa": 0 * share}
+            else:
+                terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
+                share = pair_shares(inputs, self.args.pair_weights)
             counted = self._pairs_in_step, self._microbatches_in_step
-            pairs, microbatches = counted if training else (share.sum(), 1)
+            pairs, microbatches = counted if training else (self._count(inputs), 1)
             pairs, microbatches = pairs.where(pairs > 0, 1.0), _at_least_one(microbatches)
             means = {
                 name: (term * share).sum() / pairs if term.ndim else term / microbatches for name, term in terms.items()
@@ -245,7 +254,8 @@ class StepJEPATrainer(WholeSteps):
             self.monitor.add(lm=lm, jepa=jepa)
             if len(means) > 1:
                 self.monitor.add_terms(means)
-            self.monitor.add_views(self.compared(views), inputs, jepa=weight > 0)
+            has_pairs = weight > 0 and not isinstance(self.objective, TokenObjective)
+            self.monitor.add_views(self.compared(views), inputs, jepa=has_pairs)
             self._losses.append(loss.detach())
             loss = loss * self.accelerator.num_processes
         return (loss, views) if return_outputs else loss
@@ -276,6 +286,19 @@ class StepJEPATrainer(WholeSteps):
                 "pair: its loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
             )
         return target
+
+    def _count(self, inputs: dict[str, Tensor]) -> Tensor:
+        """How many the terms of a microbatch are a mean over: view pairs by weight, or what the objective counts."""
+        if isinstance(self.objective, TokenObjective):
+            return torch.tensor(float(self.objective.count(inputs)))
+        return pair_shares(inputs, self.args.pair_weights).sum()
+
+    def _token_terms(self, views: Views, inputs: dict[str, Tensor]) -> Terms:
+        """The terms of an objective over tokens."""
+        assert isinstance(self.objective, TokenObjective)
+        assert views.states is not None
+        with torch.autocast(self.args.device.type, enabled=False):
+            return self.objective.of_tokens(views.states, inputs)
 
     def _terms(self, views: Views, inputs: dict[str, Tensor], target: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
@@ -331,9 +354,15 @@ class StepJEPATrainer(WholeSteps):
         views = self.views(model, inputs)
         rows = len(inputs["input_ids"])
         self.objective.eval()
-        terms = self._terms(views, inputs, views.target).values()
-        losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
-        sums = example_sums(self.compared(views), losses, rows, pair_shares(inputs, self.args.pair_weights))
+        if isinstance(self.objective, TokenObjective):
+            values, example = self._token_terms(views, inputs)
+            losses = torch.stack(list(values.values())).sum(dim=0)
+            shares = torch.ones_like(losses)
+        else:
+            terms = self._terms(views, inputs, views.target).values()
+            losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
+            shares, example = pair_shares(inputs, self.args.pair_weights), views.example
+        sums = example_sums(self.compared(views), losses, rows, shares, example)
         sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
 

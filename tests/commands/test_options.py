@@ -18,7 +18,7 @@ from stepjepa.commands.prepare import PrepareOptions
 from stepjepa.evaluation.options import EvaluateOptions, SynthesizeOptions
 from stepjepa.experiments.options import BenchOptions, VerifyOptions
 from stepjepa.jepa.controls import TARGETS
-from stepjepa.jepa.objectives import OBJECTIVES
+from stepjepa.jepa.registry import OBJECTIVES
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.configurations import Option, boolean, names, options_of, read_configuration, trainer_options
@@ -97,7 +97,7 @@ def test_values_that_cannot_be_are_refused_before_torch_is_imported(words, messa
 def test_the_options_of_step_jepa_come_first_and_only():
     short, _ = run("train", "--help")
     full, _ = run("train", "--help_all")
-    assert "--jepa_loss_type {cosine,l2,mse,smooth_l1,l1_std,infonce}" in short.stdout
+    assert "--jepa_loss_type {cosine,l2,mse,smooth_l1,l1_std,infonce,nextlat,mtp,stp,ssp}" in short.stdout
     assert "--lbd, --lambda X" in short.stdout
     assert "--adam_beta1" not in short.stdout
     assert "--adam_beta1 X" in full.stdout
@@ -117,7 +117,7 @@ def test_what_is_read_from_source_is_what_the_classes_have():
     assert trainer_options()["save_steps"].kind is float
     assert trainer_options()["push_to_hub"].kind is boolean
     assert trainer_options()["label_names"].many
-    assert names("jepa.objectives.OBJECTIVES") == tuple(OBJECTIVES)
+    assert names("jepa.registry.OBJECTIVES") == tuple(OBJECTIVES)
     assert names("jepa.controls.TARGETS") == TARGETS
 
 

@@ -167,6 +167,11 @@ CHANGES = [
     {"pairs": "horizons", "horizon": 3},
     {"pairs": "horizons", "horizon": 3, "pair_weights": [1.0, 0.5, 0.25]},
     {"pairs": "hierarchy"},
+    {"jepa_loss_type": "nextlat"},
+    {"jepa_loss_type": "mtp"},
+    {"jepa_loss_type": "mtp", "future_tokens": 1},
+    {"jepa_loss_type": "stp"},
+    {"jepa_loss_type": "ssp"},
     {"jepa_loss_type": "infonce"},
     {"jepa_loss_type": "infonce", "temperature": 0.5},
     {"lora": True, "lora_rank": 4},
@@ -219,7 +224,7 @@ def test_one_run_asked_for_twice_is_one_cell(tmp_path):
 
 def test_shipped_grids_share_what_they_share():
     grids = {name: read_grid(name) for name in shipped_grids()}
-    assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata", "objectives-screen"}
+    assert set(grids) == {"lambda", "losses", "isolation", "pairs", "lowdata", "objectives-screen", "rivals-screen"}
     plain, classic = (grids["lambda"].cell(arm, 2).address for arm in ("lbd=0", "lbd=0.1"))
     for name, arms in {
         "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"),

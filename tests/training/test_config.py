@@ -4,6 +4,7 @@ import pytest
 
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.training.config import RUNNER, StepJEPAConfig, idle_options, settings
+from stepjepa.training.configurations import options_of, read_configuration
 from stepjepa.training.options import JEPAOptions, RunOptions
 
 FIELDS = StepJEPAConfig.__dataclass_fields__
@@ -24,7 +25,7 @@ def idle(**changes):
 
 def test_an_option_is_idle_where_another_leaves_it_without_effect():
     always = {"collapse_threshold"}
-    always |= {"ema_decay", "lbd_share", "pair_weights"}
+    always |= {"ema_decay", "lbd_share", "pair_weights", "future_tokens"}
     assert idle() == always | {"horizon", "temperature", "own_negatives", "queue"}
     assert idle(pairs="horizons", jepa_loss_type="infonce") == always - {"pair_weights"}
     assert idle(pairs="horizon", jepa_loss_type="infonce") == always
@@ -37,6 +38,7 @@ def test_an_option_is_idle_where_another_leaves_it_without_effect():
         "own_negatives",
         "queue",
         "pair_weights",
+        "future_tokens",
         "target_gradient",
     }
     of_the_jepa_term = idle(lbd=0) - {"collapse_threshold"}
@@ -74,3 +76,17 @@ def test_the_layout_is_that_of_the_options(tmp_path):
     assert args.layout == BranchLayout("horizon", 2, 3, "sink", 2048)
     with pytest.raises(ValueError, match="horizon"):
         StepJEPAConfig(output_dir=str(tmp_path), horizon=0)
+
+
+def test_rivals_are_named_configurations(tmp_path):
+    known = options_of(JEPAOptions, RunOptions)
+    kinds = {}
+    for name in ("classic", "plain", "llm-jepa", "stp", "ssp", "nextlat", "mtp", "aligned"):
+        args = StepJEPAConfig(output_dir=str(tmp_path), **read_configuration(name, known))
+        kinds[name] = (args.jepa_loss_type, args.pairs, args.lbd)
+    assert kinds["classic"] == ("cosine", "first", 0.1)
+    assert kinds["plain"][2] == 0
+    assert kinds["llm-jepa"] == ("cosine", "question_answer", 1.0)
+    assert [kinds[name][0] for name in ("stp", "ssp", "nextlat", "mtp")] == ["stp", "ssp", "nextlat", "mtp"]
+    with pytest.raises(ValueError, match="whole_step"):
+        StepJEPAConfig(output_dir=str(tmp_path), jepa_loss_type="stp", whole_step=True)
