@@ -12,7 +12,7 @@ In the order in which a question passes through them:
 - `results.py`: result files, the figures of a summary; `journal.py`: what a run has answered so far, on disk;
 - `arms.py`, `statistics.py`, `compare.py`: result files of several models and seeds → paired differences with
   intervals, and what can be read from them;
-- `synthesis.py`: a teacher's samples → training data; `servers.py` asks an OpenAI-compatible server, `solutions.py`
-  keeps and chooses;
+- `synthesis.py`: a teacher's samples → training data; `teachers.py` draws them, `servers.py` asks an OpenAI-compatible
+  server, `solutions.py` keeps and chooses;
 - `lm_eval_task.py`, `lm_eval_tasks/`: the same questions as a task of lm-evaluation-harness.
 """

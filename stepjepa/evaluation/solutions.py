@@ -41,8 +41,9 @@ def solutions_of(
         about: fields of every row.
 
     Returns:
-        Rows; and `samples` (answered), `right`, `questions`, `questions_solved`, `solutions` (written), `dropped`
-        (reason → samples; with `solutions` they are all), `tokens` (of all samples that name theirs).
+        Rows; and `samples` (answered), `distinct` (different ones of a question), `right`, `questions`,
+        `questions_solved`, `solutions` (written), `dropped` (reason → samples; with `solutions` they are all),
+        `tokens` (of all samples that name theirs).
     """
     by_question: dict[int, list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: (sample["index"], sample["sample"])):
@@ -70,6 +71,7 @@ def solutions_of(
         solved += bool(kept)
     figures = {
         "samples": sum(map(len, by_question.values())),
+        "distinct": sum(len({sample["response"] for sample in own}) for own in by_question.values()),
         "right": right,
         "questions": len(questions),
         "questions_solved": solved,

@@ -190,6 +190,21 @@ def test_a_server_that_stops_answering_stops_the_run_and_loses_nothing(tmp_path,
         assert len(journal_of(output)) == 30
 
 
+def test_a_teacher_that_does_not_sample_is_told(tmp_path, capsys):
+    def behave(asked):
+        n = number_of(asked.question)
+        return send(completion(solution(n, 2 * n)).replace("stub-1", "/home/someone/stub-1"))
+
+    with Stub(behave) as stub:
+        words = ("--base_url", stub.url, "--model_name", "/home/someone/m", "--samples")
+        synthesize(tmp_path / "one.jsonl", questions(tmp_path), *words, 1)
+        assert "NOTE" not in capsys.readouterr().out
+        rows = synthesize(tmp_path / "two.jsonl", questions(tmp_path), *words, 2)
+        assert "NOTE: all samples of a question are the same text" in capsys.readouterr().out
+    assert summary_of(tmp_path / "two.jsonl")["distinct"] == 3
+    assert {(row["teacher"], row["model"]) for row in rows} == {("m", "stub-1 fp")}  # no folders of a machine
+
+
 def test_a_request_that_is_refused_is_told_and_asked_for_again(tmp_path, capsys):
     output, source = tmp_path / "t.jsonl", questions(tmp_path)
 
