@@ -107,7 +107,7 @@ def _table(files: Sequence[Mapping[str, Any]], shown: Mapping[str, Rows]) -> Ite
         yield title
         for i, (label, name) in enumerate(known):
             entries = [file.get(name) for file in measures]
-            yield _line(f"  {label}", [_interval(entry) for entry in entries])
+            yield _line(f"  {label}", [interval_text(entry) for entry in entries])
             following = _column(measures, known[i + 1][1], "chance") if i + 1 < len(known) else []
             for key, text in _BELOW.items():
                 values = _column(measures, name, key)
@@ -126,7 +126,8 @@ def _line(label: str, cells: Sequence[str]) -> str:
     return f"{label:{LABEL}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
 
 
-def _interval(entry: Mapping[str, Any] | None) -> str:
+def interval_text(entry: Mapping[str, Any] | None) -> str:
+    """A figure with its interval, as many places as say something; "–" where there is none."""
     if entry is None or entry["estimate"] is None:
         return "–"
     places = _places(entry["estimate"])
@@ -149,4 +150,4 @@ def _cka(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
     for entry in entries:
         pair = " – ".join(label[:22] for label in entry["files"])
-        yield f"  {pair:46}" + "".join(f"{_interval(entry[view]):>{COLUMN}}" for view in VIEW_TITLES)
+        yield f"  {pair:46}" + "".join(f"{interval_text(entry[view]):>{COLUMN}}" for view in VIEW_TITLES)

@@ -12,6 +12,7 @@ generate.py   answer a question step by step
 compare.py    result files → paired differences
 embed.py      a data set → one embedding file
 inspect.py    embedding files → metrics and a verdict
+report.py     runs as one HTML page
 score.py      energies of steps; best of n and error detection by them
 attention.py  attention maps; with `--audit`, the leakage audit
 ablate.py     run or report a grid

@@ -28,6 +28,7 @@ COMMANDS = {
     "embed": ("commands.embed", "context views, target views and step states of a data set → one file"),
     "inspect": ("commands.inspect", "aligned or collapsed? metrics of embedding files with intervals and controls"),
     "score": ("commands.score", "energy of each step; best of n by it; planted mistakes found by it"),
+    "report": ("commands.report", "training runs as one HTML page, several compared"),
     "attention": ("commands.attention", "attention maps over trunk and branches; the leakage audit"),
     "ablate": (
         "commands.ablate",

@@ -5,6 +5,7 @@ store.py                 the folder of a grid: records, locks, work under way
 cell.py                  one cell → one record
 runner.py                runs what has no record yet, here or in several processes
 report.py                records → arms, differences, representations
+run_report.py            runs → what a page about them shows
 options.py               what `verify` and `bench` can be asked, without torch
 verify.py                the checks of a model and its data, as a table and a record
 checks.py                what a check is

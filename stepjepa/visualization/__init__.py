@@ -9,6 +9,7 @@ embeddings.py          maps of views, similarities, spectra
 attention.py           attention maps, the flow between parts, the leakage audit
 detection.py           how well scores find mistakes; energies along a solution
 grids.py               accuracies and representations of every arm, seed by seed
+stills.py              pictures with hover texts for pages that run no code
 widgets.py             what the explorers share (`widgets.js`)
 mask_pictures.py       a batch → labelled masks, every row in words
 mask_explorer.py       point at a token and read what it sees, and why
@@ -16,4 +17,6 @@ embedding_points.py    every point of a map in words
 embedding_drawing.py   colours of the points, and a still picture
 embedding_explorer.py  a live map of step embeddings
 solving_form.py        type a question, read the answer step by step
+page.py                HTML of a page that stands alone (`page.css`)
+run_page.py            training runs as one page
 """

@@ -13,8 +13,8 @@ from matplotlib.colors import to_hex
 from stepjepa.analysis.projections import VIEWS
 from stepjepa.visualization.embedding_points import REACH, Map, Points
 from stepjepa.visualization.embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
+from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import BLUE, CONTINUOUS, CYCLE, VERMILION
-from stepjepa.visualization.widgets import Area, still_picture
 
 COLOURINGS = {"step": "step", "view": "view", "operation": "operation", "correctness": "correct"}
 """What colour can tell, and the array of `Points` that holds it."""
@@ -64,7 +64,13 @@ _HOW = "Run the cell to explore; in an exported page, point at a point for its w
 
 
 def still(
-    points: Points, drawn: Map, codes: np.ndarray, legend: Sequence[tuple[str, str]], chosen: int, summary: str
+    points: Points,
+    drawn: Map,
+    codes: np.ndarray,
+    legend: Sequence[tuple[str, str]],
+    chosen: int,
+    summary: str,
+    how: str = _HOW,
 ) -> str:
     """The picture as HTML: an image with a hover text for each point. The same picture gives the same text, to the
     character."""
@@ -105,7 +111,7 @@ def still(
         Area("circle", (int(at[i][0]), int(at[i][1]), 10 if i in own else 5), f"point {i + 1}", points.short(int(i)))
         for i in [*own, *others]
     ]
-    return still_picture("map", (_SIDE, _TOP + _SIDE + _BOTTOM), out, areas, summary, _HOW)
+    return still_picture("map", (_SIDE, _TOP + _SIDE + _BOTTOM), out, areas, summary, how)
 
 
 def step_mark(step: int) -> str:

@@ -47,7 +47,7 @@ MOST_NUMBERS = 8
 """Largest heat map whose cells carry their numbers."""
 LEAST_DISTANCE = 1e-4
 """1 − cosine below which all is one colour."""
-COSINES = (0.9999, 0.999, 0.99, 0.9, 0.5, 0, -0.5, -1)
+COSINES = (0.9999, 0.999, 0.99, 0.97, 0.9, 0.7, 0, -1)
 """Marks of the scale of cosines."""
 
 

@@ -20,6 +20,7 @@ from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.visualization.mask_pictures import AGAIN, BRANCH, LEFT_OUT, MaskPicture
+from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import (
     BLUE,
     FORBIDDEN,
@@ -34,7 +35,6 @@ from stepjepa.visualization.style import (
     new_figure,
     styled,
 )
-from stepjepa.visualization.widgets import Area, still_picture
 
 TOKENS = ["system", "question", "S1", "S1", "S2", "S2", "S3"]
 STEP_IDS = [-1, -1, 0, 0, 1, 1, 2]
@@ -176,7 +176,7 @@ _LABELS, _BAND, _TOP = 104, 6, 26
 _LEFT = _LABELS + _BAND
 
 
-def still(picture: MaskPicture) -> str:
+def still(picture: MaskPicture, how: str = _HOW) -> str:
     """The picture as HTML: an image, and for each row a hover text with its sentence. The same picture gives the
     same text, to the character."""
     count = len(picture.tokens)
@@ -187,7 +187,7 @@ def still(picture: MaskPicture) -> str:
         for t, token in enumerate(picture.tokens)
     ]
     size = max(right + 4, 560), _TOP + cell * count + 34
-    return still_picture("mask", size, _marks(picture, cell, size[1]), areas, picture.summary, _HOW)
+    return still_picture("mask", size, _marks(picture, cell, size[1]), areas, picture.summary, how)
 
 
 def _marks(picture: MaskPicture, cell: int, height: int) -> Iterator[str]:

@@ -1,21 +1,12 @@
-"""What the explorers share: controls, a message beside them, and a still picture for pages that run no code.
-
-The still is SVG inside a `data:` address, so nothing is loaded from elsewhere. Exported pages show picture and hover
-texts, a notebook that is not trusted the picture alone (it drops inline SVG and the names of maps).
-"""
+"""What the explorers share: their script, controls, and a message beside them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
 from ipywidgets import Box, Layout
-
-_SAFE = " ='/:;,.()+-!*~"
 
 
 def script(name: str) -> str:
@@ -37,41 +28,3 @@ def side_by_side(*widgets: Any) -> Box:
 def alert(error: Exception) -> str:
     """HTML that says why what was chosen cannot be shown; a screen reader says it at once."""
     return f'<div role="alert" style="color:var(--jp-error-color1,#b00)">{escape(str(error))}</div>'
-
-
-class Area(NamedTuple):
-    """A part of a still that has a hover text: an HTML `shape` and its `coords`, in pixels."""
-
-    shape: str
-    coords: tuple[int, ...]
-    alt: str
-    title: str
-
-
-def still_picture(
-    kind: str, size: tuple[int, int], marks: Iterable[str], areas: Iterable[Area], summary: str, how: str
-) -> str:
-    """HTML of a still. The same arguments give the same text, to the character.
-
-    Args:
-        kind: begins the name of the hover map, which holds a hash of the picture.
-        size: width and height in pixels.
-        marks: SVG elements, drawn on white.
-        areas: where two overlap, the first one is shown.
-        summary: the picture in words, which stand above it and in its place where images are not shown.
-        how: what a reader can do here, after the summary.
-    """
-    svg = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{size[0]}' height='{size[1]}' font-family='sans-serif' "
-        f"font-size='11'><rect width='100%' height='100%' fill='white'/>{''.join(marks)}</svg>"
-    )
-    name = f"{kind}-{hashlib.sha256(svg.encode()).hexdigest()[:10]}"
-    spots = "".join(
-        f'<area shape="{area.shape}" coords="{",".join(map(str, area.coords))}" '
-        f'alt="{escape(area.alt)}" title="{escape(area.title)}">'
-        for area in areas
-    )
-    source, alt = f"data:image/svg+xml,{quote(svg, safe=_SAFE)}", escape(summary)
-    # A page that shrinks the image would leave the map behind.
-    image = f'<img src="{source}" usemap="#{name}" alt="{alt}" style="max-width: none">'
-    return f'<div style="overflow-x: auto"><p>{alt} {how}</p>{image}<map name="{name}">{spots}</map></div>'
