@@ -205,6 +205,8 @@ def _add_lora(
 ) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    from stepjepa.models.speed import faster_adapter
+
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -215,7 +217,7 @@ def _add_lora(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _slim_saving(get_peft_model(model, config))
+        return _slim_saving(faster_adapter(get_peft_model(model, config)))
 
 
 def read_tokenizer(path: str, **remote: Any) -> PreTrainedTokenizerBase:
@@ -236,13 +238,16 @@ def _full_model(path: str, options: dict[str, Any]) -> Any:
 def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
     from peft import AutoPeftModelForCausalLM, PeftModelForCausalLM
 
+    from stepjepa.models.speed import faster_adapter
+
     file = Path(path, "adapter_config.json")  # of a folder here, not of a Hub id
     base = read_json(file)["base_model_name_or_path"] if file.is_file() else ""
     if not is_gguf(base):
-        return AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
+        loaded = AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
+        return faster_adapter(loaded)
     model = _full_model(base, options)
     grow_rows(model, len(AutoTokenizer.from_pretrained(path)))
-    return PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained)
+    return faster_adapter(PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained))
 
 
 def _slim_saving(model: Any) -> Any:
