@@ -75,6 +75,7 @@ PUBLIC_WITH_TORCH = {
     "StepJEPATrainer",
     "embedding_explorer",
     "mask_explorer",
+    "solving_form",
 }
 
 
