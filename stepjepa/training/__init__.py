@@ -8,6 +8,8 @@ targets.py         what contexts predict: whose targets, from which layers, how 
 whole_step.py      objectives over the view pairs of a whole optimizer step
 splits.py          the examples of a run: which train, which evaluate; a part is held out where no others are given
 dataset.py         what the trainer is given → rows for the collator
+terms.py           the terms of an objective: what they are averaged over, what is warned of
+evaluating.py      evaluation losses, as sums of each example
 trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`
 divergence.py      what is said where the loss is no number
 monitor.py         what is logged in training and summed up in evaluation

@@ -95,7 +95,8 @@ def collapse_message(logs: Mapping[str, float], history: Sequence[Mapping[str, A
         f"{logs['target_spread']:.1e}, at first {first:.1e} (0 means all are the same vector), while the true next "
         "step is found in "
         f"{logs['retrieval']:.0%} of cases by {logs['retrieval_chance']:.0%} chance. A small JEPA loss means nothing "
-        "then. Try a smaller lbd, target_gradient=False, jepa_loss_type=infonce, or a lower learning rate."
+        "then. Try a smaller lbd, target_gradient=False, target_model=frozen, jepa_loss_type=infonce (with "
+        "pairs=consecutive and pooling=mean), or a lower learning rate."
     )
 
 

@@ -11,36 +11,32 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalPrediction
 from transformers.utils import logging
 
 from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
-from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import LOSSES, at_least_float32
+from stepjepa.jepa.losses import LOSSES
 from stepjepa.jepa.objectives import Objective
 from stepjepa.jepa.registry import OBJECTIVES
-from stepjepa.jepa.rivals import Terms, TokenObjective
-from stepjepa.jepa.targets import pair_keys_of, pair_shares
-from stepjepa.jepa.views import Views, next_labels
+from stepjepa.jepa.rivals import TokenObjective
+from stepjepa.jepa.views import next_labels
 from stepjepa.records import UserError
 from stepjepa.training.config import LEARNING_RATE_FULL, LEARNING_RATE_LORA, StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
 from stepjepa.training.divergence import divergence_message
-from stepjepa.training.monitor import Monitor, collapse_message, example_sums, summarise
-from stepjepa.training.whole_step import WholeSteps
+from stepjepa.training.evaluating import EvaluatedWhole
+from stepjepa.training.monitor import Monitor, collapse_message
+from stepjepa.training.terms import at_least_one
 
 logger = logging.get_logger(__name__)
 
 
-class StepJEPATrainer(WholeSteps):
+class StepJEPATrainer(EvaluatedWhole):
     """`transformers.Trainer` with the Step-JEPA loss; everything not named here is the parent's.
 
     Args:
@@ -145,35 +141,12 @@ class StepJEPATrainer(WholeSteps):
             self.objective.embedding = self.embedding
         self.set_up_targets()
         self._pairs_in_step = torch.zeros(())
-        self._microbatches_in_step: Tensor | int = 0
+        self._microbatches_in_step = 0
         self._microbatch = 0
         self._batches = []
         self._losses: list[Tensor] = []
-        self._warned: set[str] = set()
+        self._warned = set()
         self.add_callback(self.monitor)
-
-    # ---- what goes in ------------------------------------------------------------------------------------
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As the parent's, with view pairs also when λ = 0, and without packing."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = self._make_rows(eval_dataset, "eval")
-        with self._evaluating():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As `get_eval_dataloader`, for `predict`."""
-        with self._evaluating():
-            return super().get_test_dataloader(self._make_rows(test_dataset, "test"))
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Loaders made inside use the evaluation collator."""
-        training, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            yield
-        finally:
-            self.data_collator = training
 
     # ---- the loss ----------------------------------------------------------------------------------------
 
@@ -192,7 +165,7 @@ class StepJEPATrainer(WholeSteps):
         for batch in batches:
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
             counts[1] += (batch["context_index"] >= 0).any().to(device)
-            shares += self._count(batch).to(device)
+            shares += self.count(batch).to(device)
         tokens, self._microbatches_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
         self._pairs_in_step = self.accelerator.reduce(shares, reduction="sum")
         self.monitor.start_step(jepa=weight > 0)
@@ -226,7 +199,7 @@ class StepJEPATrainer(WholeSteps):
             self._whole = self.over_whole_step(model, weight)
         views = self.views(model, inputs)
         tokens = views.lm_tokens if num_items_in_batch is None else num_items_in_batch
-        lm = views.token_losses.sum() / _at_least_one(tokens)
+        lm = views.token_losses.sum() / at_least_one(tokens)
         if whole and self._whole is not None:
             means = {name: mean / self.shares for name, mean in self._whole.means.items()}
             jepa = torch.stack(list(means.values())).sum()
@@ -234,19 +207,7 @@ class StepJEPATrainer(WholeSteps):
             term = weight * jepa + gradient - gradient.detach()
             self._microbatch += 1
         else:
-            self.objective.train(training)
-            if isinstance(self.objective, TokenObjective):
-                share = torch.ones((), device=lm.device)
-                terms = self._token_terms(views, inputs).values if weight > 0 or not training else {"jepa": 0 * share}
-            else:
-                terms = self._terms(views, inputs, self._target(views, inputs) if training else views.target)
-                share = pair_shares(inputs, self.args.pair_weights)
-            counted = self._pairs_in_step, self._microbatches_in_step
-            pairs, microbatches = counted if training else (self._count(inputs), 1)
-            pairs, microbatches = pairs.where(pairs > 0, 1.0), _at_least_one(microbatches)
-            means = {
-                name: (term * share).sum() / pairs if term.ndim else term / microbatches for name, term in terms.items()
-            }
+            means = self.means(views, inputs, training, weight)
             jepa = torch.stack(list(means.values())).sum()
             term = weight * jepa
         loss = self.args.gamma * lm + term
@@ -275,46 +236,6 @@ class StepJEPATrainer(WholeSteps):
             raise UserError(divergence_message(self, self._batches, losses, float(grad_norm)))
         return grad_norm
 
-    def _target(self, views: Views, inputs: dict[str, Tensor]) -> Tensor | None:
-        """What contexts predict in training, `[P, D]`; None where the control target of a single pair is missing."""
-        moment = f"{self.state.global_step}-{self._microbatch}-{self.accelerator.process_index}"
-        self._microbatch += 1
-        target = training_target(self.args.target, views.target, inputs, self.args.seed, moment)
-        if target is None:
-            self._warn_once(
-                "target=shuffled takes another pair's target from the microbatch, and a microbatch had a single view "
-                "pair: its loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
-            )
-        return target
-
-    def _count(self, inputs: dict[str, Tensor]) -> Tensor:
-        """How many the terms of a microbatch are a mean over: view pairs by weight, or what the objective counts."""
-        if isinstance(self.objective, TokenObjective):
-            return torch.tensor(float(self.objective.count(inputs)))
-        return pair_shares(inputs, self.args.pair_weights).sum()
-
-    def _token_terms(self, views: Views, inputs: dict[str, Tensor]) -> Terms:
-        """The terms of an objective over tokens."""
-        assert isinstance(self.objective, TokenObjective)
-        assert views.states is not None
-        with torch.autocast(self.args.device.type, enabled=False):
-            return self.objective.of_tokens(views.states, inputs)
-
-    def _terms(self, views: Views, inputs: dict[str, Tensor], target: Tensor | None) -> dict[str, Tensor]:
-        """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
-        if self.objective.few_pairs is not None and len(views.context) == 1:
-            self._warn_once(self.objective.few_pairs)
-        if self.objective.of_the_microbatch is not None and self.is_in_train and self.shares > 1:
-            self._warn_once(
-                f"{self.objective.of_the_microbatch} compares the view pairs of one microbatch, of {self.shares} "
-                "in an optimizer step: accumulation and processes add no others, and other sizes of them give other "
-                "gradients. whole_step=true compares those of the whole step."
-            )
-        if target is None:
-            return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
-        with torch.autocast(self.args.device.type, enabled=False):  # views as they are; losses in float32 or wider
-            return self.objective(views.context, target, pair_keys_of(inputs))
-
     # ---- what is reported --------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -323,7 +244,7 @@ class StepJEPATrainer(WholeSteps):
             extra = self.monitor.read(self.accelerator.num_processes, self._sum_of_processes)
             logs.update({name: round(value, 6) for name, value in extra.items()})
             if message := collapse_message(extra, self.state.log_history, self.args.collapse_threshold):
-                self._warn_once(message)
+                self.warn_once(message)
         super().log(logs, start_time)
 
     def progress(self) -> dict[str, Any]:
@@ -337,64 +258,3 @@ class StepJEPATrainer(WholeSteps):
 
     def _sum_of_processes(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum")
-
-    def _warn_once(self, message: str) -> None:
-        if message[:40] not in self._warned:
-            self._warned.add(message[:40])
-            logger.warning(message)
-
-    # ---- evaluation --------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums of each example as "predictions": the parent gathers them and drops duplicated examples."""
-        inputs = self._prepare_inputs(inputs)
-        views = self.views(model, inputs)
-        rows = len(inputs["input_ids"])
-        self.objective.eval()
-        if isinstance(self.objective, TokenObjective):
-            values, example = self._token_terms(views, inputs)
-            losses = torch.stack(list(values.values())).sum(dim=0)
-            shares = torch.ones_like(losses)
-        else:
-            terms = self._terms(views, inputs, views.target).values()
-            losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
-            shares, example = pair_shares(inputs, self.args.pair_weights), views.example
-        sums = example_sums(self.compared(views), losses, rows, shares, example)
-        sources = inputs.get("source_id", torch.full((rows,), -1, device=sums.device))
-        return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1), sums, sources
-
-    def _eval_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Losses over the whole set, then of each source where there are several."""
-        sums, sources = (torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids).flatten())
-        metrics = self._summary(sums)
-        present = [number for number in sources.unique().tolist() if number >= 0]
-        if len(present) > 1:
-            for number in present:
-                part = self._summary(sums[sources == number])
-                metrics |= {f"{self.sources[number]}_{name}": value for name, value in part.items()}
-        return metrics
-
-    def _summary(self, sums: Any) -> dict[str, float]:
-        return summarise(torch.as_tensor(sums), self.args.gamma, self.args.lbd)
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent's; `eval_loss` is γ · LM + λ · JEPA over the whole set, not a mean of batch means."""
-        kwargs["prediction_loss_only"] = False
-        self.measure_targets()
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        output = super().evaluation_loop(*args, **kwargs)
-        loss = self._summary(output.predictions)["loss"]
-        if self.is_in_train and not math.isfinite(loss):
-            raise UserError(
-                f"{prefix}_loss is {loss} at optimizer step {self.state.global_step}: training diverged; lower "
-                "--learning_rate"
-            )
-        metrics = {**(output.metrics or {}), f"{prefix}_loss": loss}
-        return output._replace(metrics=metrics)
-
-
-def _at_least_one(count: Tensor | int) -> Tensor | int:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
