@@ -96,11 +96,14 @@ class Scorer:
         self.located = locate_model(options.model_name, options.revision)
         self.system, origin = system_prompt(options.system_prompt, self.located)
         training = self.located.training() or {}
-        # Views are read as the run read them; which pairs it trained does not matter here.
+        # Of the pairs that it trained only how many predictor tokens of which level there are matters here.
         own = {one.name: training[one.name] for one in fields(BranchLayout) if one.name in training}
         given = {name: getattr(options, name) for name in ("predictors", "isolation")}
         own |= {name: value for name, value in given.items() if value is not None}
-        self.layout = BranchLayout(**(own | {"pairs": "consecutive", "horizon": 1, "max_length": None}))
+        try:
+            self.layout = BranchLayout(**(own | {"max_length": None}))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         self.target_layer, self.target_top = training.get("target_layer", -1), training.get("target_top", 1)
         self.model, self.tokenizer, trained = load(options, self.layout.predictors)
         self.objective = run_objective(self.located, described(self.model)["hidden_size"])

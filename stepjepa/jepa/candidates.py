@@ -37,7 +37,8 @@ class Place:
 class CandidateCollator(StepJEPACollator):
     """Rows with `places` → one batch in branch layout, a view pair for each candidate.
 
-    Pairs come in the order of rows, places, candidates. The layout's predictors, isolation and pooling are used; under
+    Pairs come in the order of rows, places, candidates. The layout's predictors (of horizons, the one
+    that reads one step ahead), isolation and pooling are used; under
     isolation "none" the target is read in the candidate's context.
 
     Args:
@@ -82,7 +83,7 @@ class CandidateCollator(StepJEPACollator):
             context = end - 1  # the trunk is the first of its row
             if extra:
                 tokens = line.append(extra, input_ids=self.predictor_ids, position_ids=positions, **sees, **outside)
-                context = tokens + extra - 1
+                context = tokens + self.layout.reader(ViewPair(place.step - 1, place.step, end, end, end))
             for candidate in place.candidates:
                 own = candidate["input_ids"]
                 size = len(own)

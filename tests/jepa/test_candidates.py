@@ -44,20 +44,21 @@ def alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "isolation", "pooling"),
+    ("name", "pairs", "isolation", "pooling"),
     [
-        ("llama", "step", "last"),
-        ("llama", "sink", "content"),
-        ("llama", "none", "mean"),
-        ("llama", "none", "content"),
-        ("qwen2-windowed", "step", "mean"),
-        ("gemma2", "none", "last"),
-        ("gpt2", "step", "content"),
+        ("llama", "horizons", "step", "last"),
+        ("llama", "consecutive", "step", "last"),
+        ("llama", "consecutive", "sink", "content"),
+        ("llama", "consecutive", "none", "mean"),
+        ("llama", "consecutive", "none", "content"),
+        ("qwen2-windowed", "consecutive", "step", "mean"),
+        ("gemma2", "consecutive", "none", "last"),
+        ("gpt2", "consecutive", "step", "content"),
     ],
 )
-def test_a_candidate_is_what_it_is_as_the_next_step_of_a_row(name, isolation, pooling):
+def test_a_candidate_is_what_it_is_as_the_next_step_of_a_row(name, pairs, isolation, pooling):
     model = small_model(name, attn_implementation="eager" if name in EAGER_ONLY else "sdpa")
-    layout = BranchLayout("consecutive", isolation=isolation, pooling=pooling, predictors=3)
+    layout = BranchLayout(pairs, horizon=3, isolation=isolation, pooling=pooling, predictors=3)
     with torch.no_grad():
         views = encode_views(model, CandidateCollator(Tokens(), layout, likelihood=True)(rows()))
     sums = torch.zeros(len(views.context)).index_add_(0, views.token_examples, -views.token_losses)
