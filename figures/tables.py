@@ -285,6 +285,26 @@ def next_steps() -> list[str]:
     return table(*rows)
 
 
+def best_of() -> list[str]:
+    """What is chosen among eight samples, by energy and otherwise."""
+    names = {
+        "energy": "lowest energy",
+        "greedy": "greedy answer, no sample",
+        "first": "first sample",
+        "majority": "majority",
+        "log_probability": "highest mean log-probability",
+        "any": "some sample is right: the bound",
+    }
+    rows = [["chosen", "accuracy (95% interval)", "energy − it, points", "exact McNemar, Holm", "smallest detectable"]]
+    for name, arm in record("best-of-8")["arms"].items():
+        cells = ["", "", ""]
+        if pair := record("best-of-8")["differences"].get(name):
+            least = "–" if pair["detectable"] is None else f"{100 * pair['detectable']:.1f}"
+            cells = [difference(pair), f"p = {pair['p_holm']:.3f}", least]
+        rows.append([names[name], percent(arm["accuracy"], arm["low"], arm["high"]), *cells])
+    return table(*rows)
+
+
 def growth() -> list[str]:
     """How the time of each text function grows, over its worst units."""
     sizes = record("growth")["sizes"]
@@ -474,6 +494,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "losses": functools.partial(grid_table, "losses"),
         "detections": detections,
         "next-steps": next_steps,
+        "best-of": best_of,
         "other-tests": other_tests,
         "price": price,
         "drills": drills,
