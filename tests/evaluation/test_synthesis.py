@@ -417,6 +417,26 @@ def test_killed_at_random_moments_nothing_is_asked_twice_and_nothing_lost(tmp_pa
         )
 
 
+@pytest.mark.slow
+def test_interrupted_it_waits_for_no_answer_and_says_how_to_go_on(tmp_path):
+    output, source = tmp_path / "t.jsonl", questions(tmp_path, 20)
+    with Stub(lambda asked: reply(solution(1, 2)) if len(stub.asked) <= 3 else stall(300)) as stub:
+        words = ["synthesize", "--source", str(source), "--output_file", str(output), "--base_url", stub.url]
+        words += ["--model_name", "m", "--concurrency", "4"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        while len(stub.asked) < 7:  # four of them are waited for
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, said
+    assert f"stopped; the same command goes on after what is in {tmp_path / 't.samples.jsonl'}" in said
+    assert len(journal_of(output)) == 3
+
+
 def rows_of_samples(output: Path) -> dict[tuple[int, int], dict[str, Any]]:
     path = output.with_suffix(".samples.jsonl")
     lines = path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
