@@ -106,7 +106,9 @@ def locate(source: Source, config: str | None = None, split: str = "train") -> O
         return Origin(hub_id.rsplit("/", 1)[-1], hub=(hub_id, wanted, own_split or split))
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=3)
-    weighted = "; only `train` takes weights" if Path(name.rpartition(":")[0]).expanduser().is_file() else ""
+    weighted = (
+        "; only `train` and `verify` take weights" if Path(name.rpartition(":")[0]).expanduser().is_file() else ""
+    )
     raise UserError(f"no file '{source}'" + (f"; did you mean {' or '.join(close)}?" if close else "") + weighted)
 
 

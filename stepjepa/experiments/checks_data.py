@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from stepjepa.data.encoding import Encoded, Prompt, chat_encoder, prompt_of
 from stepjepa.data.examples import make_example
+from stepjepa.data.mixtures import split_weights
 from stepjepa.data.sources import Report, read_examples
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import encode_examples, tokenize_dataset
@@ -75,7 +76,7 @@ def check_environment(subject: Subject) -> Outcome:
 def check_data_format(subject: Subject) -> Outcome:
     """The files are read, most rows can be kept, and steps join to the assistant's message."""
     options = subject.options
-    examples, report = read_examples(options.train_file, count=options.problems, splitter=options.splitter)
+    examples, report = read_examples(_sources(options.train_file), count=options.problems, splitter=options.splitter)
     joined = sum("\n\n".join(example["steps"]) == example["messages"][-1]["content"] for example in examples)
     skipped = sum(map(len, report.skipped.values()))
     values = {"read": report.read, "kept": report.kept, "skipped": skipped, "joined": joined}
@@ -187,14 +188,18 @@ def _pair_advice(subject: Subject, values: dict[str, int]) -> str:
             "Every solution is a single step, and no splitter finds more in them. Separate the steps by blank "
             "lines, or use --pairs question_answer."
         )
-    files = subject.options.train_file
-    sources = [files] if isinstance(files, str) else files
+    sources = _sources(subject.options.train_file)
     again = " --format chat" if subject.prepared else ""  # read as chat, a prepared file is split anew
     command = f"stepjepa prepare --source {shlex.join(map(str, sources))}{again} --splitter {best}"
     return (
         f"Every solution is a single step. The splitter {best!r} finds two or more in {share:.0%} of them:\n"
         f"{command} --output_file prepared.jsonl"
     )
+
+
+def _sources(files: str | Sequence[str]) -> list[str]:
+    """The training data without the weights of a mixture: all of its rows are looked at."""
+    return split_weights([files] if isinstance(files, str) else files)[0]
 
 
 def best_splitter(solutions: list[str]) -> tuple[Splitter | None, float]:
