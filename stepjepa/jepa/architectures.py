@@ -66,8 +66,9 @@ def refusal(model: Any) -> str | None:
     for name, module in decoder.named_modules():
         kind = type(module).__name__
         if isinstance(module, nn.Conv1d) or any(word in kind.lower() for word in RECURRENT_NAMES):
+            where = f"layer {name} ({kind})" if name else f"decoder ({kind})"
             return (
-                f"its layer {name} ({kind}) is recurrent or convolutional and passes information along the "
+                f"its {where} is recurrent or convolutional and passes information along the "
                 "sequence outside the attention mask, so an isolated step would leak"
             )
     if "position_ids" not in inspect.signature(decoder.forward).parameters:

@@ -197,7 +197,7 @@ def encode_views(
     outputs = _forward(
         model,
         inner,
-        logits_to_keep=labelled,
+        labelled,
         output_hidden_states=bool(layers) or (target_layer, target_top) != (-1, 1),
         output_attentions=attentions,
         input_ids=batch["input_ids"],
@@ -242,18 +242,25 @@ class _Outputs:
     attentions: tuple[Tensor, ...] | None
 
 
-def _forward(model: nn.Module, inner: Any, logits_to_keep: Tensor, **inputs: Any) -> _Outputs:
-    """Run the wrapped model once; logits of the kept positions `[N, V]`, the decoder's last states `[B, L, D]`."""
+def _forward(model: nn.Module, inner: Any, labelled: Tensor, **inputs: Any) -> _Outputs:
+    """Run the wrapped model once; logits of the labelled positions `[N, V]`, the decoder's last states `[B, L, D]`.
+
+    The head is given the labelled positions by a hook, since not every version and architecture takes a boolean
+    `logits_to_keep`.
+    """
     caught: list[Any] = []
-    hook: Callable[..., None] = lambda _module, _args, output: caught.append(output)  # noqa: E731
-    handle = inner.get_decoder().register_forward_hook(hook)
+    catch: Callable[..., None] = lambda _module, _args, output: caught.append(output)  # noqa: E731
+    hooks = [inner.get_decoder().register_forward_hook(catch)]
+    if (head := inner.get_output_embeddings()) is not None:
+        hooks.append(head.register_forward_pre_hook(lambda _module, args: (args[0][labelled],)))
     try:
-        output = model(**inputs, logits_to_keep=logits_to_keep, use_cache=False)
+        output = model(**inputs, use_cache=False)
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
     logits = output.logits
-    if logits.ndim == 3:  # architectures that ignore a boolean logits_to_keep
-        logits = logits[logits_to_keep]
+    if logits.ndim == 3:  # an architecture that applies its head in another way
+        logits = logits[labelled]
     decoder_output = caught[-1]
     return _Outputs(
         logits, decoder_output.last_hidden_state, output.hidden_states or (), decoder_output.attentions or None

@@ -118,9 +118,15 @@ def load_model(
         alpha = 2 * lora_rank if lora_alpha is None else lora_alpha
         model = _add_lora(model, ids, lora_rank, alpha, lora_dropout, lora_target_modules, seed)
     if activation_checkpointing:
-        model.activation_checkpointing_enable()
-        model.enable_input_require_grads()
+        checkpoint_activations(model)
     return model, tokenizer
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute the activations of each layer again in the backward pass: less memory, more time."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the name since transformers 5.23
+    (enable or model.gradient_checkpointing_enable)()
+    model.enable_input_require_grads()
 
 
 def add_pad_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:

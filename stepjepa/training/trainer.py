@@ -69,7 +69,6 @@ class StepJEPATrainer(EvaluatedWhole):
     """
 
     args: StepJEPAConfig
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -131,6 +130,7 @@ class StepJEPATrainer(EvaluatedWhole):
             compute_metrics=self._eval_metrics,
             **kwargs,
         )
+        self.model_accepts_loss_kwargs = True  # this loss is divided by the counts of the optimizer step already
         self.monitor = Monitor(self.args.device)
         if objective is None:
             hidden_size = base_model(self.model).config.get_text_config().hidden_size
