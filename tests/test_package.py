@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +19,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_environment_yml_agrees_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, nested = environment["dependencies"]
-    assert python == f"python{PROJECT['requires-python']}"
+    name, _, oldest = python.partition(">=")  # that of the versions in constraints.txt, which may want a later one
+    assert name == "python"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(oldest)
     assert pip == "pip"
     assert "-e .[dev]" in nested["pip"]
     assert "-c constraints.txt" in nested["pip"]
@@ -37,6 +40,38 @@ def test_constraints_pin_every_dependency_within_its_range():
         requirement = Requirement(text)
         if requirement.name != "stepjepa":
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+def lowest(requirements):
+    """The lower bound of each range, by name; there is one."""
+    bounds = {}
+    for requirement in map(Requirement, requirements):
+        (bounds[requirement.name],) = [part.version for part in requirement.specifier if part.operator == ">="]
+    return bounds
+
+
+def test_the_oldest_versions_that_are_tested_are_the_bounds_of_pyproject(monkeypatch, capsys):
+    (code,) = re.findall(r"<<'END'\n(.*?)^END$", (ROOT / ".ci" / "lowest").read_text(), re.M | re.S)
+    extras = PROJECT["optional-dependencies"]
+    bounds = lowest([*PROJECT["dependencies"], *extras["notebooks"], *extras["tests"]])
+    monkeypatch.chdir(ROOT)
+    for chosen in ([], ["torch==2.11.0"]):
+        monkeypatch.setattr(sys, "argv", ["-", *chosen])
+        exec(code, {})
+        expected = bounds | dict(pin.split("==") for pin in chosen)
+        assert sorted(capsys.readouterr().out.split()) == sorted(f"{name}=={version}" for name, version in expected.items())
+
+
+def test_the_documents_name_the_oldest_versions():
+    bounds, python = lowest(PROJECT["dependencies"]), PROJECT["requires-python"].removeprefix(">=")
+    oldest = f"Python {python}, PyTorch {bounds['torch']} and transformers {bounds['transformers']}"
+    for document in ("README.md", "CONTRIBUTING.md"):
+        assert oldest in (ROOT / document).read_text(), document
+    named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language")]
+    assert named[0] == python
+    assert all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in named)
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
+    assert ruff["target-version"] == "py" + python.replace(".", "")
 
 
 def test_import_is_light():

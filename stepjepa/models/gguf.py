@@ -11,12 +11,17 @@ import importlib.util
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 from stepjepa.records import UserError
 
 SUFFIX = ".gguf"
+TRANSFORMERS = "5.23"
+"""Earlier versions leave out how the file's vocabulary splits a text, or where one begins: other tokens, silently."""
 
 
 def is_gguf(path: str | Path) -> bool:
@@ -92,6 +97,11 @@ def _reading(path: str | Path) -> Iterator[Path]:
     """The file, while a library reads it."""
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{path} is a GGUF file, which needs the package gguf: pip install gguf")
+    if Version(version("transformers")) < Version(TRANSFORMERS):
+        raise UserError(
+            f"{path} is a GGUF file, which needs transformers {TRANSFORMERS} or later, and {version('transformers')} is "
+            f'installed: pip install "transformers>={TRANSFORMERS}"'
+        )
     file = Path(path)
     with file.open("rb") as start:
         if start.read(4) != b"GGUF":

@@ -288,7 +288,7 @@ REFUSED = [
         ),
     ),
     ("conv", lambda: tf.Lfm2Config(**SIZES, layer_types=["conv", "full_attention", "conv"])),
-    ("(linear_attention|recurrent)", lambda: tf.MambaConfig(vocab_size=160, hidden_size=32, num_hidden_layers=2)),
+    ("(linear_attention|recurr)", lambda: tf.MambaConfig(vocab_size=160, hidden_size=32, num_hidden_layers=2)),
     ("ALiBi", lambda: tf.BloomConfig(vocab_size=160, hidden_size=32, n_layer=2, n_head=4)),
 ]
 

@@ -1,8 +1,12 @@
 """GGUF files as models: what they hold is what is trained, saved and loaded again."""
 
-import gguf
+# ruff: noqa: E402
 import pytest
 import torch
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("transformers", minversion="5.23")  # as stepjepa.models.gguf wants it
+
 from small_gguf import write_gguf
 from small_models import CONFIGS
 from small_tokenizers import llama3_style
@@ -142,3 +146,10 @@ def test_what_is_no_model_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match="pip install gguf"):
         load_model(str(whole))
+
+
+def test_versions_that_split_texts_otherwise_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(module, "version", lambda name: "5.22.0")
+    with pytest.raises(UserError, match=r"needs transformers 5\.23 or later, and 5\.22\.0 is installed"):
+        load_tokenizer(str(tmp_path / "small.gguf"))
