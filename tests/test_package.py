@@ -59,7 +59,9 @@ def test_the_oldest_versions_that_are_tested_are_the_bounds_of_pyproject(monkeyp
         monkeypatch.setattr(sys, "argv", ["-", *chosen])
         exec(code, {})
         expected = bounds | dict(pin.split("==") for pin in chosen)
-        assert sorted(capsys.readouterr().out.split()) == sorted(f"{name}=={version}" for name, version in expected.items())
+        assert sorted(capsys.readouterr().out.split()) == sorted(
+            f"{name}=={version}" for name, version in expected.items()
+        )
 
 
 def test_the_documents_name_the_oldest_versions():

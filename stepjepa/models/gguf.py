@@ -99,8 +99,8 @@ def _reading(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path} is a GGUF file, which needs the package gguf: pip install gguf")
     if Version(version("transformers")) < Version(TRANSFORMERS):
         raise UserError(
-            f"{path} is a GGUF file, which needs transformers {TRANSFORMERS} or later, and {version('transformers')} is "
-            f'installed: pip install "transformers>={TRANSFORMERS}"'
+            f"{path} is a GGUF file, which needs transformers {TRANSFORMERS} or later, and "
+            f'{version("transformers")} is installed: pip install "transformers>={TRANSFORMERS}"'
         )
     file = Path(path)
     with file.open("rb") as start:
