@@ -152,4 +152,4 @@ def test_versions_that_split_texts_otherwise_are_refused(tmp_path, monkeypatch):
     (tmp_path / "small.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(module, "version", lambda name: "5.22.0")
     with pytest.raises(UserError, match=r"needs transformers 5\.23 or later, and 5\.22\.0 is installed"):
-        load_tokenizer(str(tmp_path / "small.gguf"))
+        load_model(str(tmp_path / "small.gguf"))
