@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, get_peft_model
 from small_models import Tokens, small_model, small_rows
 from small_objective import Distance
+from small_trainer import CHECKPOINTING
 
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -20,7 +21,7 @@ from stepjepa.training.trainer import StepJEPATrainer
 SETTINGS = {
     "full": {},
     "lora": {"lora": True},
-    "checkpointing": {"activation_checkpointing": True},
+    "checkpointing": {CHECKPOINTING: True},
     # steps alternate so that in the order of two processes one of them has no pair at all
     "no_pairs_on_one": {"steps": (3, 1)},
     "objective_with_weights": {"steps": (3, 1), "weights": True},

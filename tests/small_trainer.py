@@ -6,6 +6,9 @@ from small_models import Tokens, small_model, small_rows
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
 
+NAMES = ("activation_checkpointing", "gradient_checkpointing")  # since transformers 5.23, and before
+CHECKPOINTING = next(name for name in NAMES if name in StepJEPAConfig.__dataclass_fields__)
+
 
 def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_options=None, **options):
     options = {

@@ -296,7 +296,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(dtype):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(0, 2)).to(dtype).requires_grad_(False)
     check_finite(model, "m has")
     for value in (float("nan"), float("inf"), -float("inf")):
-        model[0].weight[0, 1] = value
+        model[0].weight[0, 1].copy_(torch.tensor(value))
         if dtype.itemsize > 1:
             with pytest.raises(UserError, match=r"m has weights that are not finite numbers .*, first in 0\.weight"):
                 check_finite(model, "m has")

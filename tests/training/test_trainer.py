@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from accelerate import ParallelismConfig
 from small_models import Tokens, collator, small_model, small_rows
-from small_trainer import flat_weights, losses, make_trainer, step_of
+from small_trainer import CHECKPOINTING, flat_weights, losses, make_trainer, step_of
 
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
@@ -335,11 +335,11 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights(tmp_path):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_activation_checkpointing_changes_no_loss(tmp_path, bf16):
     plain, checkpointed = (
-        make_trainer(tmp_path, max_steps=3, bf16=bf16, activation_checkpointing=on, pairs="consecutive")
+        make_trainer(tmp_path, max_steps=3, bf16=bf16, pairs="consecutive", **{CHECKPOINTING: on})
         for on in (False, True)
     )
     for trainer in (plain, checkpointed):
         trainer.train()
-    assert checkpointed.model.is_activation_checkpointing
+    assert getattr(checkpointed.model, f"is_{CHECKPOINTING}")
     assert losses(plain) == losses(checkpointed)
     torch.testing.assert_close(flat_weights(plain.model), flat_weights(checkpointed.model), rtol=0, atol=0)
