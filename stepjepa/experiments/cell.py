@@ -167,11 +167,14 @@ def measure_split(
     answers = generate_answers(
         trainer.model, tokenizer, examples, max_new_tokens=options.max_new_tokens, progress=False
     )
+    layout = trainer.args.layout
+    # All consecutive pairs; where each horizon has a predictor token of its own, as the first one predicts them.
+    pairs = layout.pairs if layout.pairs == "horizons" else "consecutive"
     embeddings = encode_examples(
         trainer.model,
         tokenizer,
         examples,
-        layout=replace(trainer.args.layout, pairs="consecutive", isolation="step"),
+        layout=replace(layout, pairs=pairs, horizon=1, isolation="step"),
         progress=False,
         encode=trainer.compared_views,
     )

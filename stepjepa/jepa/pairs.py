@@ -130,7 +130,7 @@ class BranchLayout:
     Args:
         pairs, horizon: which view pairs, see `view_pairs`.
         predictors: K, the number of predictor tokens before each context view is read; for "horizons" it is 1, the
-            same view for all, or the horizon: what is h steps ahead is then predicted by the h-th token.
+            same view for all, or at least the horizon: what is h steps ahead is then predicted by the h-th token.
         isolation: "step" (a target sees only itself), "sink" (also the first token of its trunk), "none" (no
             copy: the target is the trunk's own state at the end of the step; the control arm).
         max_length: longest trunk in tokens; a longer one is cut at a step boundary. None: no limit of its own.
@@ -161,8 +161,8 @@ class BranchLayout:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
 
-        if self.pairs == "horizons" and self.predictors not in (1, self.horizon):
-            raise ValueError(f"predictors must be 1 or the horizon, {self.horizon}, for pairs=horizons.")
+        if self.pairs == "horizons" and 1 < self.predictors < self.horizon:
+            raise ValueError(f"predictors must be 1, or at least the horizon, {self.horizon}, for pairs=horizons.")
 
     def view_pairs(self, step_ids: Sequence[int], part_ids: Sequence[int] | None = None) -> list[ViewPair]:
         """The view pairs of one example, see the function of this name."""

@@ -109,7 +109,11 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("data_seed", self.data_seed is None or 0 <= self.data_seed < 2**32, "in [0, 2**32)"),
             ("horizon", self.horizon >= 1, "≥ 1"),
             ("predictors", self.predictors >= 1, "≥ 1"),
-            ("predictors", self.pairs != "horizons" or self.predictors in (1, self.horizon), "1 or the horizon"),
+            (
+                "predictors",
+                self.pairs != "horizons" or self.predictors == 1 or self.predictors >= self.horizon,
+                "1, or at least the horizon",
+            ),
             ("temperature", self.temperature > 0, "> 0"),
             ("target_top", self.target_top >= 1, "≥ 1"),
             ("queue", self.queue >= 0, "≥ 0"),

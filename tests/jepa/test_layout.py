@@ -81,7 +81,10 @@ def test_pairs_that_share_a_context_or_a_target_share_its_branch():
     assert batch["context_index"].tolist() == [[8, 9, 13]]  # one step ahead at the first token, two at the second
     assert batch["target_index"].tolist() == [[11, 12, 12]]
     assert batch["level"].tolist() == [[0, 1, 0]]
-    with pytest.raises(ValueError, match="1 or the horizon"):
+    ahead = collator(pairs="horizons", horizon=1, predictors=2)([ROW])
+    assert ahead["context_index"].tolist() == [[8, 12]]  # the first token of each
+    assert ahead["target_step"].tolist() == collator(pairs="consecutive")([ROW])["target_step"].tolist()
+    with pytest.raises(ValueError, match="at least the horizon"):
         BranchLayout("horizons", horizon=3, predictors=2)
 
 
