@@ -34,7 +34,7 @@ def solving_form(model: str | Solver = BUILTIN, question: str = QUESTION, **opti
     solver = model if isinstance(model, Solver) else Solver(model, **options)
     text = Textarea(value=question, layout=Layout(width="100%", height="64px"))
     button = Button(description="answer", button_style="primary")
-    temperature = FloatSlider(value=0, max=1.5, step=0.1, description="temperature", **sized("300px"))
+    temperature = FloatSlider(value=0, max=1.5, step=0.1, description="temperature", layout=sized("300px")["layout"])
     answer = HTML()
 
     def run(_: Button) -> None:
@@ -65,7 +65,8 @@ def answer_html(steps: Sequence[SolvedStep], under_way: str = "", solution: Solu
     rows = [f"<tr><td>{_shown(step.text)}</td>{_figures(step)}</tr>" for step in steps]
     if under_way:
         rows.append(f"<tr><td>{_shown(under_way)} …</td><td></td><td></td></tr>")
-    head = "<tr><th style='text-align:left'>step</th><th>energy</th><th>surprisal (nats a token)</th></tr>"
+    head = "<tr><th style='text-align:left'>step</th><th style='text-align:right'>energy</th>"
+    head += "<th style='text-align:left'>surprisal (nats a token)</th></tr>"
     end = ""
     if solution is not None:
         said = "no answer found" if solution.answer is None else f"answer: <b>{_shown(solution.answer)}</b>"
@@ -80,7 +81,8 @@ def _shown(text: str) -> str:
 def _figures(step: SolvedStep) -> str:
     energy = "" if step.energy is None else f"{step.energy:.3f}"
     if step.surprisal is None:
-        return f"<td style='text-align:right'>{energy}</td><td></td>"
+        return f"<td style='text-align:right;padding:0 12px'>{energy}</td><td></td>"
     width = round(100 * min(step.surprisal / 2, 1))
-    bar = f"background:linear-gradient(90deg,#56B4E9 {width}%,transparent {width}%)"
-    return f"<td style='text-align:right'>{energy}</td><td style='min-width:120px;{bar}'>{step.surprisal:.3f}</td>"
+    bar = f"background:linear-gradient(90deg,rgba(86,180,233,.45) {width}%,transparent {width}%)"
+    left = f"<td style='text-align:right;padding:0 12px'>{energy}</td>"
+    return f"{left}<td style='min-width:120px;{bar}'>{step.surprisal:.3f}</td>"
