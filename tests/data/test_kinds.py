@@ -421,6 +421,12 @@ def test_a_hub_id_without_a_configuration_takes_that_which_the_hub_does_not_name
     assert locate("openai/gsm8k:socratic:test").hub == ("openai/gsm8k", "socratic", "test")
 
 
+def test_weights_are_for_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AS_PEOPLE_HAVE_THEM["MATH"].row)
+    with pytest.raises(UserError, match=r"no file '.*a\.jsonl:0\.5'.*only `train` and `verify` take weights"):
+        read_examples(f"{path}:0.5")
+
+
 def test_the_output_is_no_file_of_a_source(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", AS_PEOPLE_HAVE_THEM["MATH"].row)
     words = ["prepare", "--source", str(tmp_path), "--output_file", str(tmp_path / "a.jsonl")]

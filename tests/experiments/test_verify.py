@@ -155,6 +155,14 @@ def test_environment_names_what_is_too_old_or_missing(monkeypatch):
     assert "Python 3.8.1" in check("environment", Subject(VerifyOptions())).figures
 
 
+def test_a_mixture_is_verified_with_all_its_rows(train_file, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(train_file).read_text().splitlines()[0])
+    count = len(Path(train_file).read_text().splitlines())
+    result = check("data format", Subject(VerifyOptions(train_file=[f"{train_file}:0.9", f"{other}:0.1"])))
+    assert f"{count + 1:,} read" in result.figures
+
+
 def test_bad_lines_are_named_and_too_many_fail(train_file, tmp_path):
     good = Path(train_file).read_text().splitlines()
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
