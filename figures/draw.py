@@ -64,6 +64,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
         ("embedding-map",),
     ),
     "detection": (error_detection, ("detect-untrained", "detect-infonce")),
+    "detection-real": (error_detection, ("detect-smollm2",)),
     "spectrum": (_spectrum, ("spectrum",)),
     "similarity": (similarity_map, ("similarity",)),
     "attention": (attention_maps, ("attention",)),

@@ -250,7 +250,7 @@ def price() -> list[str]:
     return table(*rows)
 
 
-DETECTIONS = ("detect-untrained", "detect-infonce")
+DETECTIONS = ("detect-untrained", "detect-infonce", "detect-smollm2")
 
 
 def detections() -> list[str]:
@@ -271,7 +271,7 @@ def detections() -> list[str]:
     for score in ("length", "position"):
         areas = [entries[kind]["scores"][score]["pooled"] for kind in kinds]
         cells = [f"{a['estimate']:.2f} ({a['low']:.2f}–{a['high']:.2f})" for a in areas]
-        rows.append(["any", f"{score}, not controlled", *cells, ""])
+        rows.append(["built-in", f"{score}, not controlled", *cells, ""])
     return table(*rows)
 
 
