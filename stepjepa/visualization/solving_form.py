@@ -15,7 +15,7 @@ from stepjepa.analysis.solving import Solution, SolvedStep, Solver
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, printable
-from stepjepa.visualization.widgets import alert, side_by_side, sized
+from stepjepa.visualization.widgets import alert, side_by_side
 
 QUESTION = "Anna has 3 boxes with 4 pens each. She gives 5 pens away. How many pens are left?"
 
@@ -34,7 +34,9 @@ def solving_form(model: str | Solver = BUILTIN, question: str = QUESTION, **opti
     solver = model if isinstance(model, Solver) else Solver(model, **options)
     text = Textarea(value=question, layout=Layout(width="100%", height="64px"))
     button = Button(description="answer", button_style="primary")
-    temperature = FloatSlider(value=0, max=1.5, step=0.1, description="temperature", layout=sized("300px")["layout"])
+    temperature = FloatSlider(
+        value=0, max=1.5, step=0.1, description="temperature", style={"description_width": "initial"}
+    )
     answer = HTML()
 
     def run(_: Button) -> None:
