@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_one_row_a_question_and_a_summary_that_tells_it_all(finished):
     assert summary["training"] is None
     assert summary["generation"]["system_prompt"] is None
     assert summary["generation"]["end_tokens"] == ["<|end_of_turn|>"]
-    assert summary["environment"]["packages"]["torch"] == torch.__version__
+    assert summary["environment"]["packages"]["torch"] == version("torch")
     assert summary["tokens_per_second"] > 0
     assert str(finished.parent) not in json.dumps(summary)
     assert sorted(path.name for path in finished.parent.iterdir()) == ["r.jsonl", "r.summary.json"]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_record_and_table(data_file, tmp_path, capsys):
     assert list(out.parent.iterdir()) == [out]
 
     assert record["configuration"] | TINY | {"train_file": ["toy.jsonl"], "vocab_rows": 350} == record["configuration"]
-    assert record["environment"]["packages"]["torch"] == torch.__version__
+    assert record["environment"]["packages"]["torch"] == version("torch")
     assert record["environment"]["hardware"]["threads"] == 1
     assert record["wall_seconds"] > 0
     assert record["model"]["vocabulary_rows"] == 350
