@@ -320,6 +320,30 @@ def growth() -> list[str]:
     return table(*rows)
 
 
+def plans() -> list[str]:
+    """Time and memory of runs as planned and as they were, and what activation checkpointing changes."""
+    settings = record("plans")["settings"]
+    rows = [["model, run", "time: run, s", "planned", "memory: run, GB", "planned", "traced"]]
+    for one in settings:
+        time, memory, ran = one["plan"]["time"]["seconds"], one["plan"]["memory"], one["run"]
+        cells = [f"{ran['seconds']:.1f}", f"{time / ran['seconds']:.2f} ×", f"{ran['peak_bytes'] / 1e9:.2f}"]
+        cells += [f"{memory[name] / ran['peak_bytes']:.2f} ×" for name in ("peak", "traced")]
+        rows.append([f"{one['model']}, {one['setting']}", *cells])
+    lines = table(*rows)
+    runs = {(one["model"], one["setting"]): one["run"] for one in settings}
+    for model, setting in runs:
+        if (checkpointed := runs.get((model, f"{setting}, checkpointing"))) is None:
+            continue
+        kept = runs[model, setting]
+        lines += [
+            "",
+            f"Activation checkpointing, {model}: {checkpointed['seconds'] / kept['seconds']:.2f} times the time, the "
+            f"memory grown in training {kept['growth_bytes'] / 1e9:.2f} → {checkpointed['growth_bytes'] / 1e9:.2f} GB, "
+            + ("equal losses." if checkpointed["losses"] == kept["losses"] else "losses that differ."),
+        ]
+    return lines
+
+
 # -------- sentences --------
 
 
@@ -499,6 +523,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "price": price,
         "drills": drills,
         "growth": growth,
+        "plans": plans,
     },
 }
 """File → name of a block → its lines."""

@@ -147,7 +147,7 @@ def test_options_of_commands_exist(document, capsys):
             continue
         words = [command, *(["--generation"] if "--generation" in rest else [])]
         with pytest.raises(SystemExit) as stop:
-            main([*words, "--help_all" if command == "train" else "--help"])
+            main([*words, "--help_all" if command in ("train", "plan") else "--help"])
         assert stop.value.code in (0, None)
         shown = set(re.findall(r"--\w+", capsys.readouterr().out))
         assert set(re.findall(r"--\w+", rest)) <= shown | {"--generation"}, f"{document}: stepjepa {command}{rest}"

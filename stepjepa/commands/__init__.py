@@ -7,6 +7,7 @@ prepare.py    solutions of any source → chat JSONL with steps
 synthesize.py sample solutions from a teacher
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA
+plan.py       what a run will need, before it runs
 evaluate.py   answer test problems and check the answers
 generate.py   answer a question step by step
 compare.py    result files → paired differences

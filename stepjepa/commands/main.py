@@ -18,6 +18,7 @@ COMMANDS = {
         "commands.train",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",
     ),
+    "plan": ("commands.plan", "what a training run will need before it runs: memory, tokens, time"),
     "verify": ("commands.verify", "check your model and data: boundaries, losses, isolation, gradients"),
     "evaluate": (
         "commands.evaluate",

@@ -30,13 +30,16 @@ class TrainOptions:
     show_example: bool = option(False, "Show how the first training example is cut into steps and tokens.")
 
 
-def read_options(argv: Sequence[str]) -> dict[str, Any]:
+def read_options(argv: Sequence[str], parser: Parser, *others: Any) -> dict[str, Any]:
     """The options of a run by name, from the command line and the configurations under it.
+
+    Args:
+        others: dataclasses of further options, which no configuration holds.
 
     Under the built-in model lies the configuration `builtin`, under any other the defaults of `StepJEPAConfig`; over
     it comes `--config`, over that the command line.
     """
-    parser = Parser("train", "Fine-tune with Step-JEPA.")
+    parser.add_options(options_of(*others).values())
     parser.add_argument("--help_all", action="help", help="list the options of transformers.TrainingArguments as well")
     described = options_of(TrainOptions, RunOptions, JEPAOptions)
     own = {name: option for name, option in described.items() if option.help}
@@ -58,20 +61,29 @@ def read_options(argv: Sequence[str]) -> dict[str, Any]:
     return base | options
 
 
+def run_of(given: dict[str, Any]) -> tuple[RunOptions, StepJEPAConfig]:
+    """Run options and training configuration of options by name.
+
+    Raises:
+        UserError: a value that `StepJEPAConfig` refuses, by name.
+    """
+    from stepjepa.training.config import StepJEPAConfig
+
+    try:
+        return fill(RunOptions, given), fill(StepJEPAConfig, given)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+
+
 def parse_train(argv: Sequence[str]) -> tuple[RunOptions, StepJEPAConfig, str | bool | None, bool]:
     """Command line → run options, training configuration, where to resume, whether to show the first example.
 
     Raises:
         UserError: a value that `StepJEPAConfig` refuses, by name.
     """
-    given = read_options(argv)
-    from stepjepa.training.config import StepJEPAConfig
-
-    options, asked = fill(RunOptions, given), fill(TrainOptions, given)
-    try:
-        args = fill(StepJEPAConfig, given)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
+    given = read_options(argv, Parser("train", "Fine-tune with Step-JEPA."))
+    options, args = run_of(given)
+    asked = fill(TrainOptions, given)
     if given.get("output_dir") is None:
         args.output_dir = None  # the parent has filled in a fixed name; a new numbered folder is taken instead
     resume: str | bool | None = args.resume_from_checkpoint

@@ -6,12 +6,14 @@ cell.py                  one cell → one record
 runner.py                runs what has no record yet, here or in several processes
 report.py                records → arms, differences, representations
 run_report.py            runs → what a page about them shows
-options.py               what `verify` and `bench` can be asked, without torch
+options.py               what `verify`, `bench` and `plan` can be asked, without torch
 verify.py                the checks of a model and its data, as a table and a record
 checks.py                what a check is
 checks_data.py           packages, files, boundaries, labels
 checks_model.py          losses, single pass against two passes, gradients, isolation
 checks_precision.py      bfloat16 against float32 on the same weights
+plan.py                  tokens, memory and time of a run before it runs
+plan_memory.py           the memory, traced from shapes
 benchmark.py             the race: time and memory of each way to compute the losses
 benchmark_arms.py        the ways that are raced
 benchmark_workload.py    the model and the microbatches that they are raced on

@@ -1,4 +1,4 @@
-"""What `verify` and `bench` can be told; nothing here imports torch, so that a wrong option is refused at once."""
+"""What `verify`, `bench` and `plan` can be told; without torch, so that a wrong option is refused at once."""
 
 from __future__ import annotations
 
@@ -154,6 +154,50 @@ class BenchOptions:
         if self.model_name is not None:
             shown["model_name"] = without_folder(self.model_name)
         return shown
+
+
+CARDS = {
+    "a10": (125, 31, 24),
+    "l4": (121, 30, 24),
+    "rtx3090": (71, 36, 24),
+    "rtx4090": (165, 83, 24),
+    "l40s": (362, 92, 48),
+    "a100": (312, 19.5, 80),
+    "h100": (989, 67, 80),
+    "h200": (989, 67, 141),
+    "b200": (2250, 75, 180),
+    "mi300x": (1307, 163, 192),
+}
+"""Card → peak TFLOP/s of matrix products in bfloat16 (dense) and in float32, and memory in GB, from data sheets."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Where a planned run would run.
+
+    Raises:
+        UserError: a device without figures.
+    """
+
+    device: str = option(
+        "here",
+        "this machine, whose speed is measured on a few microbatches; a card; or other",
+        choices=("here", *CARDS, "other"),
+    )
+    devices: int = option(1, "how many of them, each with a microbatch of its own", least=1)
+    tflops: float | None = option(
+        None, "of --device other: peak TFLOP/s of matrix products in the precision of the run"
+    )
+    memory: float | None = option(None, "of --device other: its memory in GB")
+    utilisation: float = option(0.4, "share of a card's peak that a run is assumed to reach", least=0.001)
+    tokenizer: str | None = option(None, "the model whose tokenizer to take, where the planned one has none here")
+    output_file: str | None = option(None, "write the plan as JSON", aliases=["--json"], metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if (self.device == "other") != (self.tflops is not None) or (self.tflops is None) != (self.memory is None):
+            raise UserError("--tflops and --memory say what --device other is: give all three or none")
+        if not 0 < self.utilisation <= 1:
+            raise UserError(f"--utilisation {self.utilisation}: a share, more than 0 and at most 1")
 
 
 def without_folder(name: str) -> str:

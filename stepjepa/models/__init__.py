@@ -4,5 +4,6 @@ checkpoint.py  a checkpoint by its name, and what identifies it, without torch
 gguf.py        a model in one GGUF file, dequantised into weights that can be trained
 loading.py     model and tokenizer, ready for Step-JEPA or just as the checkpoint has them
 speed.py       what makes training quicker and changes no result
+shape.py       a model as its configuration describes it, before its weights are here
 pretrain.py    makes the checkpoint in `builtin/` again
 """

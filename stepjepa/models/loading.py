@@ -30,7 +30,7 @@ PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|e
 
 
 @contextmanager
-def _explained(what: str, advice: str = "", hub: bool = False) -> Iterator[None]:
+def explained(what: str, advice: str = "", hub: bool = False) -> Iterator[None]:
     """Whatever a library raises while loading becomes a `UserError` that says what could not be loaded.
 
     Args:
@@ -94,7 +94,7 @@ def load_model(
             "\nNo folder here has that name. For a gated or private model run `hf auth login` first and accept its "
             "licence on its page."
         )
-    with _explained(repr(name), advice, hub):
+    with explained(repr(name), advice, hub):
         adapter = None if is_gguf(path) else find_adapter_config_file(path, revision=revision)
         tokenizer = read_tokenizer(path, **remote)
         options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
@@ -116,16 +116,20 @@ def load_model(
     if lora:
         ids = predictor_token_ids(tokenizer, predictors)
         alpha = 2 * lora_rank if lora_alpha is None else lora_alpha
-        model = _add_lora(model, ids, lora_rank, alpha, lora_dropout, lora_target_modules, seed)
+        model = add_lora(model, ids, lora_rank, alpha, lora_dropout, lora_target_modules, seed)
     if activation_checkpointing:
         checkpoint_activations(model)
     return model, tokenizer
 
 
-def checkpoint_activations(model: Any) -> None:
-    """Compute the activations of each layer again in the backward pass: less memory, more time."""
+def checkpoint_activations(model: Any, **options: Any) -> None:
+    """Compute the activations of each layer again in the backward pass: less memory, more time.
+
+    Args:
+        options: of `torch.utils.checkpoint.checkpoint`.
+    """
     enable = getattr(model, "activation_checkpointing_enable", None)  # the name since transformers 5.23
-    (enable or model.gradient_checkpointing_enable)()
+    (enable or model.gradient_checkpointing_enable)(options or None)
     model.enable_input_require_grads()
 
 
@@ -206,9 +210,10 @@ def set_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         config.eos_token_id = [*ids, end]
 
 
-def _add_lora(
+def add_lora(
     model: Any, token_ids: list[int], rank: int, alpha: int, dropout: float, targets: str | list[str], seed: int
 ) -> Any:
+    """The model wrapped with LoRA adapters drawn from `seed`; the rows of `token_ids` are trained too."""
     from peft import LoraConfig, get_peft_model
 
     from stepjepa.models.speed import faster_adapter
@@ -280,7 +285,7 @@ def load_tokenizer(
     Raises:
         UserError: it cannot be loaded, or has no pad token.
     """
-    with _explained(f"the tokenizer of {model.given!r}"):
+    with explained(f"the tokenizer of {model.given!r}"):
         tokenizer = read_tokenizer(model.path, revision=model.revision, trust_remote_code=trust_remote_code)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -312,7 +317,7 @@ def load_weights(
     """
     remote = {"revision": model.revision, "trust_remote_code": trust_remote_code}
     options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
-    with _explained(repr(model.given)):
+    with explained(repr(model.given)):
         loaded = _adapter(model.path, options, trained=False) if model.base else _full_model(model.path, options)
         loaded.to(device)
     check_finite(loaded, f"{model.given} has")

@@ -47,6 +47,7 @@ MISTAKES = {
     "prepare": (["--sorce", "builtin"], "did you mean --source?"),
     "synthesize": (["--base_ulr", "x"], "did you mean --base_url?"),
     "train": (["--lamda", "0.1"], "did you mean --lambda?"),
+    "plan": (["--utilization", "0.5"], "did you mean --utilisation?"),
     "verify": (["--horzion", "2"], "did you mean --horizon?"),
     "evaluate": (["--modle_name", "builtin"], "did you mean --model_name?"),
     "generate": (["What is 1?", "--temprature", "1"], "did you mean --temperature?"),
