@@ -172,7 +172,7 @@ def save(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
     with written_whole(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **{KEY: np.array(text)}, **arrays)
+                np.savez(file, **{KEY: np.array(text), **arrays})  # type: ignore[arg-type]
         else:
             save_file(arrays, temporary, metadata={KEY: text})
 
