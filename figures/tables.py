@@ -226,20 +226,22 @@ def other_tests() -> list[str]:
     return [*table(*rows), "", f"MATH by level: {by_level}."]
 
 
+ARMS = {
+    "plain": "plain fine-tuning, head on every position",
+    "plain_labels": "plain fine-tuning, head on labelled positions",
+    "single_pass_first": "**single pass**, first pair",
+    "single_pass_all": "**single pass**, all pairs",
+    "two_pass_first": "two passes, first pair",
+    "two_pass_all": "two passes, all pairs",
+    "doubled_batch": "doubled batch with dense masks, first pair",
+}
+
+
 def price() -> list[str]:
     """Time and memory of each way to compute the losses."""
-    names = {
-        "plain": "plain fine-tuning, head on every position",
-        "plain_labels": "plain fine-tuning, head on labelled positions",
-        "single_pass_first": "**single pass**, first pair",
-        "single_pass_all": "**single pass**, all pairs",
-        "two_pass_first": "two passes, first pair",
-        "two_pass_all": "two passes, all pairs",
-        "doubled_batch": "doubled batch with dense masks, first pair",
-    }
     head = ["arm", "4,096 rows: × plain", "× labels", "peak", "32,000 rows: × plain", "× labels", "peak"]
     rows = [head]
-    for arm, name in names.items():
+    for arm, name in ARMS.items():
         cells = [name]
         for bench in ("bench-4k", "bench-32k"):
             entry = record(bench)["arms"][arm]
@@ -248,6 +250,38 @@ def price() -> list[str]:
             cells += [quartiles(entry["ratio_to_plain"]), f"{labels:.2f}", f"{peak:,.0f} MiB"]
         rows.append(cells)
     return table(*rows)
+
+
+REAL = {"bench-real-fp32": "float32", "bench-real-bf16": "bfloat16"}
+
+
+def price_real() -> list[str]:
+    """Time of each arm on a pretrained model in both precisions, and where it goes; one line while not yet measured."""
+    missing = [name for name in REAL if not (DATA / f"{name}.json").exists()]
+    if missing:
+        return [f"Not measured yet: {', '.join(f'`data/{name}.json`' for name in missing)}."]
+    columns = ("× plain", "× labels", "tokens/s", "of products")
+    rows = [["arm", *(f"{words}: {column}" for words in REAL.values() for column in columns)]]
+    parts = [["arm", *record("bench-real-bf16")["arms"]["plain"]["parts"]]]
+    for arm, name in ARMS.items():
+        cells = [name]
+        for bench in REAL:
+            entry = record(bench)["arms"][arm]
+            labels = entry["ratio_to_plain_labels"]["median"]
+            speed, share = entry["tokens_per_second"]["median"], entry["flops"]["share"]
+            cells += [quartiles(entry["ratio_to_plain"]), f"{labels:.2f}", f"{speed:,.0f}", f"{share:.0%}"]
+        rows.append(cells)
+        seconds = record("bench-real-bf16")["arms"][arm]["parts"]
+        parts.append([name, *(f"{seconds[part]:.2f}" for part in parts[0][1:])])
+    parts[0] = [parts[0][0], *(f"{part.replace('_', '-')}, s" for part in parts[0][1:])]
+    alone = (f"{record(name)['products']['flops_per_second'] / 1e9:,.0f} GFLOP/s in {REAL[name]}" for name in REAL)
+    return [
+        *table(*rows),
+        "",
+        f"Matrix products alone: {', '.join(alone)}. One step in bfloat16 by part:",
+        "",
+        *table(*parts),
+    ]
 
 
 DETECTIONS = ("detect-untrained", "detect-infonce", "detect-smollm2")
@@ -521,6 +555,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "best-of": best_of,
         "other-tests": other_tests,
         "price": price,
+        "price-real": price_real,
         "drills": drills,
         "growth": growth,
         "plans": plans,

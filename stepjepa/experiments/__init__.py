@@ -16,6 +16,7 @@ plan.py                  tokens, memory and time of a run before it runs
 plan_memory.py           the memory, traced from shapes
 benchmark.py             the race: time and memory of each way to compute the losses
 benchmark_arms.py        the ways that are raced
+benchmark_parts.py       where the time of a step goes, and how fast matrix products alone run
 benchmark_workload.py    the model and the microbatches that they are raced on
 benchmark_generation.py  batched answering against one question at a time
 """

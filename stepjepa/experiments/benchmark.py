@@ -33,11 +33,13 @@ from stepjepa.experiments.benchmark_arms import (
     counting,
     peak_memory,
 )
+from stepjepa.experiments.benchmark_parts import PARTS, matrix_flops, product_rate, timing_parts
 from stepjepa.experiments.benchmark_workload import Workload, make_workload, save_workload
 from stepjepa.experiments.options import BenchOptions
 from stepjepa.jepa.architectures import check_architecture
 from stepjepa.jepa.masks import attention_masks
-from stepjepa.models.loading import choose_device
+from stepjepa.models.loading import bfloat16_products, choose_device
+from stepjepa.models.speed import keep_freed_memory
 from stepjepa.records import UserError, environment, text_table
 
 COMPARED = (
@@ -52,8 +54,10 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
     Returns:
         A record of JSON values: `configuration`, `environment`, `data`, `model`, `agreement` (the arms' losses on
-        the first microbatch), `arms` (per arm: seconds, ratios, tokens per second, counts, peak memory), `layout`
-        (the price of layout and masks), `comparisons` (other pairs of arms), `seconds` (every single time),
+        the first microbatch), `arms` (per arm: seconds, ratios, tokens per second, counts, `flops` (floating-point
+        operations a second in products with weights, and their share of what such products reach alone), `parts`
+        (seconds of one more step by part), peak memory), `products` (what they reach alone), `layout` (the price of
+        layout and masks), `comparisons` (other pairs of arms), `seconds` (every single time),
         `load_average`, `wall_seconds`. Times are in seconds, memory in bytes; spreads are median and quartiles.
 
     Raises:
@@ -72,6 +76,10 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         agreement = _agreement(arms, workload, options)
         model.train()
         measured = _race(arms, workload, options)
+        summary = summarise(arms, measured, memory)
+        summary["products"] = _flops(summary["arms"], workload, options)
+        for arm in arms:
+            summary["arms"][arm.name]["parts"] = _parts(arm, workload, options)
         record = {
             "kind": "bench",
             "configuration": options.public(),
@@ -84,7 +92,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
                 "tokenizer_tokens": len(workload.tokenizer),
             },
             "agreement": agreement,
-            **summarise(arms, measured, memory),
+            **summary,
             "load_average": {"before": load, "after": _load_average()},
         }
     finally:
@@ -99,6 +107,8 @@ def use_device(options: BenchOptions) -> None:
         UserError: there is no such device.
     """
     options.device = str(choose_device(options.device))
+    if options.device == "cpu":
+        keep_freed_memory()  # as in training
     if options.threads is not None:
         torch.set_num_threads(options.threads)
 
@@ -150,9 +160,40 @@ def _time_step(arm: Arm, model: Any, batch: Batch, options: BenchOptions) -> flo
     model.zero_grad(set_to_none=True)
     _synchronise(options.device)
     start = time.perf_counter()
-    arm.step(model, batch).total(options.lbd).backward()
+    with _precision(options):
+        loss = arm.step(model, batch).total(options.lbd)
+    loss.backward()
     _synchronise(options.device)
     return time.perf_counter() - start
+
+
+def _precision(options: BenchOptions) -> torch.autocast:
+    """What `--bf16` computes in; nothing without it."""
+    return bfloat16_products(torch.device(options.device), options.bf16)
+
+
+def _parts(arm: Arm, workload: Workload, options: BenchOptions) -> dict[str, float]:
+    """Seconds of one step by part, on the first microbatch; `masks` is 0 where an arm has none of the package's."""
+    batch = collate(arm.collation, workload.tokenizer, workload.microbatches[0], options.predictors)
+    batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+    with timing_parts(workload.model, lambda: _synchronise(options.device)) as seconds:
+        total = _time_step(arm, workload.model, batch, options)
+    masks = _time_masks(workload.model, batch, options.device) if arm.name in SINGLE_PASS else 0.0
+    known = {**{part: seconds[part] for part in PARTS}, "masks": masks}
+    return {**known, "rest": total - sum(known.values())}
+
+
+def _flops(figures: dict[str, dict[str, Any]], workload: Workload, options: BenchOptions) -> dict[str, Any]:
+    """What matrix products reach alone, and for every arm what it reaches in them and the share of that."""
+    dtype = torch.bfloat16 if options.bf16 else workload.model.dtype
+    tokens = round(statistics.fmean(workload.data["trunk_tokens"]))
+    alone = product_rate(workload.model, tokens, dtype, lambda: _synchronise(options.device))
+    for figure in figures.values():
+        reached = (
+            matrix_flops(workload.model, figure["decoder_tokens"], figure["head_rows"]) / (figure["seconds"]["median"])
+        )
+        figure["flops"] = {"per_second": reached, "share": reached / alone}
+    return {"dtype": str(dtype).removeprefix("torch."), "flops_per_second": alone}
 
 
 def _time_masks(model: Any, batch: Batch, device: str) -> float:
@@ -175,7 +216,9 @@ def _agreement(arms: Sequence[Arm], workload: Workload, options: BenchOptions) -
     losses: dict[str, ArmLosses] = {}
     for arm in arms:
         batch = collate(arm.collation, workload.tokenizer, workload.microbatches[0], options.predictors)
-        losses[arm.name] = arm.step(model, {name: tensor.to(options.device) for name, tensor in batch.items()})
+        batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+        with _precision(options):
+            losses[arm.name] = arm.step(model, batch)
     lm = {name: float(own.lm) for name, own in losses.items()}
     jepa = {name: float(own.jepa) for name, own in losses.items() if own.jepa is not None}
     first_pair = [value for name, value in jepa.items() if not name.endswith("_all")]
@@ -216,7 +259,9 @@ def arm_memory(name: str, workload: Workload, options: BenchOptions) -> dict[str
             model.zero_grad(set_to_none=True)
             batch = collate(arm.collation, workload.tokenizer, rows, options.predictors)
             batch = {key: tensor.to(options.device) for key, tensor in batch.items()}
-            arm.step(model, batch).total(options.lbd).backward()
+            with _precision(options):
+                loss = arm.step(model, batch).total(options.lbd)
+            loss.backward()
 
     return {"arm": name, **peak_memory(work, options.device)}
 
@@ -280,10 +325,11 @@ def format_table(result: dict[str, Any]) -> str:
     """The record of `bench` as lines of text."""
     options, model, data = result["configuration"], result["model"], result["data"]
     hardware = result["environment"]["hardware"]
+    precision = options["dtype"] + ", --bf16" * options["bf16"]
     where = ", ".join(hardware["gpus"]) if options["device"].startswith("cuda") else hardware["processor"]
     lines = [
         f"{options['model_name'] or 'random weights'}: {model['architecture']}, {model['parameters']:,} parameters, "
-        f"{model['vocabulary_rows']:,} vocabulary rows, {options['dtype']}, {options['attn_implementation']}",
+        f"{model['vocabulary_rows']:,} vocabulary rows, {precision}, {options['attn_implementation']}",
         f"{', '.join(options['train_file'])}: {data['microbatches']} microbatches of {options['batch_size']} rows, "
         f"{data['tokens_per_row']:.0f} tokens a row ({data['labelled_per_row']:.0f} labelled), "
         f"{data['steps_per_row']:.1f} steps",
@@ -308,6 +354,18 @@ def format_table(result: dict[str, Any]) -> str:
         ]
         rows.append(row + ([f"{arm['memory']['growth_bytes'] / 2**20:,.0f} MiB"] if with_memory else []))
     lines += text_table(rows)
+    lines.append("")
+    products = result["products"]
+    names = list(result["arms"]["plain"]["parts"])
+    rows = [["one step by part, ms", *(name.replace("_", "-") for name in names), "GFLOP/s", "of products alone"]]
+    for name, arm in result["arms"].items():
+        cells = [f"{arm['parts'][part] * 1e3:.1f}" for part in names]
+        rows.append([name, *cells, f"{arm['flops']['per_second'] / 1e9:,.0f}", f"{arm['flops']['share']:.0%}"])
+    lines += text_table(rows)
+    lines.append(
+        f"matrix products alone: {products['flops_per_second'] / 1e9:,.0f} GFLOP/s in {products['dtype']} "
+        f"({hardware['threads']} threads)"
+    )
     lines.append("")
     for name, compared in result["comparisons"].items():
         memory = f", peak memory growth {compared['memory_growth']:.2f}" if "memory_growth" in compared else ""

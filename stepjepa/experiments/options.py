@@ -106,6 +106,7 @@ class BenchOptions:
     )
     device: str = option("cpu", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="measuring")
     dtype: str = option("float32", "of weights and activations", choices=DTYPES, group="model")
+    bf16: bool = option(False, "compute as `stepjepa train --bf16` does, the weights as they are", group="model")
     attn_implementation: str = option(
         "sdpa", "flex_attention leaves out the arms that need dense masks", choices=ATTENTION, group="model"
     )

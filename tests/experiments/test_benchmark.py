@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+import time
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 import torch
 from small_models import PREDICTORS, Tokens, small_model, small_rows
+from torch import nn
 
 from stepjepa.commands import main as cli
 from stepjepa.commands.bench import main
@@ -14,6 +17,7 @@ from stepjepa.data.sources import make_example
 from stepjepa.experiments import benchmark
 from stepjepa.experiments.benchmark import arm_memory, bench, format_table, spread
 from stepjepa.experiments.benchmark_arms import ARMS, collate, counting, peak_memory, peak_resident_bytes
+from stepjepa.experiments.benchmark_parts import timing_parts
 from stepjepa.experiments.benchmark_workload import make_workload, restore_workload, save_workload, train_tokenizer
 from stepjepa.experiments.options import BenchOptions
 from stepjepa.records import UserError, write_jsonl
@@ -172,6 +176,17 @@ def test_record_and_table(data_file, tmp_path, capsys):
         for figure in ("seconds", "ratio_to_plain", "ratio_to_plain_labels", "tokens_per_second"):
             assert 0 < arm[figure]["q1"] <= arm[figure]["median"] <= arm[figure]["q3"]
         assert "memory" not in arm
+        parts = arm["parts"]
+        assert list(parts) == ["attention", "feed_forward", "head", "masks", "rest"]
+        assert all(seconds > 0 for part, seconds in parts.items() if part not in ("masks", "rest"))
+        assert (parts["masks"] > 0) == name.startswith("single_pass")
+        # hidden 16, feed-forward 64: four products of 16 × 16 and three of 16 × 64; a head of 350 rows
+        operations = 6 * ((4 * 256 + 3 * 1024) * arm["decoder_tokens"] + 16 * 350 * arm["head_rows"])
+        assert arm["flops"]["per_second"] * arm["seconds"]["median"] == pytest.approx(operations)
+        assert arm["flops"]["share"] == pytest.approx(
+            arm["flops"]["per_second"] / record["products"]["flops_per_second"]
+        )
+    assert record["products"]["dtype"] == "float32"
     assert record["arms"]["plain"]["ratio_to_plain"]["median"] == 1
     labelled = data["labelled_per_row"] * data["rows"] / data["microbatches"]
     assert record["arms"]["single_pass_first"]["head_rows"] == pytest.approx(labelled, rel=1e-3)
@@ -200,6 +215,42 @@ def test_ratios_are_taken_within_rounds(data_file, monkeypatch):
     assert arm["ratio_to_plain_labels"]["median"] == 2.5
     assert record["comparisons"]["two_pass_first / single_pass_first"]["seconds"]["median"] == 1.6
     assert record["seconds"]["plain"] == [1.0, 10.0, 100.0]
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_the_weights(data_file):
+    options = BenchOptions(**{**TINY, "rounds": 1}, train_file=[str(data_file)], bf16=True)
+    record = bench(options)
+    assert record["products"]["dtype"] == "bfloat16"
+    exact = bench(replace(options, bf16=False))["agreement"]["lm_loss"]
+    difference = abs(record["agreement"]["lm_loss"]["plain_labels"] / exact["plain_labels"] - 1)
+    assert 1e-8 < difference < 1e-2
+
+
+class Block(nn.Module):
+    """A residual sum of an "attention" that sleeps 20 ms in its backward pass and a "MLP" that sleeps 40 ms."""
+
+    def __init__(self, kind, milliseconds):
+        super().__init__()
+        self.__class__ = type(kind, (Block,), {})
+        self.milliseconds = milliseconds
+
+    def forward(self, hidden_states):
+        hidden_states = hidden_states * 2
+        hidden_states.register_hook(lambda _: time.sleep(self.milliseconds / 1e3))
+        return hidden_states
+
+
+def test_the_backward_pass_of_a_part_is_between_its_markers():
+    model = nn.ModuleDict({"a": Block("TinyAttention", 20), "b": Block("TinyMLP", 40), "head": nn.Linear(4, 4)})
+    model.get_output_embeddings = lambda: model["head"]
+    states = torch.ones(2, 4, requires_grad=True)
+    with timing_parts(model, lambda: None) as seconds:
+        inside = states + model["a"](hidden_states=states)
+        model["head"](inside + model["b"](inside)).sum().backward()
+    assert seconds["attention"] >= 0.02
+    assert seconds["feed_forward"] >= 0.04
+    assert seconds["head"] < min(seconds["attention"], seconds["feed_forward"])
+    assert states.grad.abs().sum() > 0
 
 
 def test_spread():
