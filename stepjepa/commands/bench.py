@@ -11,7 +11,7 @@ from pathlib import Path
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
-from stepjepa.experiments.options import BenchOptions
+from stepjepa.experiments.options import BenchOptions, GpuSuiteOptions
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import option, write_json
 
@@ -28,6 +28,12 @@ class MeasureOptions:
     generation: bool = option(
         False,
         "race batched generation against one problem at a time instead; `stepjepa bench --generation "
+        "--help` lists its options",
+        group="measuring",
+    )
+    gpu_suite: bool = option(
+        False,
+        "measure one GPU instead, in under nine minutes and with nothing to download; `stepjepa bench --gpu_suite "
         "--help` lists its options",
         group="measuring",
     )
@@ -48,7 +54,7 @@ class GenerationOptions:
 
 @dataclass(kw_only=True)
 class GenerationOutput:
-    """Where the record of `stepjepa bench --generation` goes."""
+    """Where the record of `stepjepa bench --generation` or `--gpu_suite` goes."""
 
     output_file: str | None = option(None, "write the record as JSON", aliases=["--json"], metavar="FILE")
 
@@ -58,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--generation" in words:
         return generation([word for word in words if word != "--generation"])
+    if "--gpu_suite" in words:
+        return suite([word for word in words if word != "--gpu_suite"])
     parser = Parser(
         "bench",
         "Time forward and backward of Step-JEPA beside plain fine-tuning, two passes and a doubled batch, interleaved "
@@ -96,6 +104,23 @@ def generation(argv: Sequence[str]) -> int:
 
     record = bench_generation(**asdict(options))
     say(table(record))
+    if output.output_file is not None:
+        write_json(record, output.output_file)
+        say(f"written: {output.output_file}")
+    return 0
+
+
+def suite(argv: Sequence[str]) -> int:
+    """`stepjepa bench --gpu_suite`."""
+    parser = Parser(
+        "bench --gpu_suite",
+        "Invariants, speed, memory and time of an epoch on one GPU; random weights of the Llama-3.2-1B architecture.",
+    )
+    options, output = parse(parser, argv, GpuSuiteOptions, GenerationOutput)
+    from stepjepa.experiments.gpu_suite import gpu_suite, suite_table
+
+    record = gpu_suite(options)
+    say(suite_table(record))
     if output.output_file is not None:
         write_json(record, output.output_file)
         say(f"written: {output.output_file}")

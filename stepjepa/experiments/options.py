@@ -201,6 +201,23 @@ class PlanOptions:
             raise UserError(f"--utilisation {self.utilisation}: a share, more than 0 and at most 1")
 
 
+@dataclass
+class GpuSuiteOptions:
+    """What `stepjepa bench --gpu_suite` can be told.
+
+    Raises:
+        UserError: no time at all.
+    """
+
+    minutes: float = option(8.5, "no case is begun for which less time is left than the longest has taken")
+    device: str = option("cuda", "cuda, cuda:1, …; cpu with --small")
+    small: bool = option(False, "rehearse with a small model and short rows")
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0:
+            raise UserError(f"minutes must be above 0, not {self.minutes}.")
+
+
 def without_folder(name: str) -> str:
     """The last part of a path that exists here; any other name (a Hub id) as it is."""
     path = Path(name).expanduser()

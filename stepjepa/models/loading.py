@@ -211,9 +211,15 @@ def set_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def add_lora(
-    model: Any, token_ids: list[int], rank: int, alpha: int, dropout: float, targets: str | list[str], seed: int
+    model: Any,
+    token_ids: list[int],
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.05,
+    targets: str | list[str] = "all-linear",
+    seed: int = 42,
 ) -> Any:
-    """The model wrapped with LoRA adapters drawn from `seed`; the rows of `token_ids` are trained too."""
+    """Wrap with new LoRA adapters that train and save the embedding rows `token_ids` too; as in `load_model`."""
     from peft import LoraConfig, get_peft_model
 
     from stepjepa.models.speed import faster_adapter
