@@ -117,7 +117,7 @@ def gpu_suite(options: GpuSuiteOptions) -> dict[str, Any]:
     began = time.perf_counter()
     device = choose_device(options.device)
     rows, tokenizer = _rows(options)
-    model = _model(options, tokenizer, device)
+    model: Any = _model(options, tokenizer, device)
     record = {
         "kind": "gpu_suite",
         "configuration": asdict(options),
