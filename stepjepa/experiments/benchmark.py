@@ -73,6 +73,8 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         arms = [arm for arm in ARMS.values() if not (arm.dense and options.attn_implementation == "flex_attention")]
         memory = _memory_of_all(arms, workload, options) if options.memory_batches else {}
         model = workload.model.to(options.device)
+        if options.device == "cpu":
+            keep_freed_memory()  # as in training; peaks are measured without it, as it would hide what is taken again
         agreement = _agreement(arms, workload, options)
         model.train()
         measured = _race(arms, workload, options)
@@ -107,8 +109,6 @@ def use_device(options: BenchOptions) -> None:
         UserError: there is no such device.
     """
     options.device = str(choose_device(options.device))
-    if options.device == "cpu":
-        keep_freed_memory()  # as in training
     if options.threads is not None:
         torch.set_num_threads(options.threads)
 

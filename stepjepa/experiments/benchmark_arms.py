@@ -215,12 +215,12 @@ def counting(model: Any) -> Iterator[Counts]:
     def decoder(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts.decoder_tokens += (kwargs["input_ids"] if "input_ids" in kwargs else args[0]).numel()
 
-    def head(_module: Any, args: tuple[Any, ...]) -> None:
-        counts.head_rows += args[0].shape[:-1].numel()
+    def head(_module: Any, _args: Any, logits: Tensor) -> None:  # its input is cut to the labelled rows by a later hook
+        counts.head_rows += logits.shape[:-1].numel()
 
     handles = [
         model.get_decoder().register_forward_pre_hook(decoder, with_kwargs=True),
-        model.get_output_embeddings().register_forward_pre_hook(head),
+        model.get_output_embeddings().register_forward_hook(head),
     ]
     try:
         yield counts
