@@ -355,7 +355,7 @@ def test_forest_shows_what_the_record_says(grid, size):
     record = compare(named(grid, "untrained", *((lbd, seed) for lbd in (0, 0.1) for seed in (1, 2, 3))), draws=200)
     figure = forest(record, size=size)
     left, right = figure.axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["untrained", "lbd=0\n3 seeds", "lbd=0.1\n3 seeds"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["untrained", "λ = 0\n3 seeds", "λ = 0.1\n3 seeds"]
     dots = [line.get_xdata().tolist() for line in left.lines if line.get_markersize() == 3]
     assert dots == [[100 * run["accuracy"] for run in arm["runs"]] for arm in record["arms"][1:]]
     squares = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "s"]
