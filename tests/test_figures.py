@@ -66,11 +66,14 @@ def test_records_name_versions_hardware_and_commit_but_no_paths():
         text = path.read_text()
         assert not re.search(r'"/\w+/', text), f"{path.name} holds a path"
         if path.name != "masks.json":
-            environment = json.loads(text)["environment"]
-            assert environment["packages"]["torch"]
-            assert environment["hardware"]["processor"]
-            assert len(environment["git"]["commit"]) == 40
-            assert environment["git"]["dirty"] is False
+            record = json.loads(text)
+            parts = record["settings"] if record.get("kind") == "plans" else [record]  # each made on its own
+            assert parts
+            for environment in (part["environment"] for part in parts):
+                assert environment["packages"]["torch"]
+                assert environment["hardware"]["processor"]
+                assert len(environment["git"]["commit"]) == 40
+                assert environment["git"]["dirty"] is False
 
 
 def test_loss_curves_say_so_when_there_is_no_jepa_term():
