@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,10 +88,9 @@ class Stub:
 
     behave: Callable[[Asked], Action]
     asked: list[Asked] = field(default_factory=list)
-    most_at_once: int = 0
 
     def __enter__(self) -> Stub:
-        stub, tries, lock, under_way = self, Counter[str](), threading.Lock(), [0]
+        stub, tries, lock = self, Counter[str](), threading.Lock()
 
         class Answering(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -99,15 +99,8 @@ class Stub:
                     tries[raw.decode()] += 1
                     asked = Asked(json.loads(raw), tries[raw.decode()], dict(self.headers), time.monotonic())
                     stub.asked.append(asked)
-                    under_way[0] += 1
-                    stub.most_at_once = max(stub.most_at_once, under_way[0])
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # who asked has been killed, or waits no longer
                     stub.behave(asked)(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # who asked has been killed, or waits no longer
-                finally:
-                    with lock:
-                        under_way[0] -= 1
 
             def log_message(self, *words: Any) -> None: ...
 

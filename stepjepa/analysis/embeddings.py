@@ -164,9 +164,12 @@ def save(embeddings: Embeddings, path: str | os.PathLike[str]) -> None:
 
     Raises:
         UserError: another ending than `.safetensors` or `.npz`, or it cannot be written there.
+        ValueError: an array of other things than numbers.
     """
     path = check_suffix(path)
     arrays = dict(_arrays(embeddings))
+    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
+        raise ValueError(f"{', '.join(objects)}: no numbers, and nothing is pickled")
     texts = {"format": FORMAT, **{name: getattr(embeddings, name) for name in TEXTS}}
     text = json_bytes(as_json(texts)).decode()
     with written_whole(path) as temporary:

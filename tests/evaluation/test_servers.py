@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from email.utils import formatdate
 from itertools import pairwise
@@ -229,10 +230,24 @@ def test_an_address_that_holds_a_secret_is_refused_unseen(url):
 
 
 def test_many_at_a_time_and_no_more():
-    with Stub(lambda asked: stall(0.1, reply(asked.question))) as stub:
+    lock, under_way, at_once = threading.Lock(), [0], []
+
+    def count(asked):
+        def answer(handler):
+            with lock:
+                under_way[0] += 1
+                at_once.append(under_way[0])
+            time.sleep(0.1)
+            with lock:  # before the reply, after which the next request may come
+                under_way[0] -= 1
+            reply(asked.question)(handler)
+
+        return answer
+
+    with Stub(count) as stub:
         requests = [{"messages": [{"content": str(n)}]} for n in range(20)]
         replies = dict(Server(stub.url, "m", concurrency=4).ask_all(requests))
-        assert stub.most_at_once == 4
+    assert max(at_once) == 4
     assert {number: got.text for number, got in replies.items()} == {n: str(n) for n in range(20)}
 
 
