@@ -85,7 +85,7 @@ def test_import_is_light():
 @pytest.mark.slow
 def test_nothing_but_plots_pulls_in_matplotlib():
     code = (
-        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__ if not n.endswith('_explorer')]; import stepjepa.commands.main, stepjepa.training.run;"
+        "import sys, stepjepa; [getattr(stepjepa, n) for n in stepjepa.__all__ if not n.endswith(('_explorer', '_form'))]; import stepjepa.commands.main, stepjepa.training.run;"
         "print([m for m in ('matplotlib', 'ipywidgets', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
