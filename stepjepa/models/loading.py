@@ -259,12 +259,13 @@ def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
 
     file = Path(path, "adapter_config.json")  # of a folder here, not of a Hub id
     base = read_json(file)["base_model_name_or_path"] if file.is_file() else ""
-    if not is_gguf(base):
+    if is_gguf(base):
+        model = _full_model(base, options)
+        grow_rows(model, len(AutoTokenizer.from_pretrained(path)))
+        loaded = PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained)
+    else:
         loaded = AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
-        return faster_adapter(loaded)
-    model = _full_model(base, options)
-    grow_rows(model, len(AutoTokenizer.from_pretrained(path)))
-    return faster_adapter(PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained))
+    return faster_adapter(loaded)
 
 
 def _slim_saving(model: Any) -> Any:
