@@ -46,6 +46,7 @@ def measure(words: Sequence[str]) -> dict[str, Any]:
 
     from stepjepa.commands.train import parse_train
     from stepjepa.experiments.benchmark_arms import peak_memory
+    from stepjepa.models.speed import keep_freed_memory
     from stepjepa.training.run import load_run_model
     from stepjepa.training.splits import read_data
     from stepjepa.training.trainer import StepJEPATrainer
@@ -65,6 +66,7 @@ def measure(words: Sequence[str]) -> dict[str, Any]:
     trainer = StepJEPATrainer(
         model=model, args=args, train_dataset=data.train, processing_class=tokenizer, callbacks=[Clock()]
     )
+    keep_freed_memory()  # as `stepjepa train` does
     memory = peak_memory(lambda: trainer.train(), "cpu")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": clocks[-1] - clocks[0], "optimizer_steps": len(clocks) // 2, "losses": losses, **memory}

@@ -74,8 +74,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         memory = _memory_of_all(arms, workload, options) if options.memory_batches else {}
         model = workload.model.to(options.device)
         if options.device == "cpu":
-            # `stepjepa train` does not do so yet; peaks are measured without it, as it would hide what is taken again.
-            keep_freed_memory()
+            keep_freed_memory()  # as in training; peaks are measured without it, as it would hide what is taken again
         agreement = _agreement(arms, workload, options)
         model.train()
         measured = _race(arms, workload, options)

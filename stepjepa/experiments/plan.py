@@ -29,6 +29,7 @@ from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views, next_labels
 from stepjepa.models.loading import bfloat16_products, checkpoint_activations, choose_device
 from stepjepa.models.shape import make_model, read_shape
+from stepjepa.models.speed import keep_freed_memory
 from stepjepa.records import environment, text_table
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.dataset import TrainingRows
@@ -241,6 +242,8 @@ class Trial:
 
     def run(self) -> None:
         """Make the model and time it."""
+        if self.device.type == "cpu":
+            keep_freed_memory()  # as the run does, which raises its peak
         with torch.device(self.device), torch.random.fork_rng():
             model = self.make().train()
         if checkpointed(self.args):

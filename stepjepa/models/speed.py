@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 
     glibc gives large pieces back at once, and the kernel has to clear each page again. What the process has held at its
     peak it holds to its end. Returns whether it was done: elsewhere than on glibc there is no such switch.
-    `stepjepa bench` calls it for its times; `stepjepa train` does not, a script of yours may, before it trains.
+    Training on a CPU calls it, and whatever foretells or measures training; a script of yours may, before it trains.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

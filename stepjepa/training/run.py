@@ -23,6 +23,7 @@ from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_model
+from stepjepa.models.speed import keep_freed_memory
 from stepjepa.records import UserError, as_json, environment, write_json, write_jsonl
 from stepjepa.training.checkpoints import by_first_process, flush, staging
 from stepjepa.training.config import StepJEPAConfig, plain_arguments, settings
@@ -100,6 +101,8 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
         raise UserError(str(error)) from error
 
+    if args.device.type == "cpu" and keep_freed_memory():
+        say("freed memory is kept for the next tensors, which is quicker: the process holds its peak to its end")
     if show_first:
         rows: Any = trainer.train_dataset
         say(describe_row(rows[0], tokenizer))

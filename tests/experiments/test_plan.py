@@ -158,9 +158,12 @@ def test_tokens_are_those_of_the_collator(tmp_path):
     assert sum(shape.branches for shape in with_branches.shapes) > 0
 
 
-def test_here_a_few_microbatches_are_timed(tmp_path):
+def test_here_a_few_microbatches_are_timed(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("stepjepa.experiments.plan.keep_freed_memory", lambda: kept.append(True))
     run = RunOptions(problems=6, eval_file=["none"])
     record = plan(run, arguments(tmp_path, num_train_epochs=1, per_device_train_batch_size=2), PlanOptions())
+    assert kept == [True]  # as in the run
     assert len(record["time"]["timed"]) >= 3
     assert record["time"]["seconds"] > 0
     memory = record["memory"]
