@@ -37,6 +37,8 @@ SCORES = {
     "position": "position",
 }
 """Scores of a step, high for wrong, and what they are called: three that may find it, then the controls."""
+COMPACT = ("energy", "log_probability", "shuffled")
+"""Of them those that need neither another model nor a probe, and are no control of the text alone."""
 FOLDS = 5
 
 
@@ -78,7 +80,7 @@ def right_and_wrong(problems: Sequence[Mapping[str, Any]], seed: int = 0) -> Ste
     )
 
 
-def area(
+def areas(
     score: np.ndarray,
     wrong: np.ndarray,
     right: np.ndarray,
@@ -86,16 +88,17 @@ def area(
     stratum: np.ndarray,
     draws: int = 1000,
     seed: int = 0,
-) -> Measure:
-    """Area under the ROC curve within strata, with a 95% interval over problems.
+) -> tuple[np.ndarray, float]:
+    """Areas under the ROC curve within strata `[1 + draws]`, of all problems and of problems drawn anew.
 
     For each wrong step, the share of the right steps of its own stratum that score lower (ties count half); the mean
     over the wrong steps. With one stratum for all this is the ordinary AUC, the chance that a wrong step scores higher
     than a right one. With strata of a covariate it is the covariate-adjusted AUC of Janes & Pepe (2009, Biometrika
     96:371): what is left when wrong and right steps are alike in it. A wrong step without a right one in its stratum
-    takes no part; `extra["compared"]` is the share of those that do.
+    takes no part.
 
-    The interval is a percentile bootstrap over problems, of which a draw takes all rows or none.
+    The draws are a bootstrap over problems, of which a draw takes all rows or none: the same ones for the same seed and
+    number of problems, so that means of several areas can be drawn too. One in which nothing is compared is NaN.
 
     Args:
         score: `[R]`, high for wrong.
@@ -104,14 +107,12 @@ def area(
         stratum: `[R]` integers.
         draws, seed: of the bootstrap.
 
-    Raises:
-        ValueError: no wrong step has a right one to be compared with.
+    Returns:
+        The areas, and the share of the wrong steps that take part.
     """
     low, high = score[right][None], score[wrong][:, None]
     alike = (stratum[wrong][:, None] == stratum[right][None]).astype(np.float64)  # [W, R]
     ahead = ((low < high) + 0.5 * (low == high)) * alike
-    if not alike.any():
-        raise ValueError("no wrong step has a right one of its own stratum")
     count = int(problem.max()) + 1
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     weights = np.vstack([np.ones(count), weights]).astype(np.float64)  # the first is the data as they are
@@ -120,11 +121,26 @@ def area(
     shares = np.divide(of_right @ ahead.T, compared, out=np.zeros_like(compared), where=compared > 0)
     taking_part = of_wrong * (compared > 0)
     sizes = taking_part.sum(axis=1)
-    values = (taking_part * shares).sum(axis=1)[sizes > 0] / sizes[sizes > 0]  # a draw of few problems may have none
-    low_end, high_end = np.quantile(values[1:], [0.025, 0.975])
-    return Measure(float(values[0]), float(low_end), float(high_end), chance=0.5).beside(
-        chance=0.5, compared=float((compared[0] > 0).mean())
-    )
+    sums = (taking_part * shares).sum(axis=1)
+    return np.divide(sums, sizes, out=np.full_like(sums, np.nan), where=sizes > 0), float((compared[0] > 0).mean())
+
+
+def with_interval(values: np.ndarray) -> Measure:
+    """The first of `areas`, with the 95% percentile interval of the others."""
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return Measure(float(values[0]), float(low), float(high), chance=0.5)
+
+
+def area(*args: Any, **options: Any) -> Measure:
+    """The area of all problems with its interval, see `areas`; `extra["compared"]` is the share that takes part.
+
+    Raises:
+        ValueError: no wrong step has a right one to be compared with.
+    """
+    values, compared = areas(*args, **options)
+    if not compared:
+        raise ValueError("no wrong step has a right one of its own stratum")
+    return with_interval(values).beside(chance=0.5, compared=compared)
 
 
 def strata(steps: Steps, tokens: np.ndarray) -> dict[str, np.ndarray]:
@@ -241,6 +257,36 @@ def detect(
             str(place): {of: counts[of, place] for of in (RIGHT, "wrong")} for place in np.unique(steps.step)
         },
     }
+
+
+def detect_compact(
+    views: StepViews, scale: ZScore, steps: Steps, distance: str = "cosine", draws: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """The areas of `COMPACT` at equal length and position, by kind of mistake, and "mean": over the kinds.
+
+    The figures are those of `detect`; their mean is drawn over the same problems. A kind without a wrong step that can
+    be compared has none, and is in no mean; views that are not finite, of a diverged model, give none at all.
+
+    Returns:
+        Kind → `steps` (how many wrong ones) and score → `Measure`; "mean" → score → `Measure`.
+    """
+    if not all(bool(torch.isfinite(each).all()) for each in (views.context, views.target, views.log_probability)):
+        return {}
+    values = scores(views, scale, steps, distance, seed)
+    stratum = strata(steps, views.tokens.numpy())["controlled"]
+    right = np.flatnonzero(steps.kind == RIGHT)
+    found: dict[str, dict[str, Any]] = {}
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in COMPACT}
+    for kind in MISTAKES:
+        wrong = np.flatnonzero(steps.kind == kind)
+        found[kind] = {"steps": len(wrong)}
+        for name in COMPACT:
+            each, compared = areas(values[name], wrong, right, steps.problem, stratum, draws, seed)
+            if compared:
+                found[kind][name] = with_interval(each)
+                drawn[name].append(each)
+    found["mean"] = {name: with_interval(np.mean(each, axis=0)) for name, each in drawn.items() if each}
+    return found
 
 
 def retrieval(views: StepViews, steps: Steps, texts: Sequence[str]) -> Measure:

@@ -8,7 +8,8 @@ mean 0 and variance 1, fitted on problems that are not scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from stepjepa.jepa.candidates import CandidateCollator, Place
 from stepjepa.jepa.losses import LOSSES, at_least_float32
 from stepjepa.jepa.objectives import Objective, StepObjective
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, step_spans
-from stepjepa.jepa.views import encode_views
+from stepjepa.jepa.views import encode_with_targets
 from stepjepa.models.checkpoint import Checkpoint
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
@@ -94,6 +95,7 @@ def encode_candidates(
     likelihood: bool = True,
     batch_size: int = 16,
     progress: bool = True,
+    targets_by: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> StepViews:
     """Views and log-probability of candidate steps, in their order.
 
@@ -112,6 +114,7 @@ def encode_candidates(
         at_step_end: read context views at the end of the step before, for a model without trained predictor tokens.
         batch_size: contexts encoded together; it changes the speed, not the result.
         progress: show a progress bar.
+        targets_by: inside, the model has the weights that target views come from; its own by default.
 
     Raises:
         UserError: an example is malformed, or the tokenizer lacks the predictor tokens or offsets.
@@ -127,7 +130,9 @@ def encode_candidates(
     with evaluating(model), tqdm(total=len(rows), desc="scoring", unit="context", disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            views = encode_views(model, collate(batch), target_layer=target_layer, target_top=target_top)
+            views = encode_with_targets(
+                model, collate(batch), targets_by, target_layer=target_layer, target_top=target_top
+            )
             count = len(views.context)
             # Summed in float64, so that the order of the tokens of a batch does not matter.
             sums = torch.zeros(count, dtype=torch.float64, device=views.token_losses.device)
@@ -230,7 +235,7 @@ def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
         UserError: its weights are missing.
     """
     training = model.training()
-    if training is None or training.get("lbd") == 0 or training.get("jepa_loss_type", "cosine") not in LOSSES:
+    if training is None or not predicts_at_predictor(training):
         return None
     known = {one.name: training[one.name] for one in fields(JEPAOptions) if one.name in training}
     options = JEPAOptions(**known)
@@ -242,6 +247,11 @@ def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
         saved = load_file(path)  # with the running mean of the model's weights, where targets came from it
         objective.load_state_dict({name: saved[name] for name in objective.state_dict() if name in saved})
     return objective
+
+
+def predicts_at_predictor(training: Mapping[str, Any]) -> bool:
+    """Whether a run with these options trains context views at predictor tokens; else they are read at a step's end."""
+    return training.get("lbd", 0) > 0 and training.get("jepa_loss_type", "cosine") in LOSSES
 
 
 def distance_of(kind: str) -> str:

@@ -12,7 +12,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stepjepa.analysis.encode import check_predictors
-from stepjepa.analysis.energies import Candidate, distance_of, encode_candidates, energies, run_objective
+from stepjepa.analysis.energies import (
+    Candidate,
+    distance_of,
+    encode_candidates,
+    energies,
+    predicts_at_predictor,
+    run_objective,
+)
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.thoughts import opened_thought
 from stepjepa.evaluation.answers import extract_answer
@@ -90,7 +97,7 @@ class Solver:
         except ValueError as error:  # a tokenizer without an end of turn, an adapter without predictor tokens
             raise UserError(f"{model_name}: {error}") from error
         self.model.to(choose_device(device))
-        self.predicts = known and training.get("lbd", 0) != 0
+        self.predicts = known and predicts_at_predictor(training)
         size = base_model(self.model).config.get_text_config().hidden_size
         self.objective = run_objective(located, size) if self.predicts else None
         self.distance = distance_of(self.objective.kind) if self.objective else None

@@ -88,7 +88,7 @@ class Scorer:
     """A model with what its energies are read by."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        from stepjepa.analysis.energies import distance_of, run_objective
+        from stepjepa.analysis.energies import distance_of, predicts_at_predictor, run_objective
         from stepjepa.evaluation.scoring import system_prompt
         from stepjepa.models.checkpoint import locate_model
 
@@ -108,7 +108,7 @@ class Scorer:
         self.model, self.tokenizer, trained = load(options, self.layout.predictors)
         self.objective = run_objective(self.located, described(self.model)["hidden_size"])
         self.distance = options.distance or distance_of(self.objective.kind if self.objective else "cosine")
-        never_trained = not trained or training.get("lbd") == 0
+        never_trained = not trained or (bool(training) and not predicts_at_predictor(training))
         self.at_step_end = options.context == "step_end" or (options.context == "auto" and never_trained)
         place = "the end of the step before" if self.at_step_end else "the predictor token"
         say(f"system prompt: {origin}; energy: {self.distance}, predicted at {place}")

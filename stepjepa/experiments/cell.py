@@ -2,7 +2,8 @@
 
 Measured alike for every arm, whatever it was trained with: language-modelling loss, greedy answers, and the views of
 all consecutive pairs with isolated targets, as the arm's objective compares them (its head, layer, pooling and scale).
-A choice looks at the validation split only; the test split is for claims.
+A choice looks at the validation split only; the test split is for claims. Where a grid asks for it, wrong steps planted
+in built-in problems are looked for, as `stepjepa score --detect` does.
 """
 
 from __future__ import annotations
@@ -19,22 +20,35 @@ import numpy as np
 import torch
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
+from stepjepa.analysis.detection import detect_compact, right_and_wrong
 from stepjepa.analysis.embeddings import Embeddings
-from stepjepa.analysis.encode import encode_examples
+from stepjepa.analysis.encode import encode_examples, with_system_prompt
+from stepjepa.analysis.energies import (
+    Candidate,
+    StepViews,
+    ZScore,
+    distance_of,
+    encode_candidates,
+    own_steps,
+    predicts_at_predictor,
+)
 from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
+from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
 from stepjepa.experiments.grid import Cell, CellOptions, set_by_runner
 from stepjepa.experiments.store import FINISHED, KIND
 from stepjepa.jepa.metrics import metrics_of
+from stepjepa.records import as_json
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
-from stepjepa.training.run import load_run_model
+from stepjepa.training.run import load_run_model, usual_system_prompt
 from stepjepa.training.splits import TEST_SEED, mixed, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
 LOGGING_STEPS = 8
+SCALE_PROBLEMS = 100
 CURVES = (
     "step",
     "loss",
@@ -95,6 +109,9 @@ def run_cell(
         name: measure_split(trainer, tokenizer, examples, options, keep_questions)
         for name, examples in (("validation", validation), ("test", test))
     }
+    if options.detect_problems:
+        prompt = usual_system_prompt(train)
+        measured["detection"] = measure_detection(trainer, tokenizer, options.detect_problems, prompt)
     ended = time.perf_counter()
     return {
         "kind": KIND,
@@ -223,6 +240,52 @@ def _representations(embeddings: Embeddings, ranks: Mapping[str, Ranks], chosen:
         for name, metric in metrics_of("view", "ablate").items():
             figures[f"{name}_{view}"] = metric.value(vectors)
     return {name: _number(value) for name, value in figures.items()}
+
+
+def measure_detection(
+    trainer: StepJEPATrainer, tokenizer: Any, problems: int, system_prompt: str | None
+) -> dict[str, Any]:
+    """How well energy and log-probability find wrong steps planted in built-in test problems; see `detect_compact`.
+
+    The energies are those of `stepjepa score` for this run: its distance, head, layers and scale, its own target views,
+    context views at predictor tokens where they were trained, each dimension z-scored on validation problems.
+    """
+    args = trainer.args
+    at_predictor = predicts_at_predictor(vars(args))
+    objective = trainer.objective.eval() if at_predictor else None
+    distance = distance_of(args.jepa_loss_type) if at_predictor else "cosine"
+    elsewhere = at_predictor and args.target_model != "own"
+    drawn = generate_problems(problems, TEST_SEED, "test")
+    examples, others = (
+        with_system_prompt(read_examples("builtin", split=split, count=count, seed=TEST_SEED)[0], system_prompt)
+        for split, count in (("test", problems), ("validation", SCALE_PROBLEMS))
+    )
+
+    def views(examples: Split, candidates: Sequence[Candidate], likelihood: bool) -> StepViews:
+        return encode_candidates(
+            trainer.model,
+            tokenizer,
+            examples,
+            candidates,
+            layout=replace(args.layout, max_length=None),
+            objective=objective,
+            target_layer=args.target_layer if at_predictor else -1,
+            target_top=args.target_top if at_predictor else 1,
+            at_step_end=not at_predictor,
+            likelihood=likelihood,
+            progress=False,
+            targets_by=trainer.other_model if elsewhere else None,
+        )
+
+    steps = right_and_wrong(drawn)
+    scale = ZScore.fit(views(others, own_steps(others, first=1), likelihood=False))
+    found = detect_compact(views(examples, steps.candidates, likelihood=True), scale, steps, distance)
+    return {
+        "problems": problems,
+        "distance": distance,
+        "context": "predictor" if at_predictor else "step_end",
+        "kinds": as_json(found),
+    }
 
 
 def _number(value: Any) -> float | None:

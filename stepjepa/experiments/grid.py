@@ -43,6 +43,7 @@ from stepjepa.training.configurations import (
 from stepjepa.training.options import JEPAOptions, RunOptions
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
+LEAST_DETECT = 30  # with fewer, some place has the step of a single problem, and nothing to compare it with
 DIGITS = 12  # of an address: 48 bits, so that even a million cells collide with a chance of 0.2%
 
 
@@ -57,6 +58,16 @@ class CellOptions(RunOptions):
     train_examples: int | None = option(
         None, "Train on this many examples, drawn by problem_seed; fewer are a part of more."
     )
+    detect_problems: int = option(
+        0,
+        "Built-in test problems in which the trained model looks for planted wrong steps, as `stepjepa score --detect` "
+        "does; 0: none.",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        if 0 < self.detect_problems < LEAST_DETECT:
+            raise ValueError(f"detect_problems={self.detect_problems} must be 0 or at least {LEAST_DETECT}.")
 
 
 @dataclass(frozen=True)

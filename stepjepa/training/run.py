@@ -125,7 +125,7 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
             "settings": settings(options, args),
             "environment": started_with,
             "processes": state.num_processes,
-            "system_prompt": _system_prompt(data.train),
+            "system_prompt": usual_system_prompt(data.train),
             "data": {name: asdict(report) for name, report in trainer.token_reports.items()} | data.description(),
             "before": before,
             "after": after,
@@ -206,7 +206,7 @@ def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]
     )
 
 
-def _system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
+def usual_system_prompt(examples: Sequence[Mapping[str, Any]]) -> str | None:
     """The most frequent system message of the examples; evaluation asks with the same one by default."""
     first = (example["messages"][0] for example in examples)
     return Counter(m["content"] if m["role"] == "system" else None for m in first).most_common(1)[0][0]

@@ -8,10 +8,12 @@ from sklearn.metrics import roc_auc_score
 
 from stepjepa.analysis.detection import (
     AUCS,
+    COMPACT,
     RIGHT,
     SCORES,
     area,
     detect,
+    detect_compact,
     probe_before,
     retrieval,
     right_and_wrong,
@@ -141,6 +143,24 @@ def test_a_model_that_foresees_finds_mistakes_and_the_controls_do_not(steps, for
     assert figure.axes[0].get_title() == "operation"
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["one", "two"]
     plt.close(figure)
+
+
+def test_the_compact_figures_are_the_controlled_ones_and_their_mean_is_drawn_over_the_same_problems(steps, foreseen):
+    whole = detect(foreseen, unscaled(foreseen), steps, draws=40)["kinds"]
+    found = detect_compact(foreseen, unscaled(foreseen), steps, draws=40)
+    assert list(found) == [*MISTAKES, "mean"]
+    for kind in MISTAKES:
+        assert found[kind]["steps"] == whole[kind]["steps"]
+        for name in COMPACT:
+            same, each = whole[kind]["scores"][name]["controlled"], found[kind][name]
+            assert (each.estimate, each.low, each.high) == (same.estimate, same.low, same.high)
+    for name in COMPACT:
+        mean = found["mean"][name]
+        assert mean.estimate == pytest.approx(np.mean([found[kind][name].estimate for kind in MISTAKES]))
+        widths = [found[kind][name].high - found[kind][name].low for kind in MISTAKES]
+        assert mean.high - mean.low <= max(widths)
+    broken = views_of(foreseen.context * torch.nan, foreseen.target, foreseen.tokens)
+    assert detect_compact(broken, unscaled(foreseen), steps) == {}
 
 
 def test_shuffled_contexts_are_those_of_the_same_place_of_another_problem(steps):

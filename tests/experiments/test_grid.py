@@ -157,6 +157,7 @@ CHANGES = [
     {"problems": 10},
     {"problem_seed": 9},
     {"train_examples": 4},
+    {"detect_problems": 60},
     {"max_steps": 3},
     {"weight_decay": 0.1},
     {"per_device_train_batch_size": 2},
@@ -207,6 +208,11 @@ def test_what_others_make_idle_does_not():
         assert canonical(idle, 0) == canonical({}, 0)
     assert canonical({"max_steps": 5, "num_train_epochs": 9.0}, 0) == canonical({"max_steps": 5}, 0)
     assert canonical({"predictors": 2, "lbd": 0.0}, 0) != plain  # it adds rows to the embedding
+
+
+def test_looking_for_mistakes_is_refused_where_a_place_may_have_a_single_step(tmp_path):
+    with pytest.raises(UserError, match="arm lbd=0: detect_problems=10 must be 0 or at least 30"):
+        grid_of(tmp_path, "base: {detect_problems: 10}\naxes: {lbd: [0, 0.1]}\n")
 
 
 def test_every_option_of_step_jepa_is_part_of_the_address():

@@ -13,17 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stepjepa.analysis.detection import COMPACT
 from stepjepa.commands.ablate import main, parse_shard
-from stepjepa.experiments.cell import cell_data
+from stepjepa.commands.score import main as score
+from stepjepa.data.sources import read_examples
+from stepjepa.experiments import cell as cell_module
+from stepjepa.experiments.cell import cell_data, run_cell
 from stepjepa.experiments.grid import CellOptions, read_grid
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import Plan, list_cells, run_here, run_plan
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError
+from stepjepa.records import UserError, write_jsonl
 from stepjepa.training.checkpoints import newest_complete
+from stepjepa.training.run import run_training
+from stepjepa.training.splits import TEST_SEED
 
 WORKER = Path(__file__).parents[1] / "ablate_worker.py"
 TINY = """
@@ -118,6 +125,44 @@ def test_a_record_holds_what_a_reader_needs(finished):
     text = finished.folder.record_path(cell).read_text()
     assert len(text) < 25_000
     assert str(finished.folder.path) not in text
+
+
+TRAINED = {
+    "plain": {"lbd": 0.0},
+    "tokens": {"jepa_loss_type": "nextlat"},
+    "head": {
+        "jepa_loss_type": "infonce", "pairs": "consecutive", "pooling": "mean", "head": "linear",
+        "target_scale": "zscore", "target_layer": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_cell_finds_planted_mistakes_as_score_does(name, tiny, tmp_path, monkeypatch):
+    """The cell measures the model in its trainer; the command loads what `stepjepa train` saved."""
+    monkeypatch.setattr(cell_module, "SCALE_PROBLEMS", 12)
+    base = {**yaml.safe_load(tiny)["base"], "detect_problems": 30, "eval_problems": 1, "accuracy_problems": 1}
+    base |= {"learning_rate": 0.01, "max_steps": 4, "batch_size": 8}
+    grid = read_grid(write(tmp_path, yaml.safe_dump({"base": base, "arms": [TRAINED[name]]})))
+    cell = grid.cells[0]
+    found = run_cell(cell, tmp_path / "cell", {}, lambda _names: "q", 8)["detection"]
+    options, args = cell.configure(output_dir=str(tmp_path / "run"), report_to="none", save_strategy="no")
+    run_training(options, args)
+    others, record = tmp_path / "others.jsonl", tmp_path / "detect.json"
+    write_jsonl(read_examples("builtin", split="validation", count=12, seed=TEST_SEED)[0], others)
+    words = ["--model_name", args.output_dir, "--detect", "--problems", "30", "--scale_file", str(others)]
+    assert score([*words, "--batch_size", "64", "--json", str(record)]) == 0
+    written = json.loads(record.read_text())
+    assert (found["problems"], found["distance"]) == (30, written["configuration"]["distance"])
+    assert found["context"] == written["configuration"]["context"] == ("predictor" if name == "head" else "step_end")
+    for kind, entry in written["kinds"].items():
+        for each in COMPACT:
+            own, same = found["kinds"][kind][each], entry["scores"][each]["controlled"]
+            assert [own[key] for key in ("estimate", "low", "high")] == pytest.approx(
+                [same[key] for key in ("estimate", "low", "high")],
+                abs=0.02,  # near ties in other batches
+            )
+    assert 0 < found["kinds"]["mean"]["energy"]["estimate"] < 1
 
 
 def test_finished_cells_leave_records_alone(finished):
