@@ -23,8 +23,6 @@ class AttentionOptions(ModelOptions):
     """Which example is shown or audited, what of it, and where the figures go."""
 
     output_dir: Path = option(help="where record and figures are written", aliases=["--output"], metavar="FOLDER")
-    problems: int = option(200, "how many built-in problems are drawn", group="data")
-    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
     example: int = option(0, "which example, from 0", group="data")
     layers: list[int] = option([0, -1], "which layers, from 0; negative from the last")
     heads: list[str] = option(["mean"], "'mean' over the heads, 'all', or which, from 0")
@@ -69,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = options.example + (options.audit or 1)
     examples, _ = read_examples(
         options.test_file,
-        split="test",
+        split=options.split,
         count=max(options.problems, count),
         seed=options.problem_seed,
         splitter=options.splitter,
@@ -79,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, tokenizer = load_model(
         options.model_name,
         predictors=layout.predictors,
+        dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
 from stepjepa.commands.output import say, say_next
 from stepjepa.evaluation.options import SYSTEM_PROMPTS
-from stepjepa.models.checkpoint import DTYPES, model_path
+from stepjepa.models.checkpoint import model_path
 from stepjepa.records import UserError, environment, one_writer, option
 
 if TYPE_CHECKING:
@@ -24,7 +24,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class EmbedOptions(ModelOptions):
+class SolutionOptions(ModelOptions):
+    """Of `embed` and `score`: what stands before the solutions, and the control."""
+
+    system_prompt: str = option(
+        "train",
+        "the system message: that of the model's training, that of each row, or none",
+        choices=SYSTEM_PROMPTS,
+        group="data",
+    )
+    random_weights: int | None = option(
+        None,
+        "control: the same architecture and tokenizer with weights drawn from this seed",
+        metavar="SEED",
+        group="model",
+        least=0,
+    )
+
+
+@dataclass(kw_only=True)
+class EmbedOptions(SolutionOptions):
     """What is embedded, and what is known of it."""
 
     output_file: str = option(help="the file to write, .safetensors or .npz", metavar="FILE")
@@ -33,32 +52,12 @@ class EmbedOptions(ModelOptions):
         None, "a result file of `stepjepa evaluate`: which questions were answered correctly", metavar="FILE"
     )
     use_responses: bool = option(False, "embed the responses in --results instead of the gold solutions")
-    random_weights: int | None = option(
-        None,
-        "control: the same architecture and tokenizer with weights drawn from this seed",
-        metavar="SEED",
-        group="model",
-        least=0,
-    )
-    problems: int = option(200, "how many built-in problems", group="data")
-    split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
-    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
-    system_prompt: str = option(
-        "train",
-        "the system message: that of the model's training, that of each row, or none",
-        choices=SYSTEM_PROMPTS,
-        group="data",
-    )
-    batch_size: int = option(32, "examples encoded together", group="model")
-    dtype: str = option("float32", "of the weights", choices=DTYPES, group="model")
+    batch_size: int = option(32, "examples encoded together", group="model", least=1)
     bf16: bool = option(False, "matrix products in bfloat16, as `stepjepa train --bf16` computes", group="model")
 
     def __post_init__(self) -> None:
         if self.use_responses and not self.results:
             raise UserError("--use_responses needs the responses: give a result file with --results")
-        for name in ("batch_size", "problems"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: at least 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,11 +160,11 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     return 0
 
 
-def load(options: Any, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
+def load(options: SolutionOptions, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
     """Model, tokenizer, and whether the checkpoint brought its predictor tokens.
 
     Args:
-        options: `ModelOptions` with a `dtype` and a seed of `random_weights`.
+        options: which model, its `dtype`, and a seed of `random_weights`.
 
     Raises:
         UserError: the model cannot be loaded, or was trained with another number of predictor tokens.

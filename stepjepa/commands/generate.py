@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from stepjepa.commands.options import LoadedModel, Parser, parse
+from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say
 from stepjepa.data.steps import Splitter
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
-from stepjepa.models.checkpoint import DTYPES
+from stepjepa.models.options import LoadedModel
 from stepjepa.records import UserError, on_disk, option
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class GenerateOptions(LoadedModel):
         "train", "the system message: that of the model's training, or none", choices=("train", "none"), group="answers"
     )
     splitter: Splitter = option("paragraph", "what a step is", choices=get_args(Splitter), group="answers")
-    dtype: str = option("float32", "of the weights; auto is the checkpoint's own", choices=DTYPES, group="model")
 
     def __post_init__(self) -> None:
         if self.question and self.question_file:

@@ -19,26 +19,12 @@ from typing import Any, NoReturn, get_args
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.pairs import ONE_LEVEL, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.options import LoadedModel
 from stepjepa.records import UserError, option, printable
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
 
 SIZES = ("notebook", "paper", "column")  # of figures
 METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
-
-
-@dataclass(kw_only=True)
-class LoadedModel:
-    """The model that a command looks at, and where it runs."""
-
-    model_name: str = option(
-        BUILTIN,
-        "'builtin', a folder (full model or LoRA adapter), a GGUF file, or a Hub id",
-        aliases=["--model_path"],
-        group="model",
-    )
-    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
-    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
-    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
 
 
 @dataclass(kw_only=True)
@@ -57,6 +43,9 @@ class ModelOptions(LoadedModel):
         choices=get_args(Splitter),
         group="data",
     )
+    problems: int = option(200, "how many built-in problems", group="data", least=1)
+    split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
+    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.embed import described, load
-from stepjepa.commands.options import ModelOptions, Parser, parse
+from stepjepa.commands.embed import SolutionOptions, described, load
+from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
-from stepjepa.evaluation.options import SYSTEM_PROMPTS
 from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
-from stepjepa.models.checkpoint import BUILTIN, DTYPES
+from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, as_json, environment, one_writer, option, text_table, write_json, write_jsonl
 
 if TYPE_CHECKING:
@@ -23,11 +22,15 @@ CONTEXTS = ("auto", "predictor", "step_end")
 
 
 @dataclass(kw_only=True)
-class ScoreOptions(ModelOptions):
+class ScoreOptions(SolutionOptions):
     """What is scored, how energies are read, what is written."""
 
     output_file: str | None = option(None, "write one row a solution: energies of its steps", metavar="R.jsonl")
-    detect: bool = option(False, "find wrong steps planted in built-in solutions; AUCs beside controls", group="task")
+    detect: bool = option(
+        False,
+        "find wrong steps planted in built-in solutions; AUCs beside controls, random weights of seed 0 among them",
+        group="task",
+    )
     results: str | None = option(
         None, "best of n: sampled answers of `stepjepa evaluate --samples N`", metavar="FILE", group="task"
     )
@@ -58,20 +61,7 @@ class ScoreOptions(ModelOptions):
         group="energy",
     )
     scale_problems: int = option(200, "how many built-in problems for that", least=2, group="energy")
-    random_weights: int | None = option(
-        None, "control: weights drawn from this seed; --detect shows those of seed 0 beside", least=0, group="model"
-    )
-    problems: int = option(200, "how many built-in problems", least=1, group="data")
-    split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
-    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
-    system_prompt: str = option(
-        "train",
-        "the system message: that of the model's training, that of each row, or none",
-        choices=SYSTEM_PROMPTS,
-        group="data",
-    )
     batch_size: int = option(16, "contexts encoded together", least=1, group="model")
-    dtype: str = option("float32", "of the weights", choices=DTYPES, group="model")
 
     def __post_init__(self) -> None:
         if self.detect and (self.results or self.test_file != [BUILTIN]):

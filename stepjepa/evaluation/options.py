@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepjepa.models.checkpoint import BUILTIN, DTYPES
+from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.options import LoadedModel
 from stepjepa.records import option
 
 MAX_NEW_TOKENS = 768
@@ -16,8 +17,18 @@ CHOICES = ("first", "shortest", "diverse")
 SYSTEM_PROMPTS = ("train", "file", "none")
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(kw_only=True)
+class Answering(LoadedModel):
+    """A model that answers questions, and how many."""
+
+    attn_implementation: str | None = option(None, "sdpa, eager, …; the library's choice by default", group="model")
+    pad_token: str | None = option(None, "the token that pads, for a tokenizer that names none", group="model")
+    hub_config: str | None = option(None, "configuration of a Hub data set", group="questions")
+    problems: int = option(1000, "how many built-in problems", group="questions", least=1)
+
+
+@dataclass
+class EvaluateOptions(Answering):
     """Everything that decides the answers, as given to `stepjepa evaluate`."""
 
     model_name: str = option(
@@ -49,26 +60,18 @@ class EvaluateOptions:
     top_p: float = option(1.0, "sample from the most likely tokens with this share only", group="answers")
     seed: int = option(0, "of the sampling", group="answers")
     split: str = option("test", "split of a Hub data set or of the built-in problems", group="questions")
-    hub_config: str | None = option(None, "configuration of a Hub data set", group="questions")
-    problems: int = option(1000, "how many built-in problems", group="questions", least=1)
     # The test problems of seed 0 were looked at when settings were chosen.
     problem_seed: int = option(1, "which built-in problems are drawn", group="questions")
-    dtype: str = option("float32", "of the weights; auto is the checkpoint's own", choices=DTYPES, group="model")
     bf16: bool = option(False, "matrix products in bfloat16, as `stepjepa train --bf16` computes", group="model")
-    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
-    attn_implementation: str | None = option(None, "sdpa, eager, …; the library's choice by default", group="model")
-    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
-    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
-    pad_token: str | None = option(None, "the token that pads, for a tokenizer that names none", group="model")
     overwrite: bool = option(False, "replace results of another evaluation, once the new ones are whole", group="what")
 
     def __post_init__(self) -> None:
         if self.temperature is None:
-            object.__setattr__(self, "temperature", SAMPLING_TEMPERATURE if self.samples > 1 else 0.0)
+            self.temperature = SAMPLING_TEMPERATURE if self.samples > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class SynthesizeOptions:
+@dataclass
+class SynthesizeOptions(Answering):
     """Everything that decides which solutions are written, as given to `stepjepa synthesize`."""
 
     model_name: str = option(
@@ -103,8 +106,6 @@ class SynthesizeOptions:
     top_p: float = option(1.0, "sample from the most likely tokens with this share only", group="sampling")
     seed: int = option(0, "of the sampling; a server is sent one made of it for each sample", group="sampling")
     split: str = option("train", "split of a Hub data set or of the built-in problems", group="questions")
-    hub_config: str | None = option(None, "configuration of a Hub data set", group="questions")
-    problems: int = option(1000, "how many built-in problems", group="questions", least=1)
     problem_seed: int = option(0, "which built-in problems are drawn", group="questions")
     base_url: str | None = option(
         None, "an OpenAI-compatible server, such as http://127.0.0.1:8000/v1", metavar="URL", group="server"
@@ -123,12 +124,6 @@ class SynthesizeOptions:
         group="server",
     )
     batch_size: int = option(64, "prompts answered together", group="model", least=1)
-    dtype: str = option("float32", "of the weights; auto is the checkpoint's own", choices=DTYPES, group="model")
-    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
-    attn_implementation: str | None = option(None, "sdpa, eager, …; the library's choice by default", group="model")
-    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
-    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
-    pad_token: str | None = option(None, "the token that pads, for a tokenizer that names none", group="model")
 
     def __post_init__(self) -> None:
         if self.choose == "diverse" and self.keep == 1:

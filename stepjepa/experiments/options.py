@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from stepjepa.data.steps import Splitter
 from stepjepa.models import checkpoint
+from stepjepa.models.options import LoadedModel
 from stepjepa.records import UserError, option
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -16,17 +17,14 @@ ATTENTION = ("sdpa", "eager", "flex_attention")
 BYTES = 256
 
 
-@dataclass(frozen=True)
-class VerifyOptions:
+@dataclass
+class VerifyOptions(LoadedModel):
     """What to verify; the defaults are those of `stepjepa train`.
 
     Raises:
         ValueError: for values out of range.
     """
 
-    model_name: str = option(
-        checkpoint.BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id", aliases=["--model_path"], group="model"
-    )
     train_file: Sequence[str] = option(
         ("builtin",),
         "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
@@ -51,9 +49,6 @@ class VerifyOptions:
         False, "check also as `stepjepa train --bf16` computes, against float32 on the same weights", group="model"
     )
     attn_implementation: str | None = option(None, "transformers' choice if absent", choices=ATTENTION, group="model")
-    device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …", group="model")
-    revision: str | None = option(None, "branch, tag or commit of a Hub model", group="model")
-    trust_remote_code: bool = option(False, "run Python code that comes with the model", group="model")
 
     def __post_init__(self) -> None:
         if self.examples < 1:

@@ -1,6 +1,7 @@
 """A model and its tokenizer: found, described, loaded; the built-in checkpoint beside what makes it.
 
 checkpoint.py  a checkpoint by its name, and what identifies it, without torch
+options.py     what a command can be told of its model, without torch
 gguf.py        a model in one GGUF file, dequantised into weights that can be trained
 loading.py     model and tokenizer, ready for Step-JEPA or just as the checkpoint has them
 speed.py       what makes training quicker and changes no result

@@ -338,7 +338,6 @@ def test_results_and_responses_of_the_command(tmp_path, loaded, examples, capsys
         (["--use_responses"], "give a result file with --results"),
         (["--layers", "0", "9"], "layer 9: the model has"),
         (["--layers", "-1"], "numbers from 0"),
-        (["--batch_size", "0"], "--batch_size 0: at least 1"),
         (["--results", "RESULTS"], "results of other questions"),
         (["--results", "absent.jsonl"], "no such result file"),
         (["--results", "RESULTS", "--use_responses"], "results of other questions"),
