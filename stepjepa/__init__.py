@@ -25,6 +25,7 @@ _HOMES = {
     "extract_answer": "evaluation.answers",
     "StepJEPAConfig": "training.config",
     "StepJEPATrainer": "training.trainer",
+    "attention_explorer": "visualization.attention_explorer",
     "embedding_explorer": "visualization.embedding_explorer",
     "mask_explorer": "visualization.mask_explorer",
     "solving_form": "visualization.solving_form",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from stepjepa.models.loading import load_model as load_model
     from stepjepa.training.config import StepJEPAConfig as StepJEPAConfig
     from stepjepa.training.trainer import StepJEPATrainer as StepJEPATrainer
+    from stepjepa.visualization.attention_explorer import attention_explorer as attention_explorer
     from stepjepa.visualization.embedding_explorer import embedding_explorer as embedding_explorer
     from stepjepa.visualization.mask_explorer import mask_explorer as mask_explorer
     from stepjepa.visualization.solving_form import solving_form as solving_form

@@ -110,6 +110,7 @@ PUBLIC_WITH_TORCH = {
     "load_model",
     "StepJEPAConfig",
     "StepJEPATrainer",
+    "attention_explorer",
     "embedding_explorer",
     "mask_explorer",
     "solving_form",

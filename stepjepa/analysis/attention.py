@@ -174,6 +174,30 @@ def flow(weights: Tensor, parts: Sequence[Mapping[str, Any]]) -> Tensor:
     return (member / member.sum(dim=0)).T @ weights @ member
 
 
+# ---- one example ---------------------------------------------------------------------------------------------
+
+
+def laid_out(
+    model: Any, tokenizer: Any, example: Mapping[str, Any], layout: BranchLayout
+) -> tuple[dict[str, list[int]], dict[str, Tensor]]:
+    """One example as `tokenize_example` gives it, and as a batch in branch layout; what is too long for the layout or
+    for the model's positions loses whole steps.
+
+    Raises:
+        UserError: an example without a view pair, or too long for a single step.
+    """
+    try:
+        row = tokenize_example(example, tokenizer, longest_trunk(model, layout))
+    except TooLongError as error:
+        raise UserError(f"the example cannot be shown: {error}") from error
+    batch = StepJEPACollator(tokenizer, layout)([row])
+    if not batch["context_index"].numel():
+        raise UserError(
+            f"the example has no view pair ({layout.pairs}); choose one with more steps: {_question(example)}"
+        )
+    return row, batch
+
+
 # ---- the record ----------------------------------------------------------------------------------------------
 
 
@@ -220,15 +244,7 @@ def attention_record(
             f"{len(chosen)} layers × {len(kept)} heads are more than {MAX_MAPS} maps: nobody could read them; choose "
             "fewer layers or heads, or the mean of the heads"
         )
-    try:
-        row = tokenize_example(example, tokenizer, longest_trunk(model, layout))
-    except TooLongError as error:
-        raise UserError(f"the example cannot be shown: {error}") from error
-    batch = StepJEPACollator(tokenizer, layout)([row])
-    if not batch["context_index"].numel():
-        raise UserError(
-            f"the example has no view pair ({layout.pairs}); choose one with more steps: {_question(example)}"
-        )
+    row, batch = laid_out(model, tokenizer, example, layout)
     attentions = read_attention(model, batch)
     visible = visible_cells(inner.config, batch)
     checks = check_forbidden(attentions, visible)

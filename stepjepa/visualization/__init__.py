@@ -1,4 +1,4 @@
-"""Records and arrays → figures, and the two explorers. Nothing here trains, prints or reads global state.
+"""Records and arrays → figures, and the explorers. Nothing here trains, prints or reads global state.
 
 style.py               one look for all figures, at three sizes (`stepjepa.mplstyle`)
 words.py               names of arms in words
@@ -13,6 +13,8 @@ stills.py              pictures with hover texts for pages that run no code
 widgets.py             what the explorers share (`widgets.js`)
 mask_pictures.py       a batch → labelled masks, every row in words
 mask_explorer.py       point at a token and read what it sees, and why
+attention_pictures.py  attention of some models over an example, in bytes, every row in words
+attention_explorer.py  point at a token and see where it looks
 embedding_points.py    every point of a map in words
 embedding_drawing.py   colours of the points, and a still picture
 embedding_explorer.py  a live map of step embeddings

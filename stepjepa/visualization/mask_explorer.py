@@ -34,7 +34,7 @@ from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.loading import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
-from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory
+from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory, on_one_line
 from stepjepa.visualization.masks import paint, parts, still
 from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
@@ -165,7 +165,7 @@ class MaskExplorer(VBox):
         )
         collator = StepJEPACollator(self._tokenizer, layout)
         self._batch = collator([row])
-        self._story = MaskStory(self._batch, self._text)
+        self._story = MaskStory(self._batch, on_one_line(self._tokenizer))
         self._story_of = chosen
         before = self.pair.index or 0
         self.pair.options = [(name, i) for i, name in enumerate(self._story.pairs)]
@@ -179,11 +179,6 @@ class MaskExplorer(VBox):
         if not self.question.value.strip() or not steps:
             raise UserError("Write a question and at least one step (steps stand apart by blank lines).")
         return make_example(self.question.value.strip(), steps, None, "own", system_prompt=None)
-
-    def _text(self, token_id: int) -> str:
-        """A token's text on one line, without the space before a word; a space alone is a dot."""
-        text = str(self._tokenizer.decode([token_id]))
-        return (text.strip(" ") or "·").replace("\n", "\\n").replace("\t", "\\t")
 
     def _show(self) -> None:
         several = self.view.value in ("two-pass", "difference")
@@ -271,10 +266,10 @@ def mask_explorer(
     if model is not None and base_model(model).config._attn_implementation != "eager":
         raise UserError('Attention weights need a model loaded with attn_implementation="eager".')
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(BUILTIN_PATH)
-    return MaskExplorer(tokenizer, _builtin_examples() if examples is None else examples, model)
+    return MaskExplorer(tokenizer, builtin_examples() if examples is None else examples, model)
 
 
-def _builtin_examples() -> list[Mapping[str, Any]]:
+def builtin_examples() -> list[Mapping[str, Any]]:
     """Of 200 test problems the one with the fewest characters, for each number of steps."""
     examples, _ = read_examples("builtin", split="test", count=200, seed=1)
     longest_first = sorted(examples, key=lambda e: len(e["question"]) + sum(map(len, e["steps"])), reverse=True)

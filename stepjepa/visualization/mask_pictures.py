@@ -255,6 +255,16 @@ class MaskStory:
         return tuple(tokens)
 
 
+def on_one_line(tokenizer: Any) -> Callable[[int], str]:
+    """Token id → its text on one line, without the space before a word; a space alone is a dot."""
+
+    def text(token_id: int) -> str:
+        decoded = str(tokenizer.decode([token_id]))
+        return (decoded.strip(" ") or "·").replace("\n", "\\n").replace("\t", "\\t")
+
+    return text
+
+
 def _groups(step_ids: np.ndarray) -> list[str]:
     """For each token of a trunk: prompt, S1 … or end of turn."""
     steps = np.flatnonzero(step_ids >= 0)

@@ -172,8 +172,8 @@ def parts(picture: MaskPicture) -> list[tuple[str, str, int, int]]:
 # -------- the still of the explorer --------
 
 _HOW = "Run the cell to explore; in an exported page, point at a row for its words."
-_LABELS, _BAND, _TOP = 104, 6, 26
-_LEFT = _LABELS + _BAND
+_LABELS, _BAND, TOP = 104, 6, 26
+LEFT = _LABELS + _BAND
 
 
 def still(picture: MaskPicture, how: str = _HOW) -> str:
@@ -181,43 +181,49 @@ def still(picture: MaskPicture, how: str = _HOW) -> str:
     same text, to the character."""
     count = len(picture.tokens)
     cell = int(np.clip(680 // count, 2, 16))
-    right = _LEFT + cell * count
+    right = LEFT + cell * count
     areas = [
-        Area("rect", (0, _TOP + cell * t, right, _TOP + cell * (t + 1)), token.name, picture.sentence(t))
+        Area("rect", (0, TOP + cell * t, right, TOP + cell * (t + 1)), token.name, picture.sentence(t))
         for t, token in enumerate(picture.tokens)
     ]
-    size = max(right + 4, 560), _TOP + cell * count + 34
+    size = max(right + 4, 560), TOP + cell * count + 34
     return still_picture("mask", size, _marks(picture, cell, size[1]), areas, picture.summary, how)
 
 
 def _marks(picture: MaskPicture, cell: int, height: int) -> Iterator[str]:
     """SVG of cells, names of the parts, and legend."""
     (cells, legend), side = paint(picture), cell * len(picture.tokens)
-    yield f"<rect x='{_LEFT}' y='{_TOP}' width='{side}' height='{side}' fill='{UNSEEN}'/>"
+    yield f"<rect x='{LEFT}' y='{TOP}' width='{side}' height='{side}' fill='{UNSEEN}'/>"
     for code, (colour, _) in enumerate(legend, start=1):
         runs = "".join(
-            f"M{_LEFT + cell * start} {_TOP + cell * row}h{cell * length}v{cell}h-{cell * length}z"
+            f"M{LEFT + cell * start} {TOP + cell * row}h{cell * length}v{cell}h-{cell * length}z"
             for row, start, length in _runs(cells == code)
         )
         yield f"<path fill='{colour}' d='{runs}'/>"
-    free = 0.0  # where the next label on the left may begin
-    for name, colour, start, end in parts(picture):
-        at, size = cell * start, cell * (end - start)
-        label = escape(name.replace("predictor question→answer", "predictor Q→A"))
-        yield f"<rect x='{_LABELS}' y='{_TOP + at}' width='{_BAND - 1}' height='{size}' fill='{colour}'/>"
-        yield f"<rect x='{_LEFT + at}' y='{_TOP - _BAND}' width='{size}' height='{_BAND - 1}' fill='{colour}'/>"
-        middle = max(_TOP + at + size / 2, free + 6)
-        yield f"<text x='{_LABELS - 5}' y='{middle + 4:g}' text-anchor='end'>{label}</text>"
-        free = middle + 6
-        if size > 6.5 * len(label):
-            yield f"<text x='{_LEFT + at + size / 2:g}' y='{_TOP - 10}' text-anchor='middle'>{label}</text>"
-        lines = f"M{_LEFT} {_TOP + at}h{side}M{_LEFT + at} {_TOP}v{side}"
-        yield f"<path stroke='white' stroke-width='1' d='{lines}'/>"
-    x = _LEFT
+    yield from part_marks(picture, cell)
+    x = LEFT
     for colour, label in (*legend, (UNSEEN, "must not be seen")):
         yield f"<rect x='{x}' y='{height - 18}' width='10' height='10' fill='{colour}'/>"
         yield f"<text x='{x + 14}' y='{height - 9}'>{label}</text>"
         x += 26 + 6 * len(label)
+
+
+def part_marks(picture: MaskPicture, cell: int) -> Iterator[str]:
+    """SVG of the names and colours of the parts, and of lines between them; a map begins at (`LEFT`, `TOP`)."""
+    side = cell * len(picture.tokens)
+    free = 0.0  # where the next label on the left may begin
+    for name, colour, start, end in parts(picture):
+        at, size = cell * start, cell * (end - start)
+        label = escape(name.replace("predictor question→answer", "predictor Q→A"))
+        yield f"<rect x='{_LABELS}' y='{TOP + at}' width='{_BAND - 1}' height='{size}' fill='{colour}'/>"
+        yield f"<rect x='{LEFT + at}' y='{TOP - _BAND}' width='{size}' height='{_BAND - 1}' fill='{colour}'/>"
+        middle = max(TOP + at + size / 2, free + 6)
+        yield f"<text x='{_LABELS - 5}' y='{middle + 4:g}' text-anchor='end'>{label}</text>"
+        free = middle + 6
+        if size > 6.5 * len(label):
+            yield f"<text x='{LEFT + at + size / 2:g}' y='{TOP - 10}' text-anchor='middle'>{label}</text>"
+        lines = f"M{LEFT} {TOP + at}h{side}M{LEFT + at} {TOP}v{side}"
+        yield f"<path stroke='white' stroke-width='1' d='{lines}'/>"
 
 
 def _runs(cells: np.ndarray) -> list[tuple[int, int, int]]:
