@@ -43,7 +43,7 @@ class ModelOptions(LoadedModel):
         choices=get_args(Splitter),
         group="data",
     )
-    problems: int = option(200, "how many built-in problems", group="data", least=1)
+    problems: int = option(200, "how many built-in problems of each kind", group="data", least=1)
     split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
     problem_seed: int = option(1, "which built-in problems are drawn", group="data")
 

@@ -22,7 +22,7 @@ class PrepareOptions:
     """What to prepare, and how steps are found in it."""
 
     source: list[str] = option(
-        help="'builtin', files, folders, patterns, Hub data set ids; below are all kinds",
+        help="built-in problems, files, folders, patterns, Hub data set ids; below are all kinds",
         aliases=["--train_file", "--eval_file", "--test_file"],
     )
     output_file: str = option(help="JSONL to write, one example a line")
@@ -50,11 +50,11 @@ class PrepareOptions:
     strict: bool = option(False, "make the first bad line an error")
     hub_config: str | None = option(None, "configuration of a Hub data set")
     split: str = option("train", "split of a Hub data set or of the built-in problems")
-    problems: int = option(2000, "how many built-in problems", least=1)
+    problems: int = option(2000, "how many built-in problems of each kind", least=1)
     problem_seed: int = option(0, "which built-in problems are drawn", aliases=["--seed"])
     mistake: str | None = option(
         None,
-        "plant one wrong step of this kind in each built-in solution that allows it; its rows say where",
+        "plant one wrong step of this kind in each built-in story that allows it; its rows say where",
         choices="data.mistakes.MISTAKES",
     )
 

@@ -27,7 +27,7 @@ class ReportOptions:
     test_file: list[str] = option(
         [], "questions with solutions; by default those that the first run held out, else built-in ones", metavar="FILE"
     )
-    problems: int = option(100, "how many built-in problems", least=1)
+    problems: int = option(100, "how many built-in problems of each kind", least=1)
     problem_seed: int = option(1, "which built-in problems are drawn")
     examples: int = option(5, "so many right and so many wrong answers are shown", least=0)
     batch_size: int = option(64, "questions answered together", least=1)

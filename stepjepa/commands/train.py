@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from transformers.utils import logging
 
     from stepjepa.training.run import HELD_OUT, run_training
+    from stepjepa.training.splits import drawn_kinds
     from stepjepa.training.summary import run_title, summary_table
 
     logging.disable_progress_bar()  # of loading and saving files; training keeps its own
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         drawn = draw(record, run_title(options.model_name, args), folder / "loss.png")
         say(f"model, record.json{' and loss.png' if drawn else ''} are in {folder}")
         held_out = record["data"]["held_out"] is not None
-        test = [str(folder / HELD_OUT)] if held_out else ["builtin"] if options.train_file == ["builtin"] else None
+        test = [str(folder / HELD_OUT)] if held_out else drawn_kinds(options) or None
         files = test or [file for file in options.eval_file if file != "none"] or ["TEST_FILE"]
         results = f"results/{folder.name}.jsonl"
         say_next("evaluate", "--model_name", str(folder), "--test_file", *files, "--output_file", results)

@@ -20,6 +20,8 @@ steps.py        a solution's text → its steps
 mixtures.py     several sources in given shares
 sources.py      any sources and the built-in problems → examples, with an account of what was left out
 problems.py     the built-in story problems, worded by `stories.yaml`
+programs.py     built-in programs, traced line by line
+logic.py        built-in problems of implications, sets and orderings
 mistakes.py     built-in solutions with one planted wrong step
 control.py      strings of control tokens stay text: only the chat template writes control tokens
 chat.py         a conversation → training text, through the tokenizer's chat template

@@ -40,9 +40,22 @@ ORIGINS = {
     "a pattern": "`'data/part-*.jsonl.zst'`, `'data/**/*.json'`",
     "a data set on the Hugging Face Hub": "`openai/gsm8k`, `openai/gsm8k:socratic`, `openai/gsm8k:main:test`, "
     "`some/data::train[:1000]`: configuration and split after colons",
-    "the built-in problems": "`builtin`",
+    "the built-in problems": "`builtin` (stories), `builtin:programs` (traced line by line), `builtin:logic`",
 }
 """What a source may be → how it is named."""
+BUILTIN = ("builtin", "builtin:programs", "builtin:logic")
+"""Names of the built-in problems."""
+
+
+def is_builtin(source: Source) -> bool:
+    """Whether a source is drawn and not read.
+
+    Raises:
+        UserError: built-in problems of a kind that there is not.
+    """
+    if str(source).startswith("builtin:") and source not in BUILTIN:
+        raise UserError(f"no built-in problems '{source}'; there are {', '.join(BUILTIN)}")
+    return source in BUILTIN
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import operator
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ _MAX_REJECTED = 20_000  # draws in a row without a new problem: the settings all
 _WORDS: dict[str, Any] = yaml.safe_load(files("stepjepa.data").joinpath("stories.yaml").read_text(encoding="utf-8"))
 FAMILIES: dict[str, Any] = _WORDS["stories"]
 """Name of a family of stories → its cast and its sentences; `stories.yaml` explains the fields."""
+PEOPLE: list[str] = _WORDS["people"]["women"] + _WORDS["people"]["men"]
 
 
 @dataclass(frozen=True)
@@ -101,26 +102,39 @@ def generate_problems(
     Raises:
         ValueError: unknown split or difficulty, negative `n`, or settings without `n` different problems.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if n < 0:
-        raise ValueError(f"the number of problems must not be negative, got {n}")
     if isinstance(difficulty, str):
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"unknown difficulty {difficulty!r}: choose one of {', '.join(DIFFICULTIES)}")
         difficulty = DIFFICULTIES[difficulty]
-    rng = random.Random(f"stepjepa problems {seed}")
+    rng, level = random.Random(f"stepjepa problems {seed}"), difficulty
+
+    def tell() -> dict[str, Any]:
+        story = Story(rng, rng.choice(list(FAMILIES)), level)
+        return story.tell(_draw_chain(rng, story.words["endings"], level))
+
+    return distinct_problems(tell, n, split)
+
+
+def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) -> list[dict[str, Any]]:
+    """The first `n` problems that are drawn, of those of a split and none twice.
+
+    Raises:
+        ValueError: unknown split, negative `n`, or there are no more.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if n < 0:
+        raise ValueError(f"the number of problems must not be negative, got {n}")
     problems: list[dict[str, Any]] = []
     seen: set[str] = set()
     rejected = 0
     while len(problems) < n:
-        story = Story(rng, rng.choice(list(FAMILIES)), difficulty)
-        problem = story.tell(_draw_chain(rng, story.words["endings"], difficulty))
+        problem = draw()
         question = problem["question"]
         if question in seen or split_of(question) != split:
             rejected += 1
             if rejected > _MAX_REJECTED:
-                raise ValueError(f"found only {len(problems)} of {n} different problems with {difficulty}")
+                raise ValueError(f"found only {len(problems)} of {n} different problems with these settings")
             continue
         rejected = 0
         seen.add(question)

@@ -20,7 +20,7 @@ from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT, Example, make_example
 from stepjepa.data.fields import UNKNOWN_FIELDS, WANTED_FIELDS, RowError
 from stepjepa.data.files import READ, json_fault
 from stepjepa.data.formats import convert_row, recognise_format
-from stepjepa.data.origins import Source, locate
+from stepjepa.data.origins import Source, is_builtin, locate
 from stepjepa.data.readings import same_answer
 from stepjepa.data.steps import Short, Splitter, Think
 from stepjepa.records import UserError, write_jsonl
@@ -112,7 +112,7 @@ def read_examples(
     """Read a source as examples.
 
     Args:
-        source: ``"builtin"``, what `ORIGINS` of `origins.py` names, or a list of them.
+        source: what `ORIGINS` of `origins.py` names, or a list of them.
         config: configuration of a Hub data set (``openai/gsm8k`` is read as ``main``).
         split: split of a Hub data set or of the built-in problems.
         row_format: the kind of every row; ``None`` recognises each row by its fields.
@@ -125,8 +125,8 @@ def read_examples(
         source_name: the examples' ``source``; by default the file's or folder's or data set's name.
         only_correct: drop rows with a reference answer whose solution boxes another answer, or none.
         strict: raise at the first bad line instead of skipping it.
-        count, seed: how many built-in problems, and which.
-        mistake: a kind of wrong step to plant in built-in solutions, see :func:`.mistakes.plant_mistakes`.
+        count, seed: how many built-in problems of each kind that is named, and which.
+        mistake: a kind of wrong step to plant in built-in stories, see :func:`.mistakes.plant_mistakes`.
 
     Returns:
         The examples and the report.
@@ -138,11 +138,11 @@ def read_examples(
     examples: list[Example] = []
     for origin in _listed(source):
         report.sources.append(str(origin))
-        if origin == "builtin":
+        if is_builtin(origin):
             prompt = None if system_prompt == "auto" else system_prompt
-            for example in _builtin_examples(count, seed, split, prompt, mistake):
+            for example in _builtin_examples(str(origin), count, seed, split, prompt, mistake):
                 report.read += 1
-                report.keep(example, "builtin")
+                report.keep(example, str(origin))
                 examples.append(example)
             continue
         prompt = DEFAULT_SYSTEM_PROMPT if system_prompt == "auto" else system_prompt
@@ -182,18 +182,31 @@ def _listed(source: Source | Sequence[Source]) -> list[Source]:
 
 
 def _builtin_examples(
-    count: int, seed: int, split: str, system_prompt: str | None, mistake: str | None
+    origin: str, count: int, seed: int, split: str, system_prompt: str | None, mistake: str | None
 ) -> Iterator[Example]:
-    from stepjepa.data.problems import generate_problems  # here, as reading its stories takes a moment
+    kind = origin.rpartition(":")[2]
+    if mistake is not None and kind != "builtin":
+        raise UserError(f"mistakes are planted in stories (builtin), not in {origin}")
+    # Imported here, as reading the words of the stories takes a moment.
+    if kind == "programs":
+        from stepjepa.data.programs import generate_programs
 
-    problems = generate_problems(count, seed=seed, split=split)
+        problems = generate_programs(count, seed, split)
+    elif kind == "logic":
+        from stepjepa.data.logic import generate_logic
+
+        problems = generate_logic(count, seed, split)
+    else:
+        from stepjepa.data.problems import generate_problems
+
+        problems = generate_problems(count, seed, split)
     if mistake is not None:
         from stepjepa.data.mistakes import plant_mistakes
 
         problems = plant_mistakes(problems, mistake, seed)
     for problem in problems:
         question, steps, answer = (problem.pop(name) for name in ("question", "steps", "answer"))
-        yield make_example(question, steps, answer, "builtin", system_prompt, **problem)
+        yield make_example(question, steps, answer, kind, system_prompt, **problem)
 
 
 def _check_answer(example: Example, kind: str, only_correct: bool, report: Report) -> None:
@@ -218,7 +231,7 @@ def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[st
         UserError: as :func:`read_examples`, or if the output is a source; nothing is written then.
     """
     for origin in _listed(source):
-        files = () if origin == "builtin" else locate(origin).files
+        files = () if is_builtin(origin) else locate(origin).files
         if Path(output_file).exists() and any(os.path.samefile(file, output_file) for file in files):
             raise UserError(f"the output file '{output_file}' is a source; write to another file")
     examples, report = read_examples(source, **options)

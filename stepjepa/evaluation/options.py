@@ -24,7 +24,7 @@ class Answering(LoadedModel):
     attn_implementation: str | None = option(None, "sdpa, eager, …; the library's choice by default", group="model")
     pad_token: str | None = option(None, "the token that pads, for a tokenizer that names none", group="model")
     hub_config: str | None = option(None, "configuration of a Hub data set", group="questions")
-    problems: int = option(1000, "how many built-in problems", group="questions", least=1)
+    problems: int = option(1000, "how many built-in problems of each kind", group="questions", least=1)
 
 
 @dataclass

@@ -21,12 +21,11 @@ from stepjepa.data.fields import ROLES, RowError, field_name, lower_names, quest
 from stepjepa.data.files import Row
 from stepjepa.data.formats import convert_row
 from stepjepa.data.golds import named_answer, stated_answer
-from stepjepa.data.origins import locate
+from stepjepa.data.origins import is_builtin, locate
 from stepjepa.data.sources import read_examples
 from stepjepa.data.thoughts import split_thoughts
 from stepjepa.records import UserError, file_digest
 
-BUILTIN = "builtin"
 PLACES = 5  # named in a message
 
 
@@ -60,10 +59,10 @@ def read_questions(
     """Read test data.
 
     Args:
-        sources: "builtin", JSONL files, Hub data set ids.
+        sources: as those of `read_examples`.
         split: of a Hub data set or of the built-in problems.
         hub_config: configuration of a Hub data set.
-        problems, problem_seed: how many built-in problems, and which.
+        problems, problem_seed: how many built-in problems of each kind, and which.
 
     Raises:
         UserError: a source cannot be read or holds no question, or a question has no gold answer; the message
@@ -73,11 +72,11 @@ def read_questions(
     goldless: list[str] = []
     for source in sources:
         before = len(data.questions)
-        if source == BUILTIN:
-            examples, _ = read_examples(BUILTIN, split=split, count=problems, seed=problem_seed)
+        if is_builtin(source):
+            examples, _ = read_examples(source, split=split, count=problems, seed=problem_seed)
             for number, example in enumerate(examples, start=1):
-                data.questions.append(_from_example(example, {}) | {"place": f"{BUILTIN}[{split}]:{number}"})
-            name, digest = BUILTIN, None
+                data.questions.append(_from_example(example, {}) | {"place": f"{source}[{split}]:{number}"})
+            name, digest = str(source), None
         else:
             located = locate(source, hub_config, split)
             for row in located.rows():

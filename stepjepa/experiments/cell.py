@@ -44,7 +44,7 @@ from stepjepa.records import as_json
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
 from stepjepa.training.run import load_run_model, usual_system_prompt
-from stepjepa.training.splits import TEST_SEED, mixed, read_training
+from stepjepa.training.splits import TEST_SEED, drawn_kinds, mixed, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
 LOGGING_STEPS = 8
@@ -156,7 +156,7 @@ def cell_data(options: CellOptions) -> tuple[Split, Split, Split]:
     ):
         # `split` is that of the built-in problems and of Hub data sets; a file is what it is.
         examples, _ = read_examples(
-            files or ["builtin"], count=count, split=split, seed=seed, splitter=options.splitter
+            files or drawn_kinds(options), count=count, split=split, seed=seed, splitter=options.splitter
         )
         answered = [example for example in examples if example.get("answer")][:count]
         if not answered:

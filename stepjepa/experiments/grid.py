@@ -41,6 +41,7 @@ from stepjepa.training.configurations import (
     trainer_options,
 )
 from stepjepa.training.options import JEPAOptions, RunOptions
+from stepjepa.training.splits import drawn_kinds
 
 KEYS = ("base", "axes", "arms", "seeds", "baseline", "question", "note")
 LEAST_DETECT = 30  # with fewer, some place has the step of a single problem, and nothing to compare it with
@@ -345,7 +346,7 @@ class _Reader:
                 options, _ = grid.cell(arm, grid.seeds[0]).configure(output_dir="unused")
             except (ValueError, TypeError, ImportError) as error:
                 raise self.error(f"arm {arm}", str(error)) from error
-            if options.train_file != ["builtin"] and not (options.eval_file and options.test_file):
+            if not drawn_kinds(options) and not (options.eval_file and options.test_file):
                 raise self.error(
                     f"arm {arm}",
                     "train_file is not the built-in problems, so it needs an eval_file to choose by (validation) and "

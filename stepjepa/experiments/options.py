@@ -34,7 +34,7 @@ class VerifyOptions(LoadedModel):
     splitter: Splitter | None = option(
         None, "how to find steps in unprepared data, as in prepare", choices=get_args(Splitter), group="data"
     )
-    problems: int = option(2000, "how many built-in problems", group="data", least=1)
+    problems: int = option(2000, "how many built-in problems of each kind", group="data", least=1)
     lora: bool = option(False, "verify with LoRA adapters, as `stepjepa train --lora` would train", group="model")
     examples: int = option(
         4, "how many examples the model is run on; the shortest with a view pair are taken", group="data"

@@ -25,10 +25,12 @@ from stepjepa.evaluation.run import evaluate
 from stepjepa.evaluation.scoring import system_prompt
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.pairs import BranchLayout
-from stepjepa.models.checkpoint import BUILTIN, Checkpoint, locate_model
+from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_model
 from stepjepa.records import UserError, as_json, environment
+from stepjepa.training.options import RunOptions
 from stepjepa.training.run import HELD_OUT
+from stepjepa.training.splits import drawn_kinds
 
 CONTROL = "random weights"
 
@@ -164,8 +166,8 @@ def _test_file(model: Checkpoint) -> list[str]:
     if held_out.is_file():
         return [str(held_out)]
     trained_on = model.record["settings"].get("train_file") if model.record else None
-    if trained_on in ([BUILTIN], BUILTIN):
-        return [BUILTIN]
+    if trained_on and (kinds := drawn_kinds(RunOptions(train_file=list(trained_on)))):
+        return kinds
     raise UserError(f"{model.given} has no {HELD_OUT}: name the questions with --test_file")
 
 

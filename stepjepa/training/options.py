@@ -33,8 +33,8 @@ class RunOptions:
     model_name: str = option(BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id.", aliases=["--model_path"])
     train_file: list[str] = option(
         ["builtin"],
-        "Training data: 'builtin', files, folders, patterns (any form that prepare reads), or Hub data set ids; "
-        "several may have weights, as in a.jsonl:0.7 b.jsonl:0.3.",
+        "Training data: 'builtin' (stories), 'builtin:programs', 'builtin:logic', files, folders, patterns (any form "
+        "that prepare reads), or Hub data set ids; several may have weights, as in a.jsonl:0.7 b.jsonl:0.3.",
     )
     mixing_temperature: float | None = option(
         None, "Mix several sources by their sizes to the power 1/T: 1 as they are, a large T makes them equal."
@@ -57,11 +57,11 @@ class RunOptions:
     splitter: Splitter | None = option(
         None, "How to find steps in unprepared data, as in prepare.", choices=get_args(Splitter)
     )
-    problems: int = option(2000, "How many built-in problems to train on.", least=1)
+    problems: int = option(2000, "How many built-in problems of each kind to train on.", least=1)
     problem_seed: int = option(0, "Which built-in problems are drawn.")
     eval_problems: int = option(
         200,
-        "How many problems to evaluate losses on: built-in ones, or, at most, training data held out.",
+        "How many problems to evaluate losses on: built-in ones of each kind, or, at most, training data held out.",
         measures=True,
         least=0,
     )

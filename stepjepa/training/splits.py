@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stepjepa.data.mixtures import Part, described, mix, split_weights, table
+from stepjepa.data.origins import is_builtin
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
 from stepjepa.training.options import RunOptions
@@ -91,6 +92,16 @@ def read_training(options: RunOptions, say: Callable[[str], None]) -> list[list[
     return groups
 
 
+def drawn_kinds(options: RunOptions) -> list[str]:
+    """The kinds of built-in problems that a run trains on, which have splits of their own; none if it reads anything.
+
+    >>> drawn_kinds(RunOptions(train_file=["builtin:logic:2", "builtin:1"]))
+    ['builtin:logic', 'builtin']
+    """
+    sources, _ = split_weights(options.train_file)
+    return sources if all(map(is_builtin, sources)) else []
+
+
 def is_mixed(options: RunOptions) -> bool:
     """Whether training rows are drawn from the sources and not just all of theirs."""
     asked = options.mixing_temperature, options.mixed_rows, split_weights(options.train_file)[1]
@@ -125,11 +136,11 @@ def _read_evaluation(data: RunData, options: RunOptions, say: Callable[[str], No
         known = {question_key(example) for example in train}
         if both := sum(question_key(example) in known for example in data.evaluation):
             say(f"{both:,} of {len(data.evaluation):,} evaluation examples ask what training examples ask")
-    elif options.train_file == ["builtin"]:
+    elif kinds := drawn_kinds(options):
         if options.eval_problems:
-            data.evaluation, _ = read_examples("builtin", split="validation", count=options.eval_problems)
+            data.evaluation, _ = read_examples(kinds, split="validation", count=options.eval_problems)
         if options.accuracy_problems:
-            data.problems, _ = read_examples("builtin", split="test", count=options.accuracy_problems, seed=TEST_SEED)
+            data.problems, _ = read_examples(kinds, split="test", count=options.accuracy_problems, seed=TEST_SEED)
         return
     else:
         _hold_out(data, options, say)

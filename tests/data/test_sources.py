@@ -255,6 +255,21 @@ def test_builtin_has_no_system_message() -> None:
     assert read_examples("builtin", count=1, system_prompt="Hi.")[0][0]["messages"][0]["content"] == "Hi."
 
 
+def test_other_kinds_of_built_in_problems(tmp_path: Path) -> None:
+    kinds = ["builtin:logic", "builtin", "builtin:programs"]
+    report = prepare(kinds, tmp_path / "mixed.jsonl", count=3, seed=4, split="test")
+    assert report.formats == {kind: 3 for kind in kinds}
+    examples, again = read_examples(tmp_path / "mixed.jsonl")
+    assert examples == read_examples(kinds, count=3, seed=4, split="test")[0]
+    assert again.formats == {"prepared": 9}
+    assert [each["source"] for each in examples] == ["logic"] * 3 + ["builtin"] * 3 + ["programs"] * 3
+    assert all(len(each["latents"]) == len(each["steps"]) - 1 for each in examples)
+    with pytest.raises(UserError, match="no built-in problems 'builtin:stories'; there are builtin, builtin:programs"):
+        read_examples("builtin:stories")
+    with pytest.raises(UserError, match="mistakes are planted in stories"):
+        read_examples("builtin:logic", mistake="order")
+
+
 def test_system_prompt_can_be_left_out(tmp_path: Path) -> None:
     examples, _ = read_examples(lines(tmp_path / "a.jsonl", GSM8K), system_prompt=None)
     assert [message["role"] for message in examples[0]["messages"]] == ["user", "assistant"]

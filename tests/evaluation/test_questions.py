@@ -103,11 +103,12 @@ def test_system_messages_and_labels_stay_with_their_rows():
 
 def test_files_are_told_by_digest_and_unreadable_rows_by_place(tmp_path):
     path = lines(tmp_path / "mine.jsonl", GSM8K, "not JSON", {"text": "?"}, GSM8K | {"question": "And now?"})
-    data = read_questions([path, "builtin"], problems=3)
+    data = read_questions([path, "builtin:logic"], problems=3)
     assert [each["question"] for each in data.questions[:2]] == ["How many?", "And now?"]
-    assert [each["source"] for each in data.questions] == ["mine", "mine", "builtin", "builtin", "builtin"]
+    assert [each["source"] for each in data.questions] == ["mine", "mine", "logic", "logic", "logic"]
     assert data.files[0] == {"name": "mine.jsonl", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "count": 2}
-    assert (data.files[1]["name"], data.files[1]["count"]) == ("builtin", 3)
+    assert (data.files[1]["name"], data.files[1]["count"]) == ("builtin:logic", 3)
+    assert data.questions[2]["place"] == "builtin:logic[test]:1"
     assert [each["place"] for each in data.unreadable] == ["mine.jsonl:2", "mine.jsonl:3"]
     assert data.unreadable[0]["reason"] == "not JSON"
     assert data.questions[1]["place"] == f"{path}:4"

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 
 import pytest
 
@@ -48,6 +49,18 @@ def test_a_question_is_on_one_side_and_order_decides_nothing():
     assert questions(hold_out(examples, 200, seed=4)[1]) != questions(held)
     grown = questions(hold_out([*examples, *rows(81)[80:]], 200, seed=3)[1])
     assert len(grown & questions(held)) >= len(questions(held)) - 1
+
+
+def test_built_in_problems_of_several_kinds_have_splits_of_their_own():
+    sizes = {"problems": 6, "mixed_rows": 12, "eval_problems": 3, "accuracy_problems": 2}
+    data = read_data(RunOptions(train_file=["builtin:logic:3", "builtin:1"], **sizes), str)
+    taken = {
+        name: Counter(row["source"] for row in getattr(data, name)) for name in ("train", "evaluation", "problems")
+    }
+    assert taken["train"] == {"logic": 9, "builtin": 3}
+    assert taken["evaluation"] == {"logic": 3, "builtin": 3}
+    assert taken["problems"] == {"logic": 2, "builtin": 2}
+    assert not questions(data.train) & questions(data.evaluation + data.problems)
 
 
 def test_what_is_held_out_is_said(tmp_path):
