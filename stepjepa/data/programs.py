@@ -1,7 +1,7 @@
 """Small programs and what they print, traced line by line: built-in problems of another kind than stories.
 
 A program sets two or three variables and works on them: assignments, an `if`, a short `for`. Its solution has one step
-for every line that is run and works something out: the line, with numbers in the place of the variables, with its result.
+for every line that is run and works something out: the line, numbers in the place of the variables, and the result.
 Lines that only name a number have none, as the question shows it. The latents of a step are those of a story.
 """
 
