@@ -9,6 +9,7 @@ similarity.py    two models' embeddings of the same steps; consecutive steps of 
 report.py        several files side by side, and a verdict
 report_text.py   the report as text
 projections.py   t-SNE, PCA, similarities and spectra as records
+trained.py       how a run compared its views: head, scale, layers, and whose targets
 energies.py      each step's distance from what was expected of it
 detection.py     planted wrong steps found by energy, beside controls
 choice.py        the best of several sampled solutions by energy

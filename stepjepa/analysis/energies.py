@@ -8,28 +8,22 @@ mean 0 and variance 1, fitted on problems that are not scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from stepjepa.analysis.trained import AS_IT_IS, Reading
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.architectures import evaluating
 from stepjepa.jepa.candidates import CandidateCollator, Place
 from stepjepa.jepa.losses import LOSSES, at_least_float32
-from stepjepa.jepa.objectives import Objective, StepObjective
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, step_spans
-from stepjepa.jepa.views import encode_with_targets
-from stepjepa.models.checkpoint import Checkpoint
 from stepjepa.records import UserError
-from stepjepa.training.checkpoints import OBJECTIVE_FILE
-from stepjepa.training.options import JEPAOptions
 
 
 @dataclass(frozen=True)
@@ -88,14 +82,11 @@ def encode_candidates(
     candidates: Sequence[Candidate],
     *,
     layout: BranchLayout = CONSECUTIVE,
-    objective: Objective | None = None,
-    target_layer: int = -1,
-    target_top: int = 1,
+    reading: Reading = AS_IT_IS,
     at_step_end: bool = False,
     likelihood: bool = True,
     batch_size: int = 16,
     progress: bool = True,
-    targets_by: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> StepViews:
     """Views and log-probability of candidate steps, in their order.
 
@@ -108,13 +99,11 @@ def encode_candidates(
         examples: of `read_examples`.
         candidates: all those of one example share its encoded context.
         layout: predictors, isolation, pooling, longest row.
-        objective: what predicts from the context view and scales the target view; nothing by default.
-        target_layer, target_top: of `encode_views`.
+        reading: as its training compared the views, see `trained_reading`; as they are by default.
         likelihood: also the log-probabilities, for a third more tokens; else they are 0.
         at_step_end: read context views at the end of the step before, for a model without trained predictor tokens.
         batch_size: contexts encoded together; it changes the speed, not the result.
         progress: show a progress bar.
-        targets_by: inside, the model has the weights that target views come from; its own by default.
 
     Raises:
         UserError: an example is malformed, or the tokenizer lacks the predictor tokens or offsets.
@@ -130,18 +119,13 @@ def encode_candidates(
     with evaluating(model), tqdm(total=len(rows), desc="scoring", unit="context", disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            views = encode_with_targets(
-                model, collate(batch), targets_by, target_layer=target_layer, target_top=target_top
-            )
+            views = reading(model, collate(batch))
             count = len(views.context)
             # Summed in float64, so that the order of the tokens of a batch does not matter.
             sums = torch.zeros(count, dtype=torch.float64, device=views.token_losses.device)
             sums.index_add_(0, views.token_examples, -views.token_losses.double())
             lengths = [len(c["input_ids"]) for row in batch for place in row["places"] for c in place.candidates]
-            seen = [at_least_float32(views.context), at_least_float32(views.target)]
-            if objective is not None:
-                seen = [objective.predict(seen[0]), objective.scaled(seen[1])]
-            found = (*seen, sums, torch.tensor(lengths))
+            found = (at_least_float32(views.context), at_least_float32(views.target), sums, torch.tensor(lengths))
             parts.append(StepViews(*(each.cpu() for each in found)))
             bar.update(len(batch))
     order = [number for row in rows for numbers in row["numbers"] for number in numbers]
@@ -223,40 +207,6 @@ def with_step(example: Mapping[str, Any], step: int, text: str) -> dict[str, Any
 
 
 # ---- from views to energies ----------------------------------------------------------------------------------
-
-
-def run_objective(model: Checkpoint, size: int) -> StepObjective | None:
-    """The objective of a model's training with its weights, in evaluation mode; None if its record names none.
-
-    Args:
-        size: D.
-
-    Raises:
-        UserError: its weights are missing.
-    """
-    training = model.training()
-    if training is None or not predicts_at_predictor(training):
-        return None
-    known = {one.name: training[one.name] for one in fields(JEPAOptions) if one.name in training}
-    options = JEPAOptions(**known)
-    objective = StepObjective.of(options.jepa_loss_type, options, size).eval()
-    if objective.state_dict():
-        path = model.folder / OBJECTIVE_FILE
-        if not path.is_file():
-            raise UserError(f"{path} is missing: the training of {model.given} had an objective with weights")
-        saved = load_file(path)  # with the running mean of the model's weights, where targets came from it
-        objective.load_state_dict({name: saved[name] for name in objective.state_dict() if name in saved})
-    return objective
-
-
-def predicts_at_predictor(training: Mapping[str, Any]) -> bool:
-    """Whether a run with these options trains context views at predictor tokens; else they are read at a step's end."""
-    return training.get("lbd", 0) > 0 and training.get("jepa_loss_type", "cosine") in LOSSES
-
-
-def distance_of(kind: str) -> str:
-    """The loss whose distance is the energy after training with a loss: its own, and the cosine for InfoNCE."""
-    return "cosine" if kind == "infonce" else kind
 
 
 def energies(views: StepViews, distance: str = "cosine") -> Tensor:

@@ -12,20 +12,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stepjepa.analysis.encode import check_predictors
-from stepjepa.analysis.energies import (
-    Candidate,
-    distance_of,
-    encode_candidates,
-    energies,
-    predicts_at_predictor,
-    run_objective,
-)
+from stepjepa.analysis.energies import Candidate, encode_candidates, energies
+from stepjepa.analysis.trained import predicts_at_predictor, trained_reading
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.thoughts import opened_thought
 from stepjepa.evaluation.answers import extract_answer
 from stepjepa.evaluation.generation import Generation, Sampling, context_length, generate
 from stepjepa.evaluation.scoring import encode_prompts, response_text, system_prompt
-from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.checkpoint import BUILTIN, locate_model
 from stepjepa.models.loading import choose_device, load_model, read_tokenizer
@@ -85,7 +78,6 @@ class Solver:
         own = {one.name: training[one.name] for one in fields(BranchLayout) if one.name in training}
         self.first_has_energy = own.get("pairs") == "question_answer"
         self.layout = BranchLayout(**(own | {"pairs": "consecutive", "horizon": 1, "max_length": None}))
-        self.target = {"target_layer": training.get("target_layer", -1), "target_top": training.get("target_top", 1)}
         remote: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         known = check_predictors(read_tokenizer(located.path, **remote), self.layout.predictors)
         try:
@@ -98,9 +90,8 @@ class Solver:
             raise UserError(f"{model_name}: {error}") from error
         self.model.to(choose_device(device))
         self.predicts = known and predicts_at_predictor(training)
-        size = base_model(self.model).config.get_text_config().hidden_size
-        self.objective = run_objective(located, size) if self.predicts else None
-        self.distance = distance_of(self.objective.kind) if self.objective else None
+        self.reading = trained_reading(located, self.model)
+        self.distance = self.reading.distance if self.predicts else None
 
     def __call__(
         self,
@@ -175,8 +166,7 @@ class Solver:
             [example],
             [Candidate(0, last)],
             layout=self.layout,
-            objective=self.objective,
-            **self.target,
+            reading=self.reading,
             at_step_end=not self.predicts,
             progress=False,
         )

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SolutionOptions(ModelOptions):
-    """Of `embed` and `score`: what stands before the solutions, and the control."""
+    """Of `embed` and `score`: what stands before the solutions, how views are read, and the control."""
 
+    as_trained: bool = option(
+        True,
+        "views as the run compared them: after its head, its targets scaled and from its layers, and of its running "
+        "mean or of the model before training where those gave the targets; else the model's own last states",
+        group="model",
+    )
     system_prompt: str = option(
         "train",
         "the system message: that of the model's training, that of each row, or none",
@@ -62,13 +68,32 @@ class EmbedOptions(SolutionOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa embed`; returns the exit status."""
-    parser = Parser("embed", "Context views, target views and step states of a data set → one file.")
     words = list(sys.argv[1:] if argv is None else argv)
-    options, layout = parse(parser, words, EmbedOptions, ShownLayout)
+    options, layout = read_options(words, ShownLayout)
+    if options.as_trained:
+        options, layout = read_options(words, layout_of_run(options))
     from stepjepa.analysis.embeddings import check_suffix
 
     with one_writer(check_suffix(options.output_file)):
         return embed(options, layout, words)
+
+
+def read_options(words: Sequence[str], layout: Any) -> tuple[EmbedOptions, BranchLayout]:
+    """The command line; `layout` gives the defaults of the branches."""
+    parser = Parser("embed", "Context views, target views and step states of a data set → one file.")
+    options, found = parse(parser, words, EmbedOptions, layout)
+    return options, found
+
+
+def layout_of_run(options: EmbedOptions) -> ShownLayout:
+    """The branches that are embedded by default: all consecutive pairs, with the targets that the run predicted."""
+    from stepjepa.analysis.trained import predicts_at_predictor
+    from stepjepa.models.checkpoint import locate_model
+
+    training = locate_model(options.model_name, options.revision).training()
+    if training is None or not predicts_at_predictor(training):
+        return ShownLayout()
+    return ShownLayout(**{name: training[name] for name in ("isolation", "pooling") if name in training})
 
 
 def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> int:
@@ -79,6 +104,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     """
     from stepjepa.analysis.embeddings import check_finite, check_suffix, save
     from stepjepa.analysis.encode import check_prompts, encode_examples, joined, with_responses, with_system_prompt
+    from stepjepa.analysis.trained import AS_IT_IS, trained_reading
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
     from stepjepa.evaluation.results import question_ids, read_results
@@ -112,6 +138,9 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     model, tokenizer, trained_predictor = load(options, layout.predictors)
     if results is not None and options.use_responses:
         check_prompts(tokenizer, examples, ids, results)
+    random = options.random_weights is not None
+    reading = trained_reading(located, model, random) if options.as_trained else AS_IT_IS
+    say(f"{reading.words()}; pooling: {layout.pooling}, isolation: {layout.isolation}")
     with bfloat16_products(base_model(model).device, options.bf16):
         embeddings = encode_examples(
             model,
@@ -122,6 +151,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
             layers=named_layers(options.layers, model),
             layout=layout,
             batch_size=options.batch_size,
+            encode=reading,
         )
     counts = embeddings.info["counts"]
     counts |= {"no_step": asked - len(examples), "correctness_known": int((embeddings.correct >= 0).sum())}
@@ -133,6 +163,8 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
             "dtype": options.dtype,
             "bf16": options.bf16,
             "random_weights": options.random_weights,
+            "as_trained": options.as_trained,
+            "targets": reading.targets,
             "predictor_in_checkpoint": trained_predictor,
         },
         "data": {

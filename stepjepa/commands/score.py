@@ -78,7 +78,7 @@ class Scorer:
     """A model with what its energies are read by."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        from stepjepa.analysis.energies import distance_of, predicts_at_predictor, run_objective
+        from stepjepa.analysis.trained import AS_IT_IS, predicts_at_predictor, trained_reading
         from stepjepa.evaluation.scoring import system_prompt
         from stepjepa.models.checkpoint import locate_model
 
@@ -94,14 +94,14 @@ class Scorer:
             self.layout = BranchLayout(**(own | {"max_length": None}))
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.target_layer, self.target_top = training.get("target_layer", -1), training.get("target_top", 1)
         self.model, self.tokenizer, trained = load(options, self.layout.predictors)
-        self.objective = run_objective(self.located, described(self.model)["hidden_size"])
-        self.distance = options.distance or distance_of(self.objective.kind if self.objective else "cosine")
+        random = options.random_weights is not None
+        self.reading = trained_reading(self.located, self.model, random) if options.as_trained else AS_IT_IS
+        self.distance = options.distance or self.reading.distance
         never_trained = not trained or (bool(training) and not predicts_at_predictor(training))
         self.at_step_end = options.context == "step_end" or (options.context == "auto" and never_trained)
         place = "the end of the step before" if self.at_step_end else "the predictor token"
-        say(f"system prompt: {origin}; energy: {self.distance}, predicted at {place}")
+        say(f"system prompt: {origin}; energy: {self.distance}, predicted at {place}; {self.reading.words()}")
 
     def views(
         self,
@@ -114,14 +114,12 @@ class Scorer:
         from stepjepa.analysis.energies import encode_candidates
 
         return encode_candidates(
-            model or self.model,
+            self.model if model is None else model,
             self.tokenizer,
             examples,
             candidates,
             layout=self.layout,
-            objective=self.objective,
-            target_layer=self.target_layer,
-            target_top=self.target_top,
+            reading=self.reading if model is None else self.reading.of_itself(),
             likelihood=likelihood,
             at_step_end=self.at_step_end,
             batch_size=self.options.batch_size,
@@ -163,8 +161,10 @@ class Scorer:
             },
             "configuration": {
                 "layout": asdict(self.layout),
-                "target_layer": self.target_layer,
-                "target_top": self.target_top,
+                "as_trained": options.as_trained,
+                "target_layer": self.reading.target_layer,
+                "target_top": self.reading.target_top,
+                "targets": self.reading.targets,
                 "distance": self.distance,
                 "context": "step_end" if self.at_step_end else "predictor",
                 "system_prompt": self.system,

@@ -23,16 +23,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from stepjepa.analysis.detection import detect_compact, right_and_wrong
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.encode import encode_examples, with_system_prompt
-from stepjepa.analysis.energies import (
-    Candidate,
-    StepViews,
-    ZScore,
-    distance_of,
-    encode_candidates,
-    own_steps,
-    predicts_at_predictor,
-)
+from stepjepa.analysis.energies import Candidate, StepViews, ZScore, encode_candidates, own_steps
 from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
+from stepjepa.analysis.trained import AS_IT_IS, Reading, predicts_at_predictor
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
@@ -252,9 +245,11 @@ def measure_detection(
     """
     args = trainer.args
     at_predictor = predicts_at_predictor(vars(args))
-    objective = trainer.objective.eval() if at_predictor else None
-    distance = distance_of(args.jepa_loss_type) if at_predictor else "cosine"
-    elsewhere = at_predictor and args.target_model != "own"
+    reading = AS_IT_IS
+    if at_predictor:
+        elsewhere = None if args.target_model == "own" else trainer.other_model
+        objective = trainer.objective.eval()
+        reading = Reading(objective, args.target_layer, args.target_top, elsewhere, args.target_model)
     drawn = generate_problems(problems, TEST_SEED, "test")
     examples, others = (
         with_system_prompt(read_examples("builtin", split=split, count=count, seed=TEST_SEED)[0], system_prompt)
@@ -268,21 +263,18 @@ def measure_detection(
             examples,
             candidates,
             layout=replace(args.layout, max_length=None),
-            objective=objective,
-            target_layer=args.target_layer if at_predictor else -1,
-            target_top=args.target_top if at_predictor else 1,
+            reading=reading,
             at_step_end=not at_predictor,
             likelihood=likelihood,
             progress=False,
-            targets_by=trainer.other_model if elsewhere else None,
         )
 
     steps = right_and_wrong(drawn)
     scale = ZScore.fit(views(others, own_steps(others, first=1), likelihood=False))
-    found = detect_compact(views(examples, steps.candidates, likelihood=True), scale, steps, distance)
+    found = detect_compact(views(examples, steps.candidates, likelihood=True), scale, steps, reading.distance)
     return {
         "problems": problems,
-        "distance": distance,
+        "distance": reading.distance,
         "context": "predictor" if at_predictor else "step_end",
         "kinds": as_json(found),
     }

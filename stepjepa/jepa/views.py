@@ -8,8 +8,7 @@ wrong under data parallelism and skips the output scaling of several architectur
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -233,25 +232,6 @@ def encode_views(
         views.step_index = torch.stack([batch["example_ids"][last], steps[last]], dim=1)
         views.step_layers = {layer: outputs.layers[layer][last] for layer in layers}
     return views
-
-
-def encode_with_targets(
-    model: nn.Module,
-    batch: dict[str, Tensor],
-    targets_by: Callable[[], AbstractContextManager[None]] | None = None,
-    **options: Any,
-) -> Views:
-    """`encode_views`, with the target views of the model as it is inside `targets_by()`: with other weights.
-
-    Args:
-        batch: with copies, unless targets are read in context.
-    """
-    views = encode_views(model, batch, **options)
-    if targets_by is None:
-        return views
-    with targets_by():
-        others = encode_views(model, batch, **options)
-    return replace(views, target=others.target, target_layers=others.target_layers)
 
 
 @dataclass

@@ -114,15 +114,8 @@ class TrainedTargets(TrainedObjective):
                 yield
             return
         mean = getattr(self.objective, "target_weights", None)
-        weights = self.trained_weights()
-        own = [weight.data for weight in weights]
-        try:
-            for weight, other in zip(weights, self._frozen if mean is None else mean.buffers(), strict=True):
-                weight.data = other.to(weight)
+        with exchanged(self.trained_weights(), self._frozen if mean is None else list(mean.buffers())):
             yield
-        finally:
-            for weight, data in zip(weights, own, strict=True):
-                weight.data = data
 
     def compared(self, views: Views) -> Views:
         """Views as the objective compares them: what its head predicts, and the targets as it scales them."""
@@ -248,6 +241,19 @@ class TrainedTargets(TrainedObjective):
 def _digests(batch: dict[str, Tensor]) -> list[bytes]:
     """A short name for each view pair of a batch, whatever the batch."""
     return [hashlib.sha256(key.encode()).digest()[:16] for key in pair_keys(batch, 0)]
+
+
+@contextmanager
+def exchanged(weights: Sequence[nn.Parameter], others: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, weights have the values of others, in their own precision and place."""
+    own = [weight.data for weight in weights]
+    try:
+        for weight, other in zip(weights, others, strict=True):
+            weight.data = other.to(weight)
+        yield
+    finally:
+        for weight, data in zip(weights, own, strict=True):
+            weight.data = data
 
 
 class RunningMean(nn.Module):

@@ -11,15 +11,14 @@ from stepjepa.analysis.energies import (
     Candidate,
     StepViews,
     ZScore,
-    distance_of,
     encode_candidates,
     energies,
     own_and_further,
     own_steps,
-    run_objective,
     scored_rows,
     with_step,
 )
+from stepjepa.analysis.trained import AS_IT_IS, Reading, distance_of, trained_reading
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.jepa.objectives import StepObjective
@@ -166,15 +165,15 @@ def test_views_are_compared_as_the_run_compares_them(loaded, examples, tmp_path)
         objective.head.weight.mul_(2)
     save_file(objective.state_dict(), tmp_path / "objective.safetensors")
     settings = {"jepa_loss_type": "l2", "head": "linear", "target_scale": "layer", "lbd": 0.1}
-    found = run_objective(Checkpoint("run", tmp_path, record={"settings": settings}), size)
+    found = trained_reading(Checkpoint("run", tmp_path, record={"settings": settings}), loaded[0])
     candidates = own_steps(examples[:2], first=1)
-    plain, compared = (encode(loaded, examples, candidates, objective=each) for each in (None, found))
+    plain, compared = (encode(loaded, examples, candidates, reading=each) for each in (AS_IT_IS, found))
     torch.testing.assert_close(compared.context, 2 * plain.context)
     torch.testing.assert_close(compared.target, torch.nn.functional.layer_norm(plain.target, (size,)))
-    upper = encode(loaded, examples, candidates, target_layer=-2)
+    upper = encode(loaded, examples, candidates, reading=Reading(target_layer=-2))
     assert torch.equal(upper.context, plain.context)
     assert not torch.allclose(upper.target, plain.target)
-    assert run_objective(Checkpoint("run", tmp_path, record={"settings": settings | {"lbd": 0}}), size) is None
-    assert run_objective(Checkpoint("untrained", tmp_path), size) is None
+    for other in ({"settings": settings | {"lbd": 0}}, {"settings": settings | {"jepa_loss_type": "nextlat"}}, None):
+        assert trained_reading(Checkpoint("run", tmp_path, record=other), loaded[0]) is AS_IT_IS
     with pytest.raises(UserError, match=r"objective\.safetensors is missing"):
-        run_objective(Checkpoint("run", tmp_path / "moved", record={"settings": settings}), size)
+        trained_reading(Checkpoint("run", tmp_path / "moved", record={"settings": settings}), loaded[0])

@@ -130,6 +130,8 @@ def test_a_record_holds_what_a_reader_needs(finished):
 TRAINED = {
     "plain": {"lbd": 0.0},
     "tokens": {"jepa_loss_type": "nextlat"},
+    "ema": {"pairs": "consecutive", "target_model": "ema", "ema_decay": 0.5},
+    "frozen": {"pairs": "consecutive", "target_model": "frozen", "jepa_loss_type": "l1_std", "head": "mlp"},
     "head": {
         "jepa_loss_type": "infonce", "pairs": "consecutive", "pooling": "mean", "head": "linear",
         "target_scale": "zscore", "target_layer": 0,
@@ -137,7 +139,9 @@ TRAINED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [name if name in ("plain", "frozen") else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+)
 def test_a_cell_finds_planted_mistakes_as_score_does(name, tiny, tmp_path, monkeypatch):
     """The cell measures the model in its trainer; the command loads what `stepjepa train` saved."""
     monkeypatch.setattr(cell_module, "SCALE_PROBLEMS", 12)
@@ -154,7 +158,12 @@ def test_a_cell_finds_planted_mistakes_as_score_does(name, tiny, tmp_path, monke
     assert score([*words, "--batch_size", "64", "--json", str(record)]) == 0
     written = json.loads(record.read_text())
     assert (found["problems"], found["distance"]) == (30, written["configuration"]["distance"])
-    assert found["context"] == written["configuration"]["context"] == ("predictor" if name == "head" else "step_end")
+    assert written["configuration"]["targets"] == TRAINED[name].get("target_model", "own")
+    assert (
+        found["context"]
+        == written["configuration"]["context"]
+        == ("step_end" if name in ("plain", "tokens") else "predictor")
+    )
     for kind, entry in written["kinds"].items():
         for each in COMPACT:
             own, same = found["kinds"][kind][each], entry["scores"][each]["controlled"]
