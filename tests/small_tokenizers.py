@@ -192,7 +192,7 @@ def qwen_style() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _sentencepiece(specials: list[AddedToken]) -> Tokenizer:
+def _sentencepiece(template: str, begin: str, end: str, *others: str) -> PreTrainedTokenizerFast:
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     draft = Tokenizer(models.BPE(unk_token="<unk>"))
     draft.pre_tokenizer = pre_tokenizers.Sequence(
@@ -208,39 +208,29 @@ def _sentencepiece(specials: list[AddedToken]) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens(specials)
-    return tokenizer
+    tokenizer.add_special_tokens(_specials(begin, end, "<pad>", *others))
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=begin,
+        eos_token=end,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = template
+    return made
 
 
 @made_once
 def sentencepiece_style() -> PreTrainedTokenizerFast:
     """BPE over ``▁`` with byte fallback and no pre-tokenizer, and the template of Llama 2."""
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_sentencepiece(_specials("<s>", "</s>", "<pad>")),
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = LLAMA2_TEMPLATE
-    return tokenizer
+    return _sentencepiece(LLAMA2_TEMPLATE, "<s>", "</s>")
 
 
 @made_once
 def gemma_style() -> PreTrainedTokenizerFast:
     """The same pieces with a template that refuses the system role and strips content."""
-    specials = _specials("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_sentencepiece(specials),
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = GEMMA_TEMPLATE
-    return tokenizer
+    return _sentencepiece(GEMMA_TEMPLATE, "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
 
 
 @made_once

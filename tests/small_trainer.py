@@ -1,7 +1,8 @@
 """A trainer on a small model, and what one optimizer step of it changes."""
 
 import torch
-from small_models import Tokens, small_model, small_rows
+from small_models import CONFIGS, Tokens, small_model, small_rows
+from transformers import AutoModelForCausalLM
 
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -36,6 +37,25 @@ def make_trainer(tmp_path, model=None, rows=None, eval_rows=None, trainer_option
         processing_class=Tokens(),
         **(trainer_options or {}),
     )
+
+
+def saving_trainer(folder, **options):
+    """With a checkpoint every three steps, to be resumed from: dropout, moments, and microbatches of two."""
+    config = CONFIGS["llama"]()
+    config.attention_dropout = 0.2
+    torch.manual_seed(0)
+    settings = {
+        "model": AutoModelForCausalLM.from_config(config),
+        "rows": small_rows(14),
+        "max_steps": 6,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    return make_trainer(folder, **{**settings, **options})
 
 
 def flat_weights(model):

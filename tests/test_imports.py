@@ -13,18 +13,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stepjepa"
-ROOMS = (
-    "records",
-    "jepa",
-    "data",
-    "models",
-    "evaluation",
-    "training",
-    "analysis",
-    "experiments",
-    "visualization",
-    "commands",
-)
+ROOMS = tuple("records jepa data models evaluation training analysis experiments visualization commands".split())
 """From the ground floor up: a module imports from its own room or from one named before it."""
 DOORS = ("__init__", "__main__")
 """The package's own modules that are in no room; they may import anything, and nothing imports them."""

@@ -74,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "transformers.Trainer runs it, and with the head on labelled positions only.",
     )
     options, asked = parse(parser, words, BenchOptions, MeasureOptions)
-    from stepjepa.experiments.benchmark import arm_memory, bench, format_table, use_device
+    from stepjepa.experiments.benchmark import arm_memory, bench, use_device
     from stepjepa.experiments.benchmark_arms import ARMS
+    from stepjepa.experiments.benchmark_report import format_table
     from stepjepa.experiments.benchmark_workload import make_workload, restore_workload
 
     if asked.arm:

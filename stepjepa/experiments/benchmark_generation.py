@@ -19,7 +19,7 @@ from stepjepa.evaluation.generation import Answer, Generation, Sampling, context
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.evaluation.questions import read_questions
 from stepjepa.evaluation.scoring import accuracy, verdict
-from stepjepa.experiments.benchmark import spread
+from stepjepa.experiments.benchmark_report import spread
 from stepjepa.models.checkpoint import BUILTIN, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
 from stepjepa.records import UserError, environment, text_table

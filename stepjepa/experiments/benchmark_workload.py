@@ -23,7 +23,8 @@ from stepjepa.experiments.options import BenchOptions
 from stepjepa.jepa.architectures import longest_trunk
 from stepjepa.jepa.pairs import BranchLayout, step_spans
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.models.loading import add_predictor_tokens, load_model, set_pad_token
+from stepjepa.models.loading import load_model
+from stepjepa.models.vocabulary import add_predictor_tokens, set_pad_token
 from stepjepa.records import UserError
 
 PAD, END = "<|pad|>", "<|end|>"

@@ -30,7 +30,8 @@ from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.pairs import BranchLayout, step_spans
 from stepjepa.jepa.reference import two_pass_views
 from stepjepa.jepa.views import encode_views
-from stepjepa.models.loading import add_lora, bfloat16_products, choose_device, set_pad_token
+from stepjepa.models.loading import add_lora, bfloat16_products, choose_device
+from stepjepa.models.vocabulary import set_pad_token
 from stepjepa.records import environment, text_table
 
 LLAMA_1B: dict[str, Any] = {

@@ -15,14 +15,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from stepjepa.jepa.layout import predictor_token_ids
 from stepjepa.models.checkpoint import model_path
 from stepjepa.models.gguf import is_gguf
-from stepjepa.models.loading import (
-    add_lora,
-    add_pad_token,
-    add_predictor_tokens,
-    explained,
-    read_tokenizer,
-    set_pad_token,
-)
+from stepjepa.models.loading import add_lora, explained, read_tokenizer
+from stepjepa.models.vocabulary import add_pad_token, add_predictor_tokens, set_pad_token
 from stepjepa.records import UserError
 
 

@@ -8,6 +8,7 @@ comparison.py          forest plots of arms, bars of the benchmark
 embeddings.py          maps of views, similarities, spectra
 attention.py           attention maps, the flow between parts, the leakage audit
 detection.py           how well scores find mistakes; energies along a solution
+grid_reports.py        what is in the report of a grid
 grids.py               accuracies and representations of every arm, seed by seed
 stills.py              pictures with hover texts for pages that run no code
 widgets.py             what the explorers share (`widgets.js`)

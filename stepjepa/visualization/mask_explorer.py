@@ -32,7 +32,7 @@ from stepjepa.jepa.layout import StepJEPACollator, predictor_tokens, without_bra
 from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
-from stepjepa.models.loading import add_pad_token, add_predictor_tokens
+from stepjepa.models.vocabulary import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
 from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory, on_one_line
 from stepjepa.visualization.masks import paint, parts, still

@@ -11,7 +11,7 @@ from stepjepa.experiments.cell import representations
 from stepjepa.experiments.report import report_columns
 from stepjepa.jepa.metrics import METRICS, Metric
 from stepjepa.records import as_json
-from stepjepa.visualization.grids import metric_panels
+from stepjepa.visualization.grid_reports import metric_panels
 
 NEW = {
     "length": Metric("length of a row", "view", lambda x: x.norm(dim=1), per_row=True, panel="length"),

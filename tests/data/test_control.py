@@ -16,7 +16,7 @@ from stepjepa.data.examples import make_example
 from stepjepa.data.tokens import encode_examples, tokenize_dataset, tokenize_example
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import step_spans
-from stepjepa.models.loading import add_predictor_tokens
+from stepjepa.models.vocabulary import add_predictor_tokens
 
 PLAIN = make_example("What is it?", ["Step one.", "Step two."], None, "s", "Be brief.")
 

@@ -16,9 +16,10 @@ from stepjepa.commands import main as cli
 from stepjepa.commands.bench import main
 from stepjepa.data.sources import make_example
 from stepjepa.experiments import benchmark
-from stepjepa.experiments.benchmark import arm_memory, bench, format_table, spread
+from stepjepa.experiments.benchmark import arm_memory, bench
 from stepjepa.experiments.benchmark_arms import ARMS, collate, counting
 from stepjepa.experiments.benchmark_parts import timing_parts
+from stepjepa.experiments.benchmark_report import format_table, spread
 from stepjepa.experiments.benchmark_workload import make_workload, restore_workload, save_workload, train_tokenizer
 from stepjepa.experiments.options import BenchOptions
 from stepjepa.records import UserError, write_jsonl

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from small_models import CONFIGS, collator, small_model, small_rows
+from small_models import collator, small_model, small_rows
 from small_objective import SIZE, Distance, Head
-from small_trainer import flat_weights, make_trainer
+from small_trainer import flat_weights, make_trainer, saving_trainer
 from transformers import AutoModelForCausalLM
 
 from stepjepa.jepa.losses import LOSSES
@@ -17,9 +17,9 @@ from stepjepa.training.checkpoints import OBJECTIVE_FILE
 from stepjepa.training.config import StepJEPAConfig
 
 
-def trainer_of(folder, **options):
+def trainer_of(folder, make=make_trainer, **options):
     settings = {"pairs": "consecutive", "lbd": 0.5, **options}
-    return make_trainer(folder, trainer_options={"objective": Head()}, **settings)
+    return make(folder, trainer_options={"objective": Head()}, **settings)
 
 
 def test_every_loss_is_an_objective(tmp_path):
@@ -93,30 +93,11 @@ def test_terms_are_logged_and_evaluated(tmp_path):
     assert found["eval_jepa_loss"] == pytest.approx((terms["distance"].mean() + terms["variance"]).item(), rel=1e-5)
 
 
-def run(folder, max_steps, **options):
-    config = CONFIGS["llama"]()
-    config.attention_dropout = 0.2
-    torch.manual_seed(0)
-    return trainer_of(
-        folder,
-        model=AutoModelForCausalLM.from_config(config),
-        rows=small_rows(14),
-        max_steps=max_steps,
-        optim="adamw_torch",
-        learning_rate=1e-2,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        save_strategy="steps",
-        save_steps=3,
-        **options,
-    )
-
-
 def test_weights_and_state_are_resumed_bit_for_bit(tmp_path):
-    whole = run(tmp_path / "whole", 6)
+    whole = trainer_of(tmp_path / "whole", saving_trainer)
     whole.train()
     assert (tmp_path / "whole" / "checkpoint-3" / OBJECTIVE_FILE).is_file()
-    resumed = run(tmp_path / "resumed", 6)
+    resumed = trainer_of(tmp_path / "resumed", saving_trainer)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))
     for name, value in whole.objective.state_dict().items():
@@ -125,8 +106,9 @@ def test_weights_and_state_are_resumed_bit_for_bit(tmp_path):
     assert whole.objective.spread != 1
 
     (tmp_path / "whole" / "checkpoint-6" / OBJECTIVE_FILE).unlink()
+    again = trainer_of(tmp_path / "again", saving_trainer, max_steps=8)
     with pytest.raises(UserError, match=f"{OBJECTIVE_FILE} is missing"):
-        run(tmp_path / "again", 8).train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
 
 
 def test_the_model_saved_beside_an_objective_loads_without_it(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from small_models import CONFIGS, collator, small_model, small_rows
-from small_trainer import flat_weights, make_trainer, step_of
+from small_trainer import flat_weights, make_trainer, saving_trainer, step_of
 from transformers import AutoModelForCausalLM
 
 from stepjepa.jepa.losses import jepa_losses
@@ -204,26 +204,7 @@ def test_what_compares_pairs_of_a_microbatch_says_so_once(tmp_path, warnings_of_
     ids=lambda options: options.get("target_model", "own"),
 )
 def test_weights_and_state_are_resumed_bit_for_bit(tmp_path, options):
-    def run(folder):
-        config = CONFIGS["llama"]()
-        config.attention_dropout = 0.2
-        torch.manual_seed(0)
-        return make_trainer(
-            folder,
-            model=AutoModelForCausalLM.from_config(config),
-            rows=small_rows(14),
-            max_steps=6,
-            optim="adamw_torch",
-            learning_rate=1e-2,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
-            save_strategy="steps",
-            save_steps=3,
-            **options,
-            **PAIRS,
-        )
-
-    whole, resumed = run(tmp_path / "whole"), run(tmp_path / "resumed")
+    whole, resumed = (saving_trainer(tmp_path / name, **options, **PAIRS) for name in ("whole", "resumed"))
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))

@@ -9,15 +9,8 @@ from matplotlib.colors import to_hex
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
-from stepjepa.visualization.grids import (
-    arms_forest,
-    axis_values,
-    lambda_accuracy,
-    lambda_representations,
-    low_data,
-    metric_panels,
-    missing_cells,
-)
+from stepjepa.visualization.grid_reports import axis_values, metric_panels, missing_cells
+from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.visualization.style import BLUE, VERMILION
 
 QUESTIONS = 120
