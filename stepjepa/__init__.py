@@ -27,6 +27,7 @@ _HOMES = {
     "StepJEPATrainer": "training.trainer",
     "attention_explorer": "visualization.attention_explorer",
     "embedding_explorer": "visualization.embedding_explorer",
+    "link": "visualization.linking",
     "mask_explorer": "visualization.mask_explorer",
     "solving_form": "visualization.solving_form",
 }
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from stepjepa.training.trainer import StepJEPATrainer as StepJEPATrainer
     from stepjepa.visualization.attention_explorer import attention_explorer as attention_explorer
     from stepjepa.visualization.embedding_explorer import embedding_explorer as embedding_explorer
+    from stepjepa.visualization.linking import link as link
     from stepjepa.visualization.mask_explorer import mask_explorer as mask_explorer
     from stepjepa.visualization.solving_form import solving_form as solving_form
 

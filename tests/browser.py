@@ -95,10 +95,10 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
         yield url
     finally:
         server.send_signal(signal.SIGTERM)  # it shuts its kernels down
-        server.wait(timeout=30)
+        server.wait(timeout=60)
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -128,6 +128,7 @@ def chromium(width: int = 1400, height: int = 1500) -> Iterator[Watched]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(120_000)  # other work may keep the processor
         watched = Watched(page)
 
         def check(route: Any) -> None:
@@ -149,15 +150,13 @@ def chromium(width: int = 1400, height: int = 1500) -> Iterator[Watched]:
 def open_notebook(page: Any, url: str, name: str) -> None:
     """Open a notebook of the server's folder and wait until its kernel can be given work."""
     page.goto(f"{url}/lab/tree/{name}?reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=60_000)
-    page.wait_for_selector(".jp-Spinner", state="detached", timeout=60_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
+    page.wait_for_selector(".jp-Spinner", state="detached")
     # Run All is silently dropped while the kernel is still connecting.
-    page.wait_for_function(
-        r"/\| Idle/.test(document.querySelector('#jp-main-statusbar')?.textContent ?? '')", timeout=60_000
-    )
+    page.wait_for_function(r"/\| Idle/.test(document.querySelector('#jp-main-statusbar')?.textContent ?? '')")
 
 
-def run_all(page: Any, seconds: float = 120) -> None:
+def run_all(page: Any, seconds: float = 300) -> None:
     """Run every cell and wait until each has its number."""
     page.click('.lm-MenuBar-itemLabel:text-is("Run")')
     page.click('.lm-Menu-item[data-command="runmenu:run-all"]')
@@ -171,6 +170,50 @@ def run_all(page: Any, seconds: float = 120) -> None:
 def change_theme(page: Any, name: str) -> None:
     """Change JupyterLab's theme, as its Settings menu does (whose submenus close under a pointer that jumps)."""
     page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
+
+
+def ask(page: Any, code: str) -> str:
+    """Run code in the kernel of the notebook that is open, and wait for what it prints."""
+    return str(
+        page.evaluate(
+            """async (code) => {
+                const future = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
+                let printed = '';
+                future.onIOPub = (message) => {
+                    printed += message.content.text ?? (message.content.traceback ?? []).join('\\n');
+                };
+                await future.done;
+                return printed;
+            }""",
+            code,
+        )
+    )
+
+
+def keep_busy(page: Any, seconds: float) -> None:
+    """Let the kernel of the notebook that is open sleep, and do not wait for it."""
+    page.evaluate(
+        """code => {
+            jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
+        }""",
+        f"import time; time.sleep({seconds})",
+    )
+
+
+def in_sight(page: Any, *selectors: str) -> bool:
+    """Whether all of these can be seen at once, when the first is scrolled into view."""
+    page.locator(selectors[0]).first.scroll_into_view_if_needed()
+    return bool(
+        page.evaluate(
+            """selectors => {
+                const panel = document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').getBoundingClientRect();
+                const boxes = selectors.map((selector) => document.querySelector(selector).getBoundingClientRect());
+                return boxes.every((box) => box.height > 0 && box.top >= panel.top && box.bottom <= panel.bottom
+                    && box.left >= panel.left && box.right <= panel.right);
+            }""",
+            list(selectors),
+        )
+    )
 
 
 def exported(notebook: Path, folder: Path) -> Path:
@@ -252,6 +295,7 @@ class Looking:
                 new Function('canvas', action)(canvas);
                 for (;;) {
                     await new Promise(requestAnimationFrame);
+                    canvas.getContext('2d').getImageData(0, 0, 1, 1); // wait until it is drawn, not only asked for
                     const shown = performance.now() - start;
                     if (pixels() !== before) return shown;
                     if (shown > 5000) throw new Error('the picture did not change');

@@ -100,6 +100,7 @@ PUBLIC = {
     "read_question",
     "answers_match",
     "extract_answer",
+    "link",
 }  # without torch
 PUBLIC_WITH_TORCH = {
     "StepJEPACollator",

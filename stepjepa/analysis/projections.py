@@ -75,27 +75,33 @@ def project(
     Raises:
         UserError: fewer than four points.
     """
-    from sklearn.manifold import TSNE
-
     parts = {view: view_rows(embeddings, view) for view in views}
-    vectors = torch.cat([rows.vectors for rows in parts.values()])
-    if len(vectors) < 4:
-        raise UserError(f"a map needs at least 4 points, and there are {len(vectors)}")
-    unit = unit_rows(vectors).numpy()
-    _, values, axes = np.linalg.svd(unit, full_matrices=False)
-    axes = axes[:2] * np.where(axes[:2].sum(axis=1, keepdims=True) < 0, -1, 1)  # the sign is arbitrary: fix it
     example = np.concatenate([rows.example for rows in parts.values()])
-    perplexity = min(perplexity, (len(unit) - 1) / 3)
-    maps = [
-        TSNE(perplexity=perplexity, init="random", random_state=seed, n_jobs=1).fit_transform(unit.astype(np.float32))
-        for seed in seeds
-    ]
     return {
         "view": np.concatenate([np.full(len(rows.step), view) for view, rows in parts.items()]),
         "example": example,
         "step": np.concatenate([rows.step for rows in parts.values()]),
         "operation": np.concatenate([rows.operation for rows in parts.values()]),
         "correct": embeddings.correct[example],
+        **flat(torch.cat([rows.vectors for rows in parts.values()]), seeds, perplexity),
+    }
+
+
+def flat(vectors: torch.Tensor, seeds: Sequence[int], perplexity: float) -> dict[str, Any]:
+    """Maps of any vectors `[N, D]`, all together; see `project`, which adds what each point is."""
+    from sklearn.manifold import TSNE
+
+    if len(vectors) < 4:
+        raise UserError(f"a map needs at least 4 points, and there are {len(vectors)}")
+    unit = unit_rows(vectors).numpy()
+    _, values, axes = np.linalg.svd(unit, full_matrices=False)
+    axes = axes[:2] * np.where(axes[:2].sum(axis=1, keepdims=True) < 0, -1, 1)  # the sign is arbitrary: fix it
+    perplexity = min(perplexity, (len(unit) - 1) / 3)
+    maps = [
+        TSNE(perplexity=perplexity, init="random", random_state=seed, n_jobs=1).fit_transform(unit.astype(np.float32))
+        for seed in seeds
+    ]
+    return {
         "pca": unit @ axes.T,
         "explained": (values**2 / (values**2).sum())[:2],
         "tsne": np.array(maps).reshape(len(maps), len(unit), 2),

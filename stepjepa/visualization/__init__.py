@@ -18,7 +18,8 @@ attention_pictures.py  attention of some models over an example, in bytes, every
 attention_explorer.py  point at a token and see where it looks
 embedding_points.py    every point of a map in words
 embedding_drawing.py   colours of the points, and a still picture
-embedding_explorer.py  a live map of step embeddings
+embedding_explorer.py  a live map of step embeddings (`embedding_marks.js`)
+linking.py             explorers that follow each other
 solving_form.py        type a question, read the answer step by step
 page.py                HTML of a page that stands alone (`page.css`)
 run_page.py            training runs as one page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -16,9 +17,19 @@ from stepjepa.visualization.embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
 from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import BLUE, CONTINUOUS, CYCLE, VERMILION
 
-COLOURINGS = {"step": "step", "view": "view", "operation": "operation", "correctness": "correct"}
+COLOURINGS = {
+    "step": "step",
+    "view": "view",
+    "operation": "operation",
+    "correctness": "correct",
+    "length in characters": "length",
+    "error of the pair (1 − cos)": "error",
+}
 """What colour can tell, and the array of `Points` that holds it."""
-_NOT_KNOWN = {"operation": "none or not known", "correctness": "not known"}
+_MEASURED = ("length in characters", "error of the pair (1 − cos)")
+"""Of these the colour tells in which sixth of all values one lies, the label from where to where that goes."""
+_SIXTHS = 6
+_NOT_KNOWN = {"operation": "none or not known", "correctness": "not known", _MEASURED[1]: "not of a pair"}
 DASHES = {"context": "5 3", "target": "", "state": "2 2"}
 """Dashes of the line through the steps of the chosen problem."""
 
@@ -28,7 +39,7 @@ class Palette:
 
     def __init__(self, sets: Sequence[Points]) -> None:
         steps = sorted({int(step) for points in sets for step in points.step})
-        shades = [to_hex(shade) for shade in mpl.colormaps[CONTINUOUS](np.linspace(0, 0.95, len(steps)))]
+        shades = _shades(len(steps))
         operations = sorted({name for points in sets for name in points.embeddings.operation_names})
         self._entries: dict[str, dict[Any, tuple[str, str]]] = {
             "step": {s: (c, f"step {s + 1}" if s >= 0 else "whole answer") for s, c in zip(steps, shades, strict=True)},
@@ -36,6 +47,16 @@ class Palette:
             "operation": {name: (CYCLE[i % len(CYCLE)], name) for i, name in enumerate(operations)},
             "correctness": {1: (BLUE, "answered correctly"), 0: (VERMILION, "answered wrongly")},
         }
+        self._edges: dict[str, np.ndarray] = {}
+        for name in _MEASURED:
+            values = np.concatenate([getattr(points, COLOURINGS[name]) for points in sets])
+            edges = np.unique(np.nanquantile(values, np.linspace(0, 1, _SIXTHS + 1)))
+            shades = _shades(max(1, len(edges) - 1))
+            ends = list(pairwise(edges)) or [(edges[0], edges[0])]
+            self._edges[name] = edges[1:-1]
+            self._entries[name] = {
+                i: (shades[i], f"{_number(low)}–{_number(high)}") for i, (low, high) in enumerate(ends)
+            }
         known = any((points.correct >= 0).any() for points in sets)
         self.choices = [
             name for name in COLOURINGS if (name != "operation" or operations) and (name != "correctness" or known)
@@ -43,7 +64,10 @@ class Palette:
 
     def paint(self, points: Points, by: str, rows: np.ndarray) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """Codes `[N]` uint8 into a legend of (colour, label), which holds what the given rows need."""
-        labels = getattr(points, COLOURINGS[by])[rows].tolist()
+        values = getattr(points, COLOURINGS[by])[rows]
+        if by in _MEASURED:  # the place among the sixths
+            values = np.where(np.isnan(values), -1, np.searchsorted(self._edges[by], values, side="right"))
+        labels = values.tolist()
         if by == "operation":
             labels = [points.embeddings.operation_names[label] if label >= 0 else None for label in labels]
         entries, used = self._entries[by], set(labels)
@@ -55,6 +79,14 @@ class Palette:
         codes = np.zeros(len(points), dtype=np.uint8)
         codes[rows] = [places.get(label, len(order)) for label in labels]
         return codes, legend
+
+
+def _shades(count: int) -> list[str]:
+    return [to_hex(shade) for shade in mpl.colormaps[CONTINUOUS](np.linspace(0, 0.95, count))]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 # -------- the still --------

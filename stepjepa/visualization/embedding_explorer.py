@@ -2,8 +2,8 @@
 
 A thin binding: `embedding_points.py` says what the points are, which are nearest in the full space and where they are
 drawn, `embedding_drawing.py` in which colours; a canvas in `embedding_explorer.js` draws them, loaded from the package
-itself (anywidget; no network, no lab extension). Where no widget runs, as in an exported page, the same map appears as
-a still.
+itself (anywidget; no network, no lab extension). Choosing, searching and the lasso need no kernel. Where no widget
+runs, as in an exported page, the same map appears as a still.
 
 >>> explorer = embedding_explorer({"before": before, "after": after})  # doctest: +SKIP
 >>> explorer.projection.value = "PCA"  # doctest: +SKIP
@@ -19,13 +19,13 @@ from typing import Any
 import anywidget
 import numpy as np
 import traitlets
-from ipywidgets import HTML, Dropdown, IntSlider, VBox
+from ipywidgets import HTML, Dropdown, VBox
 
 from stepjepa.analysis.embeddings import Embeddings, evenly_spaced
 from stepjepa.analysis.projections import VIEWS
 from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
-from stepjepa.visualization.embedding_points import NEAREST, PLURALS, REACH, Map, Points, as_message, make_map
+from stepjepa.visualization.embedding_points import NEAREST, PLURALS, REACH, Map, Points, as_message, make_maps
 from stepjepa.visualization.embeddings import VIEW_NAMES
 from stepjepa.visualization.widgets import alert, script, side_by_side, sized
 
@@ -42,61 +42,47 @@ class EmbeddingCanvas(anywidget.AnyWidget):
     """The drawing. `points` (words, which are many) changes with the set, `picture` (places and colours) with every
     choice; a change of both is sent as one."""
 
-    _esm = script("embedding_explorer.js")
+    _esm = script("embedding_marks.js", "embedding_explorer.js")
     _css = Path(__file__).with_name("embedding_explorer.css")
     points = traitlets.Dict().tag(sync=True)
     picture = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
-    """The row of the chosen point, from 0."""
+    """The row of the chosen point, from 0: the one state of keys, pointer, menu and slider, which the page holds, so
+    that they agree while the kernel is busy."""
+    found = traitlets.List(traitlets.Int()).tag(sync=True)
+    """The rows that the last search or lasso has found."""
 
 
 class EmbeddingExplorer(VBox):
-    """See `embedding_explorer`. Every control is an attribute: `which` (set), `shown`, `projection`, `colour`,
-    `nearest`, `problem`, `point`; `canvas` is the drawing."""
+    """See `embedding_explorer`. Every menu is an attribute: `which` (set), `shown`, `projection`, `colour`, `nearest`;
+    `selected` is the row of the chosen point, `canvas` the drawing."""
+
+    chosen = traitlets.Any(None)
+    """The chosen point, see `linking.py`."""
 
     def __init__(self, sets: Mapping[str, Points], seeds: Sequence[int], perplexity: float, neighbours: int) -> None:
         self._sets, self._perplexity, self._neighbours = dict(sets), perplexity, neighbours
+        first, *others = self._sets.values()
+        self._together = all(points.dimensions == first.dimensions for points in others)
         self._palette = Palette(list(self._sets.values()))
         self._seeds: dict[str, int | None] = {f"t-SNE, seed {seed}": seed for seed in seeds} | {"PCA": None}
         self._maps: dict[tuple[Any, ...], Map] = {}
         self._messages: dict[tuple[str, str], dict[str, Any]] = {}
         self._words: dict[tuple[str, str], list[str]] = {}
-        self._busy = False
-        short, wide = sized("255px"), sized("760px")
-        first = next(iter(self._sets.values()))
-        self.which = Dropdown(options=list(self._sets), description="Set", **short)
-        self.shown = Dropdown(options=list(SHOWN), description="Points", **sized("285px"))
-        self.projection = Dropdown(options=list(self._seeds), description="Map", **short)
-        self.colour = Dropdown(options=self._palette.choices, description="Colour", **short)
-        self.nearest = Dropdown(options=NEAREST, description="Nearest in", **short)
-        self.problem = Dropdown(
-            options=[
-                (f"{number}: {question}", i)
-                for i, (number, question) in enumerate(zip(first.numbers, first.embeddings.questions, strict=True))
-            ],
-            description="Problem",
-            **wide,
-        )
-        self.point = IntSlider(min=1, max=1, description="Point", **wide)
+        self.which = Dropdown(options=list(self._sets), description="Set", **sized("170px", "34px"))
+        self.shown = Dropdown(options=list(SHOWN), description="Points", **sized("240px", "48px"))
+        self.projection = Dropdown(options=list(self._seeds), description="Map", **sized("165px", "36px"))
+        self.colour = Dropdown(options=self._palette.choices, description="Colour", **sized("195px", "48px"))
+        self.nearest = Dropdown(options=NEAREST, description="Nearest in", **sized("195px", "70px"))
         self.message = HTML()
         self.canvas = EmbeddingCanvas()
         several = [self.which] if len(self._sets) > 1 else []
-        super().__init__(
-            [
-                side_by_side(*several, self.shown, self.projection),
-                side_by_side(self.colour, self.nearest),
-                self.problem,
-                self.point,
-                self.message,
-                self.canvas,
-            ]
-        )
-        self._points, self._chosen = first, 0
+        menus = side_by_side(*several, self.shown, self.projection, self.colour, self.nearest)
+        super().__init__([menus, self.message, self.canvas])
+        self._points = first
         self._draw()
         for control in (self.which, self.shown, self.projection, self.colour, self.nearest):
             control.observe(lambda _change: self._refresh(), "value")
-        self.problem.observe(lambda change: self._choose_problem(change.new), "value")
-        self.point.observe(lambda change: self._choose(int(self._own()[change.new - 1])), "value")
         self.canvas.observe(lambda change: self._choose(change.new), "selected")
 
     # -------- what is shown, for readers and tests --------
@@ -112,22 +98,55 @@ class EmbeddingExplorer(VBox):
         return self._map
 
     @property
+    def selected(self) -> int:
+        """The row of the chosen point. A row that is not shown gives way to what comes closest."""
+        return int(self.canvas.selected)
+
+    @selected.setter
+    def selected(self, row: int) -> None:
+        self.canvas.selected = row
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """What the last search or lasso has found: `problem`, `view`, `step` (from 1; 0 the whole answer), `text`."""
+        points = self._points
+        return [
+            {
+                "problem": points.numbers[points.example[row]],
+                "view": str(points.view[row]),
+                "step": int(points.step[row]) + 1,
+                "text": points.text(row),
+            }
+            for row in self.canvas.found
+        ]
+
+    @property
     def words(self) -> str:
         """The words of the chosen point."""
-        return self._words[self.which.value, self.nearest.value][self._chosen]
+        return self._words[self.which.value, self.nearest.value][self.selected]
 
     @property
     def summary(self) -> str:
         """The picture in a line."""
         return str(self.canvas.picture["summary"])
 
+    @property
+    def problems(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Question and steps of every problem that is shown."""
+        own = self._points.embeddings
+        return [(question, tuple(steps)) for question, steps in zip(own.questions, own.steps, strict=True)]
+
+    def choose(self, example: int, step: int, view: str) -> None:
+        """Choose a view, see `linking.py`, or what comes closest to it."""
+        self.selected = _closest(self._points, self._rows(), example, step, view)
+
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        line = f"{self.summary} Chosen: {self._points.short(self._chosen)}"
-        page = still(self._points, self._map, self._codes, self._legend, self._chosen, line)
+        line = f"{self.summary} Chosen: {self._points.short(self.selected)}"
+        page = still(self._points, self._map, self._codes, self._legend, self.selected, line)
         return bundle | {"text/plain": line, "text/html": page}
 
-    # -------- from the controls to the picture --------
+    # -------- from the menus to the picture --------
 
     def _refresh(self) -> None:
         try:
@@ -137,33 +156,42 @@ class EmbeddingExplorer(VBox):
             self.message.value = alert(error)
 
     def _draw(self) -> None:
-        points, views = self._sets[self.which.value], SHOWN[self.shown.value]
-        drawn = self._make_map(points, views)
-        chosen = self._same_point(points, views)
+        before, points, views = self._points, self._sets[self.which.value], SHOWN[self.shown.value]
+        drawn = self._make_map(views)
+        chosen, rows = self.selected, points.rows(views)
+        if not (points.same_rows(before) and chosen in rows):
+            chosen = _closest(points, rows, *before.about(chosen))
         self._points, self._map = points, drawn
         self._codes, self._legend = self._palette.paint(points, self.colour.value, self._rows())
         used = [view for view in VIEWS if view in points.view[self._rows()]]
         with self.canvas.hold_sync():
+            if not points.same_rows(before):
+                self.canvas.found = []
             self.canvas.points = self._message(points)
             self.canvas.picture = {
                 "summary": self._summary(),
                 "caption": drawn.caption,
                 "xy": drawn.xy.astype(np.float32).tobytes(),
+                "moves": self._together and points.same_rows(before),
                 "reach": REACH,
                 "circle": drawn.circle,
                 "colours": self._codes.tobytes(),
                 "legend": self._legend,
                 "views": [{"view": view, "name": VIEW_NAMES[view], "dashes": DASHES[view]} for view in used],
             }
-            self._choose(chosen)
+            self.selected = chosen
 
-    def _make_map(self, points: Points, views: tuple[str, ...]) -> Map:
-        key = (self.which.value, views, self.projection.value)
-        if key not in self._maps:
+    def _make_map(self, views: tuple[str, ...]) -> Map:
+        """The map of the chosen set; of all sets at once where they have one space."""
+        names = list(self._sets) if self._together else [self.which.value]
+        key = (views, self.projection.value)
+        if (self.which.value, *key) not in self._maps:
             self.message.value = "The map is being computed …"
-            self._maps[key] = make_map(points, views, self._seeds[self.projection.value], self._perplexity)
+            sets = [self._sets[name] for name in names]
+            maps = make_maps(sets, views, self._seeds[self.projection.value], self._perplexity)
+            self._maps |= {(name, *key): drawn for name, drawn in zip(names, maps, strict=True)}
             self.message.value = ""
-        return self._maps[key]
+        return self._maps[self.which.value, *key]
 
     def _summary(self) -> str:
         rows = self._rows()
@@ -182,6 +210,7 @@ class EmbeddingExplorer(VBox):
             self._messages[key] = {
                 "words": [as_message(point) for point in words],
                 "questions": points.embeddings.questions,
+                "numbers": points.numbers,
                 "view": points.view.tolist(),
                 "example": points.example.tolist(),
                 "marks": [step_mark(step) for step in points.step.tolist()],
@@ -194,46 +223,20 @@ class EmbeddingExplorer(VBox):
     def _rows(self) -> np.ndarray:
         return np.flatnonzero(~np.isnan(self._map.xy[:, 0]))
 
-    def _own(self) -> np.ndarray:
-        """The rows of the chosen problem that are shown."""
-        rows = self._rows()
-        return rows[self._points.example[rows] == self._points.example[self._chosen]]
-
-    def _same_point(self, points: Points, views: tuple[str, ...]) -> int:
-        """The row in `points` of what is chosen now: the same problem, and if it can be the same step and view."""
-        before, chosen = self._points, self._chosen
-        return _closest(
-            points, points.rows(views), int(before.example[chosen]), int(before.step[chosen]), str(before.view[chosen])
-        )
-
-    def _choose_problem(self, example: int) -> None:
-        if not self._busy:
-            step, view = int(self._points.step[self._chosen]), str(self._points.view[self._chosen])
-            self._choose(_closest(self._points, self._rows(), example, step, view))
-
     def _choose(self, row: int) -> None:
-        """Make a row the chosen one, in every control."""
-        if self._busy:  # a change that choosing itself made
-            return
-        self._busy = True
-        try:
-            if np.isnan(self._map.xy[row, 0]):  # a click that crossed a change of the picture on its way
-                example, step = int(self._points.example[row]), int(self._points.step[row])
-                row = _closest(self._points, self._rows(), example, step, str(self._points.view[row]))
-            self._chosen = row
-            own = self._own()
-            self.problem.value = int(self._points.example[row])
-            self.point.max = len(own)
-            self.point.value = int(np.flatnonzero(own == row)[0]) + 1
-            self.canvas.selected = row
-        finally:
-            self._busy = False
+        if np.isnan(self._map.xy[row, 0]):  # as by a click that crossed a change of the picture on its way
+            self.choose(*self._points.about(row))
+        else:
+            self.chosen = self._points.about(row)
 
 
 def _closest(points: Points, rows: np.ndarray, example: int, step: int, view: str) -> int:
-    """Of some rows the one of this problem, step and view; where there is none, what comes closest in this order."""
-    misses = [points.example[rows] != example, abs(points.step[rows] - step), points.view[rows] != view]
-    return int(rows[np.lexsort(misses[::-1])[0]])
+    """Of some rows that of a view (see `linking.py`); where there is none, what comes closest: the same problem, what
+    is about the same step, the same view."""
+    about = step + 1 if view == "context" else step  # what a context view has to predict
+    misses = [points.example[rows] != example, abs(points.step[rows] - about), points.view[rows] != view]
+    exact = (points.view[rows] == view) & (points.read[rows] == step)
+    return int(rows[np.lexsort([*misses[:0:-1], ~exact, misses[0]])[0]])
 
 
 def embedding_explorer(

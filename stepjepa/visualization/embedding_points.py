@@ -1,7 +1,8 @@
 """The points of the embedding explorer: every view of some problems, in words what each one is, and where it is drawn.
 
 Neighbours and ranks are computed in all D dimensions, never in a map: a map puts points beside each other that are
-not alike. A view's *partner* is the other view of its pair (context view after step k, target view of step k + 1),
+not alike. Several sets of one size are mapped together, so that a point's way from one to the next can be followed on
+the same axes. A view's *partner* is the other view of its pair (context view after step k, target view of step k + 1),
 and its rank is that of `metrics.py`: 1 means that the step is retrieved. The PCA of the unit vectors is always drawn in
 the whole unit circle, one scale for all sets, so that a collapsed set stays a dot; a t-SNE map has neither place nor
 scale of its own and is shrunk into −1 … 1 (see `projections.py`).
@@ -19,7 +20,7 @@ import torch
 
 from stepjepa.analysis.embeddings import Embeddings
 from stepjepa.analysis.measurements import target_texts
-from stepjepa.analysis.projections import VIEWS, project, view_rows
+from stepjepa.analysis.projections import VIEWS, flat, view_rows
 from stepjepa.jepa.metrics import retrieval_ranks, unit_rows
 
 PARTNERS, OWN = "partner's view", "own view"
@@ -31,6 +32,8 @@ REACH = 1.06
 """Half the side of the square that is drawn."""
 _DECIMALS = 9
 """Cosines are put in order after rounding, or equal texts would stand in the order of their rounding errors."""
+_TIE = 1e-14
+"""Times a row, it is less than a unit of the last decimal."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,11 @@ class PointWords:
 class Points:
     """All N rows of a set of embeddings: context views, then target views, then step ends, each in example order.
 
-    `view`, `example`, `step`, `operation`, `value`, `correct` are arrays `[N]`; `step` is the step that a row is
-    about (of a context view the one it has to predict), −1 the whole answer; `after` `[N]` is the step after which
-    a context view is read, −1 the question (and elsewhere); `partner` `[N]` the row of the partner, −1 for step ends.
+    `view`, `example`, `step`, `operation`, `value`, `correct`, `length`, `error` are arrays `[N]`; `step` is the step
+    that a row is about (of a context view the one it has to predict), −1 the whole answer; `after` `[N]` is the step
+    after which a context view is read, −1 the question (and elsewhere); `partner` `[N]` the row of the partner, −1
+    for step ends; `length` counts the characters of the step, `error` is the cosine distance to the
+    partner, NaN for step ends.
 
     Args:
         embeddings: views and labels.
@@ -77,7 +82,10 @@ class Points:
         self.partner = np.concatenate([np.arange(pairs) + pairs, np.arange(pairs), np.full(states, -1)])
         labels = embeddings.state_rows(self.example, self.step)
         self.value = np.where(labels >= 0, embeddings.value[labels], np.nan)
+        self.length = np.array([len(self.text(i)) for i in range(len(self))])
         self._units = {name: unit_rows(view.vectors) for name, view in zip(VIEWS, views, strict=True)}
+        error = 1 - (self._units["context"] * self._units["target"]).sum(dim=1).numpy()
+        self.error = np.concatenate([error, error, np.full(states, np.nan)])
         self._starts = {"context": 0, "target": pairs, "state": 2 * pairs}
 
     def __len__(self) -> int:
@@ -89,8 +97,26 @@ class Points:
         return self.embeddings.context.shape[1]
 
     def rows(self, views: Sequence[str]) -> np.ndarray:
-        """The rows of some views, in the order in which `projections.project` gives their points."""
+        """The rows of some views, in the order of the views."""
         return np.concatenate([np.flatnonzero(self.view == view) for view in views])
+
+    def vectors(self, views: Sequence[str]) -> torch.Tensor:
+        """Unit vectors of these rows, `[rows, D]`."""
+        return torch.cat([self._units[view] for view in views])
+
+    @cached_property
+    def read(self) -> np.ndarray:
+        """`[N]`: the step after which a view is read, −1 the question; of a target view the step that it encodes."""
+        return np.where(self.view == "context", self.after, self.step)
+
+    def about(self, row: int) -> tuple[int, int, str]:
+        """What a row is, for `linking.py`."""
+        return int(self.example[row]), int(self.read[row]), str(self.view[row])
+
+    def same_rows(self, other: Points) -> bool:
+        """Whether every row of both is about the same step of the same problem."""
+        names = ("view", "example", "step")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     @cached_property
     def ranks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +145,8 @@ class Points:
             if view == other:
                 np.fill_diagonal(similarity, -np.inf)  # not itself
             most = min(count, similarity.shape[1] - (view == other))
-            order = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+            distance = _TIE * np.arange(similarity.shape[1]) - similarity  # equal ones in the order of their rows
+            order = np.argpartition(distance, range(most), axis=1)[:, :most]  # a whole sort takes five times as long
             nearest += list(order + self._starts[other])
             cosines += list(np.take_along_axis(similarity, order, axis=1))
         return nearest, cosines
@@ -229,21 +256,29 @@ class Map:
     """Whether the unit circle belongs to it."""
 
 
-def make_map(points: Points, views: Sequence[str], seed: int | None, perplexity: float) -> Map:
-    """The PCA (no seed) or the t-SNE map of some views, mapped together.
+def make_maps(sets: Sequence[Points], views: Sequence[str], seed: int | None, perplexity: float) -> list[Map]:
+    """The PCA (no seed) or the t-SNE map of some views of one or several sets, all mapped together: a map for each set.
 
     Raises:
         UserError: fewer than four points.
     """
-    projected = project(points.embeddings, views, seeds=() if seed is None else (seed,), perplexity=perplexity)
-    xy = np.full((len(points), 2), np.nan)
+    rows = [points.rows(views) for points in sets]
+    vectors = torch.cat([points.vectors(views) for points in sets])
+    projected = flat(vectors, () if seed is None else (seed,), perplexity)
+    together = f" of {len(sets)} sets together" if len(sets) > 1 else ""
     if seed is None:
-        xy[points.rows(views)] = projected["pca"]
-        first, second = projected["explained"]
+        places, (first, second) = projected["pca"], projected["explained"]
         shares = f"the axes hold {first:.0%} and {second:.0%} of the squared length"
-        return Map(f"PCA, uncentred: {shares}.", xy, True)
-    places = projected["tsne"][0]
-    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
-    xy[points.rows(views)] = places / np.abs(places).max()
-    caption = f"t-SNE, perplexity {projected['perplexity']:.3g}, seed {seed}: it shows who is near, not how far."
-    return Map(caption, xy, False)
+        caption = f"PCA{together}, uncentred: {shares}."
+    else:
+        places = projected["tsne"][0]
+        places = places - (places.max(axis=0) + places.min(axis=0)) / 2
+        places = places / np.abs(places).max()
+        used = f"perplexity {projected['perplexity']:.3g}, seed {seed}"
+        caption = f"t-SNE{together}, {used}: it shows who is near, not how far."
+    maps = []
+    for points, own, part in zip(sets, rows, np.split(places, np.cumsum([len(own) for own in rows])[:-1]), strict=True):
+        xy = np.full((len(points), 2), np.nan)
+        xy[own] = part
+        maps.append(Map(caption, xy, seed is None))
+    return maps

@@ -1,7 +1,9 @@
 // The canvas of the mask explorer. Python sends a whole picture at once (`picture`) and shares one number, the
-// selected row (`selected`); pointing and the column of the arrow keys stay here, so they need no kernel.
+// selected row (`selected`); slider, keys, pointing and the column of the arrow keys are here, so they need no kernel.
 
 const MOST = 800; // largest side of the mask, in CSS pixels
+const AROUND = 390; // height of what stands above and below it, JupyterLab's bars and its own labels among it
+const SPLIT = 760; // the least width for words beside the mask, in CSS pixels
 const LEFT = 110, TOP = 110, RIGHT = 92, BAND = 15;
 const LEGIBLE = 6.5; // the smallest cell that still gets a label of its own
 const GRID = 5; // the smallest cell with lines around it
@@ -15,19 +17,18 @@ function render({ model, el }) {
   const root = node("div", el, "stepjepa-mask");
   root.dataset.lmSuppressShortcuts = "true"; // arrow keys are the canvas's, not the notebook's
   const summary = node("p", root, "summary");
-  const legend = node("ul", root, "legend");
-  const words = node("div", root, "words");
+  const sides = node("div", root, "sides");
+  const canvas = node("canvas", sides);
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  const beside = node("div", sides, "beside");
+  const showToken = slider(beside, "Token", (value) => select(value - 1));
+  const words = node("div", beside, "words");
   words.setAttribute("aria-live", "polite");
   const sentence = node("p", words);
   const cellLine = node("p", words, "cell");
-  const canvas = node("canvas", root);
-  canvas.tabIndex = 0;
-  canvas.setAttribute("role", "img");
-  const hint = node("p", root, "summary");
-  for (const [key, text] of [["↑ ↓", " token  "], ["← →", " key  "], ["PgUp PgDn", " step  "], ["click", " choose a row"]]) {
-    node("kbd", hint, "", key);
-    hint.append(text);
-  }
+  const legend = node("ul", beside, "legend");
+  keys(beside, [["↑ ↓", "token"], ["← →", "key"], ["PgUp PgDn", "step"], ["click", "choose a row"]]);
 
   const context = canvas.getContext("2d");
   const still = document.createElement("canvas"); // everything but the marks of the selected row
@@ -53,9 +54,10 @@ function render({ model, el }) {
   }
 
   function layout() {
-    if (!picture || !root.clientWidth) return;
+    const width = sides.clientWidth;
+    if (!picture || !width) return;
     scale = window.devicePixelRatio || 1;
-    const side = Math.min(MOST, root.clientWidth - LEFT - RIGHT) * scale;
+    const side = Math.min(fitting(MOST, AROUND), width - LEFT - RIGHT - (width >= SPLIT ? 300 : 0)) * scale;
     cell = Math.min(side / count, 20 * scale);
     if (cell >= GRID * scale) cell = Math.floor(cell); // even lines; smaller cells have none
     [left, top] = [LEFT * scale, TOP * scale];
@@ -153,7 +155,8 @@ function render({ model, el }) {
   // -------- the moving part: the row looked at and its words --------
 
   function mark() {
-    if (!picture || !root.clientWidth) return;
+    if (!picture || !count || !cell) return;
+    showToken(Math.min(model.get("selected"), count - 1) + 1, count);
     const [row, key] = pointed ?? [Math.min(model.get("selected"), count - 1), column];
     const ink = inkOf(root);
     context.clearRect(0, 0, canvas.width, canvas.height);
@@ -207,9 +210,10 @@ function render({ model, el }) {
   }
 
   function select(row) {
-    model.set("selected", Math.max(0, Math.min(count - 1, row)));
+    const wanted = Math.max(0, Math.min(count - 1, row));
+    if (wanted === model.get("selected")) return mark();
+    model.set("selected", wanted); // `mark` is called
     model.save_changes();
-    mark();
   }
 
   function nextPart(row, way) {
@@ -246,13 +250,15 @@ function render({ model, el }) {
   });
 
   const resized = new ResizeObserver(layout);
-  resized.observe(root);
+  resized.observe(sides);
+  window.addEventListener("resize", layout);
   const unthemed = onOtherTheme(root, layout);
   model.on("change:picture", receive);
   model.on("change:selected", mark);
   receive();
   return () => {
     resized.disconnect();
+    window.removeEventListener("resize", layout);
     unthemed();
     model.off("change:picture", receive);
     model.off("change:selected", mark);

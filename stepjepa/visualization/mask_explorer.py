@@ -20,7 +20,7 @@ import anywidget
 import numpy as np
 import torch
 import traitlets
-from ipywidgets import HTML, Dropdown, IntSlider, Textarea, ToggleButtons, VBox
+from ipywidgets import HTML, Dropdown, Textarea, ToggleButtons, VBox
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stepjepa.data.examples import make_example
@@ -59,12 +59,17 @@ class MaskCanvas(anywidget.AnyWidget):
     _css = Path(__file__).with_name("mask_explorer.css")
     picture = traitlets.Dict().tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
-    """The row looked at, from 0."""
+    """The row looked at, from 0: the one state of keys, pointer and slider, which the page holds, so that they agree
+    while the kernel is busy."""
 
 
 class MaskExplorer(VBox):
     """See `mask_explorer`. Every control is an attribute: `example`, `pairs`, `isolation`, `predictors`, `view`,
-    `pair`, `token`, `question`, `steps`, and with a model `shown`, `layer`, `head`; `canvas` is the drawing."""
+    `pair`, `question`, `steps`, and with a model `shown`, `layer`, `head`; `selected` is the row looked at, from 0,
+    `canvas` the drawing."""
+
+    chosen = traitlets.Any(None)
+    """What is looked at, see `linking.py`; None where that is no view."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], model: Any) -> None:
         self._examples, self._model = list(examples), model
@@ -89,7 +94,6 @@ class MaskExplorer(VBox):
         self.isolation = Dropdown(options=ISOLATIONS, description="Isolation", **short)
         self.predictors = Dropdown(options=PREDICTOR_CHOICES, description="Predictors", **short)
         self.pair = Dropdown(description="Pair", **short)
-        self.token = IntSlider(min=1, max=1, description="Token", **sized("860px"))
         self.shown = Dropdown(options=["mask", "attention"], description="Show", **short)
         config = base_model(model).config.get_text_config() if model is not None else None
         layers = range(1, config.num_hidden_layers + 1) if config else ()
@@ -98,17 +102,16 @@ class MaskExplorer(VBox):
         self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head", **short)
         self.message = HTML()
         self.canvas = MaskCanvas()
-        rows_from_0 = (lambda value: value - 1, lambda row: row + 1)
-        traitlets.link((self.token, "value"), (self.canvas, "selected"), transform=rows_from_0)
         self._own = side_by_side(self.question, self.steps)
         choice = side_by_side(self.example, self.view)
         layout = side_by_side(self.pairs, self.isolation, self.predictors, self.pair)
         weights = side_by_side(self.shown, self.layer, self.head)
         with_model = [weights] if model is not None else []
-        super().__init__([choice, self._own, layout, *with_model, self.token, self.message, self.canvas])
+        super().__init__([choice, self._own, layout, *with_model, self.message, self.canvas])
         for control in (*choice.children, *self._own.children, *layout.children, *weights.children):
             control.observe(lambda _change: self._refresh(), "value")
         self._draw()
+        self.canvas.observe(lambda _change: self._tell(), "selected")
 
     # -------- what is shown, for readers and tests --------
 
@@ -118,9 +121,54 @@ class MaskExplorer(VBox):
         return self._picture
 
     @property
+    def selected(self) -> int:
+        """The row of the chosen token, from 0."""
+        return int(self.canvas.selected)
+
+    @selected.setter
+    def selected(self, row: int) -> None:
+        self.canvas.selected = row
+
+    @property
     def words(self) -> str:
         """The words of the chosen token."""
-        return str(self.canvas.picture["sentences"][self.canvas.selected])
+        return str(self.canvas.picture["sentences"][self.selected])
+
+    # -------- for `link` --------
+
+    @property
+    def problems(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Question and steps of every example."""
+        return [(example["question"], tuple(example["steps"])) for example in self._examples]
+
+    def choose(self, example: int, step: int, view: str) -> None:
+        """Look at the row in which a view is read, see `linking.py`; at other view pairs, if only they hold it."""
+        self.example.value = example
+        if view == "state":
+            rows = [t for t, token in enumerate(self._picture.tokens) if token.part == f"S{step + 1}"]
+        else:
+            if self._pair(step, view) is None:
+                self.pairs.value = "question_answer" if step < 0 else "consecutive"
+            if self.view.value == "plain causal":
+                self.view.value = "single-pass"
+            if self._pair(step, view) is not None:
+                self.pair.value = self._pair(step, view)
+            rows = [row for row, about in self._picture.views.items() if about == (self._pair(step, view), view)]
+        if rows:
+            self.selected = max(rows)
+
+    def _pair(self, step: int, view: str) -> int | None:
+        """Which view pair has this view."""
+        return next((pair for pair, steps in enumerate(self._story.steps) if steps[view == "target"] == step), None)
+
+    def _tell(self) -> None:
+        self.selected = min(self.selected, len(self._picture.tokens) - 1)  # a key may have crossed a change on its way
+        by_name = None if self.pair.disabled else (self.pair.value, "context")
+        about = self._picture.views.get(self.selected, by_name)
+        if about is None or self.example.value == OWN:
+            self.chosen = None
+        else:
+            self.chosen = (self.example.value, self._story.steps[about[0]][about[1] == "target"], about[1])
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
@@ -194,24 +242,25 @@ class MaskExplorer(VBox):
         cells, legend = paint(picture, strong=weights is not None)
         opacity = np.empty(0, dtype=np.uint8) if weights is None else np.rint(255 * np.sqrt(weights)).astype(np.uint8)
         self._picture = picture
-        self.canvas.picture = {
-            "summary": picture.summary + (_STRENGTH if weights is not None else ""),
-            "cells": cells.tobytes(),
-            "opacity": opacity.tobytes(),
-            "legend": legend,
-            "tokens": [{"text": token.text, "name": token.name} for token in picture.tokens],
-            "sentences": sentences,
-            "parts": [dict(zip(("name", "colour", "start", "end"), part, strict=True)) for part in parts(picture)],
-            "reads": [{"row": row, "view": view.split()[0]} for row, view in sorted(picture.reads.items())],
-        }
-        self.token.max = len(picture.tokens)
-        self.token.value = chosen + 1
+        with self.canvas.hold_sync():
+            self.canvas.picture = {
+                "summary": picture.summary + (_STRENGTH if weights is not None else ""),
+                "cells": cells.tobytes(),
+                "opacity": opacity.tobytes(),
+                "legend": legend,
+                "tokens": [{"text": token.text, "name": token.name} for token in picture.tokens],
+                "sentences": sentences,
+                "parts": [dict(zip(("name", "colour", "start", "end"), part, strict=True)) for part in parts(picture)],
+                "reads": [{"row": row, "view": view.split()[0]} for row, view in sorted(picture.reads.items())],
+            }
+            self.selected = chosen
+        self._tell()
 
     def _same_token(self, picture: MaskPicture) -> int:
         """Where the token looked at stands in the next picture; at the start, where a target view is read."""
         if not self.canvas.picture:
             return max(picture.reads, default=len(picture.tokens) - 1)
-        before, why = self._picture.tokens[self.canvas.selected], self._picture.why[self.canvas.selected]
+        before, why = self._picture.tokens[self.selected], self._picture.why[self.selected]
         names = [before.part, before.part.removesuffix(" copy"), before.group]
         if "in isolation" in why:  # what the second pass isolates is a copy in the single pass
             names.insert(0, f"{before.group} copy")
@@ -219,7 +268,7 @@ class MaskExplorer(VBox):
             for t, token in enumerate(picture.tokens):
                 if (token.part, token.number) == (name, before.number):
                     return t
-        return min(self.canvas.selected, len(picture.tokens) - 1)
+        return min(self.selected, len(picture.tokens) - 1)
 
     # -------- attention weights --------
 

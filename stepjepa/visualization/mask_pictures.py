@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -62,7 +62,8 @@ class MaskPicture:
     """One mask with its labels, for L tokens.
 
     `mask` is `[L, L]` (rows are queries), `why[t]` the reason for row t; `reads` names the view that is read at a
-    row; `summary` is a line on the whole; `one_pass` is a key of `ONE_PASS` for each row, or empty.
+    row; `summary` is a line on the whole; `one_pass` is a key of `ONE_PASS` for each row, or empty. `views` tells of
+    the rows of predictor tokens and of targets which view pair and which of its views they are about.
     """
 
     tokens: tuple[Token, ...]
@@ -71,6 +72,7 @@ class MaskPicture:
     reads: dict[int, str]
     summary: str
     one_pass: tuple[str, ...] = ()
+    views: dict[int, tuple[int, str]] = field(default_factory=dict)
 
     def sentence(self, t: int) -> str:
         """What token t sees and why: «S2 token 3 sees: S2 tokens 1–3, because its step is read in isolation.»"""
@@ -122,6 +124,10 @@ class MaskStory:
         count = int((self._vector["context_index"] >= 0).sum())
         self.pairs = tuple(_pair_name(self._vector, pair) for pair in range(count))
         """Names of the view pairs, in order."""
+        self.steps = [
+            (int(self._vector["context_step"][pair]), int(self._vector["target_step"][pair])) for pair in range(count)
+        ]
+        """Of each view pair the step after which the context view is read, and the target step; see `Embeddings`."""
 
     def picture(self, view: str, pair: int = 0) -> MaskPicture:
         """One of `VIEWS`; `pair` chooses the second pass, as there is one for each view pair.
@@ -155,7 +161,8 @@ class MaskStory:
         for column, group in zip(self._trunk, self._groups, strict=True):
             groups[column], why[column] = group, _TRUNK
         parts = list(groups)
-        reads = {}
+        reads: dict[int, str] = {}
+        views: dict[int, tuple[int, str]] = {}
         for pair, name in enumerate(self.pairs):
             predictor, copy = self._branch(pair)
             for column in predictor:
@@ -163,11 +170,14 @@ class MaskStory:
             start = int(self._vector["target_start"][pair] - self._trunk[0])
             for column, group in zip(copy, self._groups[start : start + len(copy)], strict=True):
                 groups[column], parts[column], why[column] = group, f"{_target(name)} copy", self._isolated(pair)
-            for view in ("context", "target"):
-                reads[int(self._vector[f"{view}_index"][pair])] = f"{view} view of {name}"
+            for view, columns in (("context", predictor), ("target", copy)):
+                read = int(self._vector[f"{view}_index"][pair])
+                reads[read] = f"{view} view of {name}"
+                views |= {int(column): (pair, view) for column in (*columns, read)}
         trunk = len(self._trunk)
         summary = f"One pass, {trunk:,} tokens of trunk and {real.sum() - trunk:,} of branches: {_size(mask[real])}."
-        return MaskPicture(self._tokens(self._vector["input_ids"], groups, parts), mask, tuple(why), reads, summary)
+        tokens = self._tokens(self._vector["input_ids"], groups, parts)
+        return MaskPicture(tokens, mask, tuple(why), reads, summary, views=views)
 
     def _second_pass(self, pair: int) -> MaskPicture:
         second, name = self._second(pair), self.pairs[pair]
@@ -182,7 +192,9 @@ class MaskStory:
         mask = second.mask.numpy()
         reads = {second.context_index: f"context view of {name}", second.target_index: f"target view of {name}"}
         summary = f"Second pass for {name}: {_size(mask)}."
-        return MaskPicture(self._tokens(second.tokens, groups, parts), mask, tuple(why), reads, summary)
+        views = dict.fromkeys(inserted, (pair, "context"))
+        views |= dict.fromkeys((*isolated, second.target_index), (pair, "target"))
+        return MaskPicture(self._tokens(second.tokens, groups, parts), mask, tuple(why), reads, summary, views=views)
 
     def _difference(self, pair: int) -> MaskPicture:
         """The second pass again, with what one pass makes of each row.

@@ -119,8 +119,8 @@ def mask_panels(record: Mapping[str, Any]) -> Figure:
 
 # -------- colours of the explorer --------
 
-STEP_COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY, "#00476F", "#006348", "#853A00", "#7E4568", "#2A6F97")
-"""Of steps 1 to 10, then again from the first: five colours, then the same ones darkened. Orange is the predictor's."""
+STEP_COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY, "#00476F", "#006348", "#853A00", "#7E4568", "#6000BF")
+"""Of steps 1 to 10, then again from the first. Orange is the predictor's."""
 GROUP_COLOURS = {"prompt": ROLES["trunk"], "predictor": ORANGE, "end of turn": GREY, "padding": "#D9D9D9"}
 ONE_PASS_COLOURS = {
     AGAIN: (ROLES["trunk"], "repeats the first pass"),

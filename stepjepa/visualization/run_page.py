@@ -21,7 +21,7 @@ from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.visualization.comparison import forest
 from stepjepa.visualization.embedding_drawing import Palette
 from stepjepa.visualization.embedding_drawing import still as embedding_still
-from stepjepa.visualization.embedding_points import Points, make_map
+from stepjepa.visualization.embedding_points import Points, make_maps
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.visualization.mask_pictures import MaskStory
 from stepjepa.visualization.masks import still as mask_still
@@ -255,7 +255,7 @@ def _maps(runs: Sequence[RunFacts]) -> Html:
 def _points(run: RunFacts) -> Html:
     places = evenly_spaced(len(run.embeddings.questions), STILL_PROBLEMS)
     points = Points(run.embeddings.take(places), (np.asarray(places) + 1).tolist())
-    drawn = make_map(points, STILL_VIEWS, 0, 30)
+    [drawn] = make_maps([points], STILL_VIEWS, 0, 30)
     rows = np.flatnonzero(~np.isnan(drawn.xy[:, 0]))
     codes, legend = Palette([points]).paint(points, "step", rows)
     line = f"{in_words(run.name)}: views of {len(points.numbers)} problems; point at one for its words."

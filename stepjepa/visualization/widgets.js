@@ -36,3 +36,30 @@ function onOtherTheme(root, redraw) {
   }, 200);
   return () => clearInterval(clock);
 }
+
+function keys(parent, entries) {
+  const hint = node("p", parent, "summary keys");
+  for (const [key, text] of entries) {
+    node("kbd", hint, "", key);
+    hint.append(` ${text}  `);
+  }
+}
+
+// A slider from 1 to what `show` says, with its value beside it; `choose` is called with the value that it is moved to.
+function slider(parent, label, choose) {
+  const field = node("label", parent, "field slider", label);
+  const range = node("input", field);
+  Object.assign(range, { type: "range", min: 1 });
+  const said = node("output", field);
+  range.addEventListener("input", () => choose(Number(range.value)));
+  return (value, most) => {
+    range.max = most; // before the value, which it would cut
+    range.value = value;
+    said.textContent = `${value} of ${most}`;
+  };
+}
+
+// The largest side, in CSS pixels, of a square picture that leaves so much of the window for what stands around it.
+function fitting(most, taken) {
+  return Math.max(280, Math.min(most, window.innerHeight - taken));
+}

@@ -9,15 +9,15 @@ from typing import Any
 from ipywidgets import Box, Layout
 
 
-def script(name: str) -> str:
+def script(*names: str) -> str:
     """The JavaScript module of an explorer, after what all of them share; a module of its own could not be imported."""
     here = Path(__file__).parent
-    return "\n".join((here / part).read_text(encoding="utf-8") for part in ("widgets.js", name))
+    return "\n".join((here / part).read_text(encoding="utf-8") for part in ("widgets.js", *names))
 
 
-def sized(width: str) -> dict[str, Any]:
-    """Options for a control of a width, its description as wide as that of its neighbours."""
-    return {"layout": Layout(width=width), "style": {"description_width": "72px"}}
+def sized(width: str, description: str = "72px") -> dict[str, Any]:
+    """Options for a control of a width, of which its description takes a part."""
+    return {"layout": Layout(width=width), "style": {"description_width": description}}
 
 
 def side_by_side(*widgets: Any) -> Box:

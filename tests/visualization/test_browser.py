@@ -9,10 +9,13 @@ import pytest
 from browser import (
     Looking,
     artifacts,
+    ask,
     change_theme,
     chromium,
     exported,
+    in_sight,
     jupyter_lab,
+    keep_busy,
     needs_browser,
     open_notebook,
     run_all,
@@ -24,6 +27,8 @@ from stepjepa.analysis.embeddings import save
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_mask_visualization.ipynb"
 MASK, MAP = ".stepjepa-mask canvas", ".stepjepa-map canvas"
+SLIDER = ".stepjepa-mask .slider"
+LAPTOP = 1440, 900
 CELLS = (
     """
 from stepjepa import load_model
@@ -38,8 +43,22 @@ sets = {
     "built-in model": encode_examples(model, tokenizer, examples, progress=False),
     "random weights": encode_examples(random_weights(model, 0), tokenizer, examples, progress=False),
 }""",
-    "embedding_explorer(sets)",
+    "explorer = embedding_explorer(sets)\nexplorer",
     'embedding_explorer(load("many.npz"), "constructed", seeds=(), examples=None)',
+)
+LINKED = (
+    """
+from stepjepa import embedding_explorer, load_model, mask_explorer, read_examples
+from stepjepa.analysis.encode import encode_examples
+from stepjepa.visualization.linking import link
+
+model, tokenizer = load_model()
+examples, _ = read_examples("builtin", split="test", count=8, seed=1)
+masks = mask_explorer(tokenizer, examples)
+points = embedding_explorer(encode_examples(model, tokenizer, examples, progress=False), seeds=())
+end = link(masks, points)""",
+    "masks",
+    "points",
 )
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -54,9 +73,11 @@ def folder(tmp_path_factory) -> Path:
     """A folder with the notebooks to try: notebook 2 for masks, and one of our own for embeddings."""
     folder = tmp_path_factory.mktemp("notebooks")
     shutil.copy(NOTEBOOK, folder / "masks.ipynb")
-    save(make_embeddings(250, size=64), folder / "many.npz")
+    save(make_embeddings(834, size=64), folder / "many.npz")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=code_cells(*CELLS)), folder / "embeddings.ipynb")
+    for name, cells in (("embeddings", CELLS), ("linked", LINKED)):
+        notebook = nbformat.v4.new_notebook(metadata=kernel, cells=code_cells(*cells))
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
 
 
@@ -81,7 +102,7 @@ def exported_page(folder) -> Path:
 
 
 def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
-    with chromium() as watched:
+    with chromium(*LAPTOP) as watched:
         page = watched.page
         open_notebook(page, lab, "masks.ipynb")
         change_theme(page, "JupyterLab Light")  # the server remembers the last one
@@ -95,12 +116,9 @@ def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
         if "prompt token 1 sees: " in look.words:  # where notebook 2 ends; go to where a target view is read
             look.canvas.focus()
             look.after(lambda: page.keyboard.press("End"))
-            page.wait_for_function(
-                "document.querySelector('.widget-hslider .widget-readout').textContent.trim() !== '1'"
-            )
 
         # The token slider, the forms, the dropdowns.
-        page.locator(".widget-hslider .noUi-handle").first.focus()
+        page.locator(f"{SLIDER} input").first.focus()
         look.after(lambda: page.keyboard.press("ArrowLeft"))
         look.after(lambda: page.get_by_role("button", name="difference", exact=True).first.click())
         look.after(lambda: page.get_by_role("button", name="single-pass", exact=True).first.click())
@@ -117,9 +135,7 @@ def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
         assert "S1 token 1 sees: " in look.words
         look.after(lambda: page.keyboard.press("ArrowDown"))
         assert "S1 token 2 sees: " in look.words
-        page.wait_for_function(  # the slider follows the canvas
-            "document.querySelector('.widget-hslider .widget-readout').textContent.trim() !== '1'"
-        )
+        assert page.locator(f"{SLIDER} output").first.inner_text().split()[0] != "1"  # the slider follows the canvas
         before = look.image
         page.keyboard.press("ArrowRight")
         cell = page.locator(".stepjepa-mask .cell").first
@@ -141,13 +157,7 @@ def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
 
         assert watched.errors == []
         assert watched.refused == [], "the explorer needs the network"
-        page.locator(".jp-OutputArea-child", has=page.locator(MASK)).first.screenshot(
-            path=artifacts(tmp_path) / "mask-explorer.png"
-        )
-        look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
-        page.locator(".jp-OutputArea-child", has=page.locator(MASK)).first.screenshot(
-            path=artifacts(tmp_path) / "mask-explorer-dark.png"
-        )
+        picture_and_words(page, ".stepjepa-mask", tmp_path, "mask-explorer", look)
 
         # Time: the picture of at least 128 × 128 tokens, by a key in the page and by way of the kernel.
         look.choose("Isolation", "step", words=False)
@@ -170,9 +180,18 @@ def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
         }
         (artifacts(tmp_path) / "mask-explorer.json").write_text(json.dumps(times))
         print(times)
-        assert by_key < 200
+        assert by_key < 50
         assert by_view < 1000
         assert watched.errors == []
+
+
+def picture_and_words(page, root, tmp_path, name, look):
+    """Both are in sight at once in both themes, and the picture follows the theme; keeps what a reader sees."""
+    for theme in ("Light", "Dark"):
+        if theme == "Dark":
+            look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
+        assert in_sight(page, f"{root} canvas", f"{root} .words")
+        page.screenshot(path=artifacts(tmp_path) / f"{name}-{theme.lower()}.png")
 
 
 def test_an_exported_page_shows_the_still_of_the_masks(exported_page, tmp_path):
@@ -192,42 +211,45 @@ def test_an_exported_page_shows_the_still_of_the_masks(exported_page, tmp_path):
 
 
 def test_the_embedding_explorer_in_jupyterlab(lab, tmp_path):
-    with chromium(1500, 1500) as watched:
+    with chromium(*LAPTOP) as watched:
         page = watched.page
         open_notebook(page, lab, "embeddings.ipynb")
         change_theme(page, "JupyterLab Light")  # the server remembers the last one
         run_all(page)
         page.wait_for_function(f"document.querySelectorAll('{MAP}').length === 2")
-        explore(page, tmp_path)
+        look = Looking(page, MAP, ".stepjepa-map [aria-live]")
+        look.canvas.scroll_into_view_if_needed()
+        menus_and_keys(page, look)
+        pointer_search_and_lasso(page, look)
+        points_move_from_set_to_set(page, look)
+        one_state_while_the_kernel_is_busy(page, look)
+        picture_and_words(page, ".stepjepa-map", tmp_path, "embedding-explorer", look)
         many_points_stay_responsive(page, tmp_path)
         assert watched.errors == []
         assert watched.refused == [], "the explorer needs the network"
 
 
-def explore(page, tmp_path):
-    look = Looking(page, MAP, ".stepjepa-map [aria-live]")
-    look.canvas.scroll_into_view_if_needed()
+def menus_and_keys(page, look):
     assert look.canvas.get_attribute("role") == "img"
     assert "Problem 1: context view after step 1" in look.words
     assert "Problem 1: context view after step 1" in look.canvas.get_attribute("aria-label")
     assert "Nearest target views by cosine in all 160 dimensions:" in look.words
 
-    # The controls: point slider, problem, colour, map, set.
-    page.locator(".widget-hslider .noUi-handle").first.focus()
+    # Slider, problem, colour, map, set.
+    page.locator(".stepjepa-map .slider input").first.focus()
     look.after(lambda: page.keyboard.press("ArrowRight"))
     assert "Problem 1: context view after step 2" in look.words
+    look.after(lambda: page.locator(".stepjepa-map select").first.select_option(index=2))
+    assert "Problem 3: context view after step 2" in look.words
+    look.after(lambda: page.locator(".stepjepa-map select").first.select_option(index=0))
     look.choose("Colour", "operation", words=False)
     assert page.locator(".stepjepa-map .legend").nth(1).inner_text().split()[:2] == ["add", "divide"]
+    look.choose("Colour", "error of the pair (1 − cos)", words=False)
     look.choose("Nearest in", "own view")
     assert "Nearest context views" in look.words
     look.choose("Nearest in", "partner's view")
     look.choose("Map", "PCA", words=False)
     assert "% of the squared length" in page.locator(".stepjepa-map .drawing .summary").first.inner_text()
-    said = look.words
-    look.choose("Set", "random weights")
-    assert look.words.splitlines()[0] == said.splitlines()[0]  # the same point
-    look.choose("Set", "built-in model")
-    assert look.words == said
 
     # The canvas by keyboard: the notebook must not take the keys for itself.
     look.choose("Map", "t-SNE, seed 0", words=False)
@@ -242,13 +264,12 @@ def explore(page, tmp_path):
     look.after(lambda: page.keyboard.press("a"))
     assert first.split("«")[1] in look.words
     assert look.canvas.evaluate("canvas => canvas === document.activeElement")
-    chosen = look.words
-    problem = int(chosen.split(":")[0].removeprefix("Problem "))
-    page.wait_for_function(  # the dropdown follows the canvas
-        f"[...document.querySelectorAll('.widget-dropdown select')].some(s => s.value.startsWith('{problem}: '))"
-    )
+    assert the_state(page)[0] == look.words.split(":")[0].removeprefix("Problem ")  # the menu follows the canvas
 
-    # By pointer: pointing tells of a point, leaving goes back, a click stays; so does a click on a nearest step.
+
+def pointer_search_and_lasso(page, look):
+    # Pointing tells of a point, leaving goes back, a click stays; so does a click on a nearest step.
+    chosen = look.words
     box = look.canvas.bounding_box()
     spots = [(box["x"] + 8 + i % 26 * 20, box["y"] + 8 + i // 26 * 20) for i in range(26 * 26)]
     spot = next(spot for spot in spots if page.mouse.move(*spot) or look.words != chosen)
@@ -262,10 +283,95 @@ def explore(page, tmp_path):
     look.after(lambda: page.get_by_role("button", name="zoom in").first.click(), words=False)
     look.after(lambda: page.get_by_role("button", name="whole map").first.click(), words=False)
 
-    output = page.locator(".jp-OutputArea-child", has=look.canvas).first
-    output.screenshot(path=artifacts(tmp_path) / "embedding-explorer.png")
-    look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
-    output.screenshot(path=artifacts(tmp_path) / "embedding-explorer-dark.png")
+    # Search: every point whose step holds the text, in the picture, in the list, and in Python.
+    look.canvas.focus()
+    page.keyboard.press("/")
+    look.after(lambda: page.keyboard.type("answer is"), words=False)
+    expected = ask(page, "print([i for i in range(len(explorer.points)) if explorer.points.view[i] != 'state'"
+                         " and 'answer is' in explorer.points.text(i)])")  # fmt: skip
+    assert ask(page, "print(explorer.canvas.found)") == expected
+    found = page.locator(".stepjepa-map .found").first
+    assert f"{expected.count(',') + 1} points of 40 problems found" in found.inner_text()
+    look.after(lambda: page.keyboard.press("Enter"))
+    assert "«The answer is" in look.words
+    look.after(lambda: page.keyboard.press("Enter"))
+    look.after(lambda: page.keyboard.press("Escape"), words=False)
+    assert not found.is_visible()
+
+    # Lasso: the points inside the line, no others.
+    left, top, right, bottom = (round(share * box["width"]) for share in (0.15, 0.2, 0.6, 0.7))
+    page.mouse.move(box["x"] + left, box["y"] + top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
+    look.after(page.mouse.up, words=False)
+    inside = (
+        f"side = {box['width']}; xy = (explorer.map.xy * [1, -1] / 1.06 + 1) / 2 * side\n"
+        f"print([i for i, (x, y) in enumerate(xy) if {left} < x < {right} and {top} < y < {bottom}])"
+    )
+    expected = ask(page, inside)
+    assert expected.count(",") > 10
+    assert ask(page, "print(explorer.canvas.found)") == expected
+    steps = ask(page, "print(*(step['text'] for step in explorer.found[:9]), sep='\\n')").splitlines()
+    assert all(step in found.inner_text() for step in steps)
+    look.after(lambda: page.locator(".stepjepa-map .found li").last.click())
+
+
+def points_move_from_set_to_set(page, look):
+    """The same point stays chosen, and the picture goes through others on its way."""
+    said = look.words
+    page.evaluate(
+        """canvas => {
+            window.pictures = new Set();
+            const look = () => { pictures.add(document.querySelector(canvas).toDataURL()); requestAnimationFrame(look); };
+            look();
+        }""",
+        MAP,
+    )
+    look.choose("Set", "random weights")
+    page.wait_for_timeout(1500)
+    assert look.words.splitlines()[0] == said.splitlines()[0]
+    assert page.evaluate("pictures.size") > 4
+    arrived = look.image
+    page.wait_for_timeout(200)
+    assert look.image == arrived
+    look.choose("Set", "built-in model")
+    assert look.words == said
+    page.wait_for_timeout(1500)
+
+
+def the_state(page) -> list[str]:
+    """Problem of the menu and point of the slider; whether they are those of the words is told by the caller."""
+    menu = page.locator(".stepjepa-map select").first
+    return [
+        menu.evaluate("menu => menu.selectedOptions[0].text.split(':')[0]"),
+        page.locator(".stepjepa-map output").first.inner_text().split()[0],
+    ]
+
+
+def one_state_while_the_kernel_is_busy(page, look):
+    """Keys, menu and slider agree at once, and afterwards with Python; nothing jumps back."""
+    look.after(lambda: page.locator(".stepjepa-map select").first.select_option(index=4))
+    look.canvas.focus()
+    keep_busy(page, 6)
+    for _ in range(5):
+        look.after(lambda: page.keyboard.press("ArrowDown"), seconds=1)
+    assert look.words.startswith("Problem 10: ")
+    assert the_state(page)[0] == "10"
+    page.keyboard.press("Home")
+    look.after(lambda: page.keyboard.press("ArrowRight"), seconds=1)
+    assert the_state(page) == ["10", "2"]
+    page.locator(".stepjepa-map .slider input").first.focus()
+    look.after(lambda: page.keyboard.press("ArrowRight"), seconds=1)
+    assert the_state(page) == ["10", "3"]
+    said = look.words
+    assert page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status") == "busy"
+    seen = set()
+    for _ in range(80):
+        page.wait_for_timeout(50)
+        seen |= {look.words, *the_state(page)}
+    assert seen == {said, "10", "3"}
+    assert ask(page, "print(explorer.words)").split()[:9] == said.split()[:9]
 
 
 def many_points_stay_responsive(page, tmp_path):
@@ -276,9 +382,36 @@ def many_points_stay_responsive(page, tmp_path):
         "another point (ms)": sorted(look.milliseconds(press % "ArrowDown") for _ in range(9))[4],
         "all points again (ms)": sorted(look.milliseconds(press % key) for key in "+-" * 4 + "+")[4],
     }
-    (artifacts(tmp_path) / "embedding-explorer.json").write_text(json.dumps({"points": 1498} | times))
-    print(times)
-    assert max(times.values()) < 200
+    shown = page.locator(".stepjepa-map .summary").nth(3).inner_text()
+    (artifacts(tmp_path) / "embedding-explorer.json").write_text(json.dumps({"shown": shown} | times))
+    print(shown, times)
+    assert "2,498 context views, 2,498 target views" in shown
+    assert times["another point (ms)"] < 50
+    assert times["all points again (ms)"] < 100
+
+
+def test_linked_explorers_in_jupyterlab(lab, tmp_path):
+    with chromium(*LAPTOP) as watched:
+        page = watched.page
+        open_notebook(page, lab, "linked.ipynb")
+        change_theme(page, "JupyterLab Light")  # the server remembers the last one
+        run_all(page)
+        for canvas in (MASK, MAP):
+            page.wait_for_selector(canvas)
+        masks = Looking(page, MASK, ".stepjepa-mask [aria-live] p")
+        points = Looking(page, MAP, ".stepjepa-map [aria-live]")
+        points.canvas.focus()
+        masks.after(lambda: page.keyboard.press("ArrowDown"))
+        assert points.words.startswith("Problem 2: context view after step 1")
+        assert "The context view of S1→S2 is read here." in masks.words
+        assert ask(page, "print(masks.example.value)") == "1\n"
+        masks.after(lambda: page.keyboard.press("Space"))
+        assert "The target view of S1→S2 is read here." in masks.words
+        masks.canvas.focus()
+        page.keyboard.press("PageUp")  # from the copy's end to its start, still the same view
+        points.after(lambda: page.keyboard.press("PageUp"))
+        assert points.words.startswith("Problem 2: context view after step 1")
+        assert watched.errors == []
 
 
 def test_an_exported_page_shows_the_still_of_the_embeddings(exported_page, tmp_path):

@@ -23,6 +23,8 @@ from stepjepa.visualization.embedding_explorer import SHOWN, EmbeddingCanvas, em
 from stepjepa.visualization.embedding_points import OWN, PARTNERS, REACH, Points
 from stepjepa.visualization.style import BLUE, VERMILION
 
+LENGTH, ERROR = "length in characters", "error of the pair (1 − cos)"
+
 
 @pytest.fixture(scope="module")
 def builtin():
@@ -93,7 +95,7 @@ def test_views_to_show(small, choice):
 def test_colour_tells_what_was_chosen(small):
     points = small.points
     pairs = points.view != "state"
-    assert small.colour.options == ("step", "view", "operation", "correctness")
+    assert small.colour.options == ("step", "view", "operation", "correctness", LENGTH, ERROR)
     for by, label in {
         "step": lambda i: f"step {points.step[i] + 1}",
         "view": lambda i: f"{points.view[i]} view",
@@ -106,12 +108,60 @@ def test_colour_tells_what_was_chosen(small):
     assert (legend["answered correctly"], legend["answered wrongly"]) == (BLUE, VERMILION)
 
 
+def test_measured_colours_go_by_sixths_of_all_sets():
+    """Six colours, each for as many values; a value lies between the two numbers on the label of its colour."""
+    embeddings, other = make_embeddings(20, noise=1.0), make_embeddings(20, noise=0.1)
+    explorer = embedding_explorer({"far": embeddings, "near": other}, seeds=())
+    explorer.shown.value, explorer.colour.value = "all of these", ERROR
+    cosines = [
+        [float(c @ t / np.linalg.norm(c) / np.linalg.norm(t)) for c, t in zip(e.context, e.target, strict=True)]
+        for e in (embeddings, other)
+    ]
+    found = []
+    for name, cosine in zip(("far", "near"), cosines, strict=True):
+        explorer.which.value = name
+        labels = colours(explorer)
+        assert labels[: len(cosine)] == labels[len(cosine) : 2 * len(cosine)]  # both views of a pair
+        assert set(labels[2 * len(cosine) :]) == {"not of a pair"}
+        for label, value in zip(labels, cosine, strict=False):
+            low, high = map(float, label.split("–"))
+            assert 0.97 * low <= 1 - value <= 1.03 * high  # labels have two digits
+        found += labels[: len(cosine)]
+    counts = [found.count(label) for label in set(found)]
+    assert len(counts) == 6
+    assert max(counts) - min(counts) <= 1
+    explorer.colour.value = LENGTH
+    label = colours(explorer)[explorer.selected]
+    low, high = map(int, label.split("–"))
+    assert low <= len(explorer.points.text(explorer.selected)) <= high
+
+
+def test_several_sets_are_mapped_together():
+    """On common axes; a set of another size has a space, and so a map, of its own."""
+    before, after = make_embeddings(12, noise=1.0), make_embeddings(12, noise=0.1)
+    explorer = embedding_explorer({"before": before, "after": after}, seeds=())
+    both = np.concatenate([v for e in (before, after) for v in (e.context, e.target)]).astype(np.float64)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    axes = np.linalg.eigh(both.T @ both)[1][:, :-3:-1]
+    expected = np.abs(both @ axes)
+    assert explorer.canvas.picture["moves"]
+    assert "of 2 sets together" in explorer.canvas.picture["caption"]
+    drawn = []
+    for name in ("before", "after"):
+        explorer.which.value = name
+        drawn.append(np.abs(places(explorer)[explorer.points.view != "state"]))
+    assert np.allclose(np.concatenate(drawn), expected, atol=1e-6)  # the sign of an axis is arbitrary
+    other = embedding_explorer({"before": before, "other": make_embeddings(12, size=9)}, seeds=())
+    assert not other.canvas.picture["moves"]
+    assert "together" not in other.canvas.picture["caption"]
+
+
 def test_colours_that_nobody_knows_are_not_offered(builtin):
     explorer = embedding_explorer(builtin["built-in"], seeds=())
-    assert explorer.colour.options == ("step", "view", "operation")
+    assert explorer.colour.options == ("step", "view", "operation", LENGTH, ERROR)
     plain = make_embeddings(6, operation=None, operation_names=[])
     plain.operation = np.full(len(plain.states), -1)
-    assert embedding_explorer(plain, seeds=()).colour.options == ("step", "view", "correctness")
+    assert embedding_explorer(plain, seeds=()).colour.options == ("step", "view", "correctness", LENGTH, ERROR)
 
 
 def test_a_colour_means_the_same_in_every_set():
@@ -205,7 +255,7 @@ def test_words_tell_step_partner_and_rank():
         "target view of step 2, is the nearest of the 36 target views that compete: retrieved. "
         "Nearest target views by cosine in all 8 dimensions: 1.000 its partner, step 2: "
     )
-    explorer.point.value = 3
+    explorer.selected = int(explorer.points.partner[0])
     assert explorer.words.startswith(
         "Problem 1: target view of step 2: «Step 1 of problem 0.» Operation: subtract. Running value: 2. "
         "Its partner, the context view after step 1, which has to predict step 2, is the nearest of the 36 "
@@ -215,7 +265,7 @@ def test_words_tell_step_partner_and_rank():
     explorer.shown.value = "step ends"
     assert explorer.words.startswith("Problem 1: end of step 2 in its context: «Step 1 of problem 0.»")
     assert "partner" not in explorer.words
-    explorer.problem.value = 1  # of which it is known how it was answered
+    explorer.choose(1, 1, "state")  # of which it is known how it was answered
     assert "Problem answered wrongly." in explorer.words
 
 
@@ -251,46 +301,56 @@ def test_question_to_answer_pairs_are_said_so():
 # -------- the chosen point --------
 
 
-def test_slider_problem_and_canvas_follow_each_other(small):
-    small.problem.value = 4
-    assert small.points.example[small.canvas.selected] == 4
-    own = np.flatnonzero((small.points.example == 4) & (small.points.view != "state"))
-    assert small.point.max == len(own)
-    small.point.value = 3
-    assert small.canvas.selected == own[2]
-    assert small.words.startswith(f"{small.canvas.points['words'][own[2]]['name']}: «")
+def test_a_row_that_is_not_shown_gives_way(small):
     context, target, state = (
         int(np.flatnonzero((small.points.example == 2) & (small.points.view == view))[-1])
         for view in SHOWN["all of these"]
     )
     small.canvas.selected = target  # as the canvas does on a click
-    assert (small.problem.value, small.point.value) == (2, small.point.max)
+    assert (small.selected, small.words.split(":")[0]) == (target, "Problem 3")
     small.canvas.selected = state  # is not shown: what is shown of the same step instead
-    assert small.canvas.selected == context
+    assert small.selected == context
+    small.choose(2, 99, "target")
+    assert small.selected == target
 
 
 def test_the_chosen_point_stays_chosen(builtin):
     explorer = embedding_explorer(builtin, seeds=())
-    explorer.problem.value, explorer.point.value = 7, 4
-    chosen = explorer.canvas.selected
+    explorer.choose(7, 1, "context")
+    chosen = explorer.selected
     before = explorer.words
     explorer.which.value = "built-in"
-    assert explorer.canvas.selected == chosen
+    assert explorer.selected == chosen
     assert explorer.words != before
     assert explorer.words.split(":")[:2] == before.split(":")[:2]
     explorer.shown.value = "step ends"
-    points, row = explorer.points, explorer.canvas.selected
-    assert (points.example[row], points.step[row]) == (7, points.step[chosen])
-    assert (explorer.problem.value, explorer.point.max) == (7, len(builtin["random"].steps[7]))
+    points, row = explorer.points, explorer.selected
+    assert (points.example[row], points.step[row], points.view[row]) == (7, 2, "state")
+
+
+def test_what_was_found_is_a_list_of_steps(small):
+    rows = [0, int(small.points.partner[0])]
+    small.canvas.found = rows  # as the canvas does after a search
+    about = {"problem": 1, "step": 2, "text": "Step 1 of problem 0."}
+    assert small.found == [{**about, "view": "context"}, {**about, "view": "target"}]
+    small.colour.value = "view"
+    assert small.canvas.found == rows
+    fewer = make_embeddings(12).take(np.arange(6))
+    fewer.context_step[0], fewer.target_step[0] = 1, 2
+    explorer = embedding_explorer({"some": make_embeddings(6), "others": fewer}, seeds=())
+    explorer.canvas.found = [0]
+    explorer.which.value = "others"  # its rows are about other steps
+    assert explorer.found == []
 
 
 def test_sets_show_the_problems_that_they_share():
     both = make_embeddings(10)
     explorer = embedding_explorer({"all": both, "some": both.take(np.array([1, 4, 5, 8]))}, seeds=())
-    assert [label for label, _ in explorer.problem.options] == [f"{i + 1}: Question {i}?" for i in (1, 4, 5, 8)]
+    assert explorer.canvas.points["numbers"] == [i + 1 for i in (1, 4, 5, 8)]
+    assert explorer.canvas.points["questions"] == [f"Question {i}?" for i in (1, 4, 5, 8)]
     assert len(explorer.points) == len(both.take(np.array([1, 4, 5, 8])).context) * 3 + 4
     few = embedding_explorer(both, seeds=(), examples=3)
-    assert [label.split(":")[0] for label, _ in few.problem.options] == ["1", "5", "10"]
+    assert few.canvas.points["numbers"] == [1, 5, 10]
 
 
 def test_sets_that_cannot_be_explored():

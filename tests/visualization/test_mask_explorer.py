@@ -52,7 +52,7 @@ def test_the_canvas_is_sent_the_mask_of_the_layout(explorer, eager):
             batch = StepJEPACollator(eager[1], replace(options, isolation=isolation))([row])
             expected = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])[0].numpy()
             assert (sent(explorer) == expected).all(), (pairs, isolation)
-            assert explorer.token.max == len(expected)
+            assert len(explorer.picture.tokens) == len(expected)
 
 
 def test_views_pairs_and_predictors_change_the_picture(explorer, eager):
@@ -81,14 +81,12 @@ def test_views_pairs_and_predictors_change_the_picture(explorer, eager):
 def test_words_follow_the_token(explorer):
     assert explorer.words.endswith("because its step is read in isolation. The target view of S1→S2 is read here.")
     before = explorer.words
-    explorer.token.value = 1
-    assert explorer.canvas.selected == 0
+    explorer.selected = 0
     assert (
         explorer.words
         == "prompt token 1 sees: prompt token 1, because the trunk is plain causal and never sees a branch."
     )
-    explorer.canvas.selected = explorer.token.max - 1  # as the canvas does on a click
-    assert explorer.token.value == explorer.token.max
+    explorer.canvas.selected = len(explorer.picture.tokens) - 1  # as the canvas does on a click
     assert explorer.words == before
 
 
@@ -144,7 +142,7 @@ def test_ones_own_text(explorer):
     assert explorer.message.value == ""
     assert explorer.picture.summary.endswith(
         "tokens of trunk and 0 of branches: "
-        f"{explorer.token.max} rows, {sent(explorer).sum()} cells that may be attended to."
+        f"{len(explorer.picture.tokens)} rows, {sent(explorer).sum()} cells that may be attended to."
     )
 
 
