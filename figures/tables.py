@@ -213,6 +213,33 @@ def grid_table(name: str, baseline: str = "") -> list[str]:
     return lines
 
 
+def transfer() -> list[str]:
+    """Every arm on every kind of problem: accuracy with its difference to plain, LM loss, and the true next step."""
+    wanted = read_grid("transfer")
+    if not any(GridFolder(DATA / "ablation").record(cell) for cell in wanted.cells):
+        return ["Not measured yet: `stepjepa ablate transfer`."]
+    said = grid("transfer")
+    paired = {pair["arm"]: pair["by_source"] for pair in said["comparisons"]}
+    kinds = {"builtin": "stories", "programs": "programs", "logic": "logic"}
+    heads = [f"{kind}: {head}" for kind in kinds.values() for head in ("right (95%)", "to plain, points (95%)")]
+    right = [["trained on, objective", *heads]]
+    heads = [f"{kind}: {head}" for kind in kinds.values() for head in ("LM loss", "MRR (chance)")]
+    found = [["trained on, objective", *heads]]
+    for arm, entry in said["arms"].items():
+        right.append([arm])
+        found.append([arm])
+        for source in kinds:
+            own = entry["by_source"][source]
+            to_plain = difference(paired[arm][source]) if arm in paired else ""
+            right[-1] += [percent(own["accuracy"], own["low"], own["high"]), to_plain]
+            rank, chance = (own[f"consecutive_reciprocal_rank_all{end}"]["mean"] for end in ("", "_chance"))
+            found[-1] += [f"{own['lm_loss']['mean']:.3f}", f"{rank:.3f} ({chance:.3f})"]
+    lines = [*table(*right), "", *table(*found)]
+    if said["unfinished"]:
+        lines += ["", f"Cells still to run: {len(said['unfinished'])} of {len(wanted.cells)}."]
+    return lines
+
+
 def other_tests() -> list[str]:
     """GSM8K, MATH and OCW courses."""
     names = {"gsm8k_test": "GSM8K test", "math_test": "MATH test", "ocw_test": "OCW courses (Minerva)"}
@@ -550,6 +577,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "pairs": functools.partial(grid_table, "pairs"),
         "lowdata": functools.partial(grid_table, "lowdata", "λ = 0"),
         "losses": functools.partial(grid_table, "losses"),
+        "transfer": transfer,
         "detections": detections,
         "next-steps": next_steps,
         "best-of": best_of,

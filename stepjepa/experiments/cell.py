@@ -2,8 +2,9 @@
 
 Measured alike for every arm, whatever it was trained with: language-modelling loss, greedy answers, and the views of
 all consecutive pairs with isolated targets, as the arm's objective compares them (its head, layer, pooling and scale).
-A choice looks at the validation split only; the test split is for claims. Where a grid asks for it, wrong steps planted
-in built-in problems are looked for, as `stepjepa score --detect` does.
+A split of several sources is measured as a whole and source by source, each among its own steps alone. A choice looks
+at the validation split only; the test split is for claims. Where a grid asks for it, wrong steps planted in built-in
+problems are looked for, as `stepjepa score --detect` does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stepjepa.analysis.encode import encode_examples, with_system_prompt
 from stepjepa.analysis.energies import Candidate, StepViews, ZScore, encode_candidates, own_steps
 from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
 from stepjepa.analysis.trained import AS_IT_IS, Reading, predicts_at_predictor
+from stepjepa.data.origins import is_builtin
 from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.results import question_ids
@@ -37,7 +39,7 @@ from stepjepa.records import as_json
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
 from stepjepa.training.run import load_run_model, usual_system_prompt
-from stepjepa.training.splits import TEST_SEED, drawn_kinds, mixed, read_training
+from stepjepa.training.splits import TEST_SEED, drawn_kinds, mixed, one_in_turn, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
 LOGGING_STEPS = 8
@@ -148,10 +150,10 @@ def cell_data(options: CellOptions) -> tuple[Split, Split, Split]:
         ("test", options.test_file, options.accuracy_problems, TEST_SEED),
     ):
         # `split` is that of the built-in problems and of Hub data sets; a file is what it is.
-        examples, _ = read_examples(
-            files or drawn_kinds(options), count=count, split=split, seed=seed, splitter=options.splitter
-        )
-        answered = [example for example in examples if example.get("answer")][:count]
+        sources = files or drawn_kinds(options)
+        examples, _ = read_examples(sources, count=count, split=split, seed=seed, splitter=options.splitter)
+        answered = one_in_turn([example for example in examples if example.get("answer")])
+        answered = answered[: count * max(1, sum(map(is_builtin, sources)))]
         if not answered:
             raise ValueError(f"the {split} split has no example with an answer")
         splits.append(answered)
@@ -172,7 +174,7 @@ def measure_split(
     options: CellOptions,
     keep_questions: Callable[[Sequence[str]], str],
 ) -> dict[str, Any]:
-    """Everything that a record says about one split."""
+    """Everything that a record says about one split, and in `by_source` the same about each of several sources."""
     losses = trainer.evaluate(examples, metric_key_prefix="split")  # type: ignore[arg-type]
     answers = generate_answers(
         trainer.model, tokenizer, examples, max_new_tokens=options.max_new_tokens, progress=False
@@ -188,16 +190,25 @@ def measure_split(
         progress=False,
         encode=trainer.compared_views,
     )
-    correct = "".join(str(int(answer["correct"])) for answer in answers)
-    return {
-        "questions": keep_questions(question_ids(examples)),
-        "correct": correct,
-        "accuracy": correct.count("1") / len(correct),
-        "truncated": sum(answer["truncated"] for answer in answers) / len(answers),
-        "lm_loss": _number(losses["split_lm_loss"]),
-        "jepa_loss": _number(losses.get("split_jepa_loss")),
-        "representations": representations(embeddings),
-    }
+
+    def measured(prefix: str, own: np.ndarray) -> dict[str, Any]:
+        correct = "".join(str(int(answers[number]["correct"])) for number in own)
+        return {
+            "questions": keep_questions(question_ids([examples[number] for number in own])),
+            "correct": correct,
+            "accuracy": correct.count("1") / len(correct),
+            "truncated": sum(answers[number]["truncated"] for number in own) / len(own),
+            "lm_loss": _number(losses[f"{prefix}_lm_loss"]),
+            "jepa_loss": _number(losses.get(f"{prefix}_jepa_loss")),
+            "representations": representations(embeddings.take(own)),
+        }
+
+    whole = measured("split", np.arange(len(examples)))
+    sources = np.array([example["source"] for example in examples])
+    if len(names := sorted(set(sources))) < 2:
+        return whole
+    by_source = {name: measured(f"split_{name}", np.flatnonzero(sources == name)) for name in names}
+    return whole | {"by_source": by_source}
 
 
 def representations(embeddings: Embeddings) -> dict[str, dict[str, float | None]]:

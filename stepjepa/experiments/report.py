@@ -80,9 +80,9 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
     }
 
 
-def correctness(records: Mapping[int, Mapping[str, Any]], split: str, seeds: Sequence[int]) -> NDArray[np.bool_]:
-    """Which questions of a split were answered correctly, `[S, Q]`."""
-    return np.array([[mark == "1" for mark in records[seed][split]["correct"]] for seed in seeds])
+def correctness(own: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """Which questions of a split were answered correctly, `[S, Q]`, from its measures, one a seed."""
+    return np.array([[mark == "1" for mark in one_seed["correct"]] for one_seed in own])
 
 
 def _check_questions(arms: Mapping[str, Records]) -> None:
@@ -98,18 +98,26 @@ def _check_questions(arms: Mapping[str, Records]) -> None:
 def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
     seeds = sorted(records)
     attempts = [record["attempt"] for record in records.values()]
+    splits = {split: _split([records[seed][split] for seed in seeds]) for split in SPLITS}
+    test = [records[seed]["test"] for seed in seeds]
+    by_source = {source: _split(_of_source(test, source)) for source in test[0].get("by_source", {})}
     return {
         "seeds": seeds,
         "addresses": [records[seed]["address"] for seed in seeds],
         "options": {key: value for key, value in grid.cell(name, seeds[0]).options.items() if "seed" not in key},
         "train_seconds": _over_seeds([own["train_seconds"] for own in attempts if not own["resumed_at_step"]]),
-        **{split: _split(records, split, seeds) for split in SPLITS},
+        **splits,
+        **({"by_source": by_source} if by_source else {}),
     }
 
 
-def _split(records: Records, split: str, seeds: Sequence[int]) -> dict[str, Any]:
-    correct = correctness(records, split, seeds)
-    own = [records[seed][split] for seed in seeds]
+def _of_source(own: Sequence[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]:
+    return [one_seed["by_source"][source] for one_seed in own]
+
+
+def _split(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the measures of a split, one a seed, say together."""
+    correct = correctness(own)
     figures = {name: [one_seed[name] for one_seed in own] for name in ("lm_loss", "jepa_loss", "truncated")}
     for pairs in PAIRS:
         views = [one_seed["representations"][pairs] for one_seed in own]
@@ -137,13 +145,19 @@ def _comparisons(pairs: Sequence[tuple[str, str]], arms: Mapping[str, Records], 
     for arm, base in pairs:
         seeds = sorted(arms.get(arm, {}).keys() & arms.get(base, {}).keys())
         if seeds:
-            first, second = (correctness(arms[name], "test", seeds) for name in (arm, base))
-            comparisons.append({"arm": arm, "baseline": base, **_difference(first, second, draws), "seeds": seeds})
+            own, other = ([arms[name][seed]["test"] for seed in seeds] for name in (arm, base))
+            by_source = {
+                source: _difference(_of_source(own, source), _of_source(other, source), draws)
+                for source in own[0].get("by_source", {})
+            }
+            whole = {"arm": arm, "baseline": base, **_difference(own, other, draws), "seeds": seeds}
+            comparisons.append(whole | ({"by_source": by_source} if by_source else {}))
     corrected = statistics.holm([comparison["p"] for comparison in comparisons])
     return [comparison | {"p_holm": p} for comparison, p in zip(comparisons, corrected, strict=True)]
 
 
-def _difference(first: NDArray[np.bool_], second: NDArray[np.bool_], draws: int) -> dict[str, Any]:
+def _difference(arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], draws: int) -> dict[str, Any]:
+    first, second = correctness(arm), correctness(baseline)
     means = statistics.crossed_bootstrap(first[None].astype(float) - second[None], draws, SEED)[0]
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
     by_seed = (first.mean(axis=1) - second.mean(axis=1)).tolist()
@@ -211,6 +225,7 @@ def format_report(record: Mapping[str, Any]) -> str:
         ),
     ]
     questions = next(iter(record["arms"].values()))["test"]["questions"]
+    lines += _by_source(record["arms"])
     lines += [
         "",
         f"accuracy on {questions} test questions; the rest on the validation split, mean over seeds: isolated targets "
@@ -238,6 +253,21 @@ def format_report(record: Mapping[str, Any]) -> str:
         why = f": {cell['type']}: {cell['message']}" if "type" in cell else ""
         lines.append(f"{cell['state']}: {cell['address']}  {cell['arm']}, seed {cell['seed']}{why}")
     return "\n".join(lines).rstrip()
+
+
+def _by_source(arms: Mapping[str, Any]) -> list[str]:
+    """Accuracy, LM loss and retrieval of every arm on every source of the test split; nothing if it has one."""
+    sources = list(next(iter(arms.values())).get("by_source", {}))
+    heads = ["test (95%)", "LM loss", "MRR'"]
+    rows = [["arm", *(f"{source}: {head}" for source in sources for head in heads)]]
+    for name, arm in arms.items():
+        cells = [name]
+        for source in sources:
+            own = arm["by_source"][source]
+            found = (own["lm_loss"]["mean"], own.get("consecutive_reciprocal_rank_all", {}).get("mean"))
+            cells += [accuracy_cell(own), *("–" if one is None else f"{one:.3f}" for one in found)]
+        rows.append(cells)
+    return ["", *text_table(rows)] if sources else []
 
 
 def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:

@@ -457,6 +457,30 @@ def test_smaller_training_sets_are_parts_of_larger_ones():
         questions(problems=40, train_examples=41)
 
 
+def test_each_source_of_a_test_split_is_measured_as_if_alone(tiny, tmp_path):
+    kinds = ["builtin", "builtin:logic"]
+    arms = f"""arms:
+  - {{name: both, train_file: "builtin:logic", test_file: {kinds}, eval_file: {kinds}}}
+  - {{name: stories, train_file: "builtin:logic", test_file: builtin}}
+  - {{name: logic, train_file: "builtin:logic"}}
+seeds: 1
+"""
+    grid = read_grid(write(tmp_path, tiny.partition("arms:")[0] + arms))
+    folder = GridFolder(tmp_path / "out")
+    assert run_plan(Plan(grid, folder)) == 3
+    both, *alone = (folder.record(grid.cell(arm, 0))["test"] for arm in grid.arms)
+    assert set(both["by_source"]) == {"builtin", "logic"}
+    for part, single in zip(both["by_source"].values(), alone, strict=True):
+        assert "by_source" not in single
+        assert {part[name] for name in ("questions", "correct")} == {single[name] for name in ("questions", "correct")}
+        assert part["lm_loss"] == pytest.approx(single["lm_loss"], rel=1e-4)
+        for pairs, figures in part["representations"].items():
+            assert figures == pytest.approx(single["representations"][pairs], rel=1e-3, abs=1e-4)
+    assert len(both["correct"]) == 8
+    pairs = [part["representations"]["consecutive"]["pairs"] for part in (both, *alone)]
+    assert pairs[0] == pairs[1] + pairs[2]
+
+
 # -------- the report --------
 
 
@@ -490,7 +514,7 @@ def invent(grid, folder, solved, questions=60):
                 "seed": cell.seed,
                 "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
                 "validation": split(validation),
-                "test": split(test),
+                "test": split(test) | {"by_source": {"a": split(test), "b": split(validation)}},
                 "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
             },
         )
@@ -522,6 +546,12 @@ def test_the_report_pairs_seeds_and_questions_and_chooses_on_validation(tiny, tm
     assert arm["test"]["by_seed"] == pytest.approx(correct["step"].mean(axis=1))
     assert arm["validation"]["first_recall_all"] == {"mean": 0.9, "low": 0.9, "high": 0.9, "seeds": 4}
     text = format_report(found)
+    assert step["by_source"]["a"]["value"] == step["value"]
+    chances = {seed: np.random.default_rng(seed).random(60) for seed in range(4)}
+    wanted = np.mean([((ease >= 0.3) & (ease < 0.9)).mean() for ease in chances.values()])
+    assert step["by_source"]["b"]["value"] == pytest.approx(wanted)
+    assert arm["by_source"]["b"]["accuracy"] == pytest.approx(arm["validation"]["accuracy"])
+    assert "b: LM loss" in text
     assert "best on validation: step" in text
     assert f"{100 * step['value']:+.1f}" in text
 
