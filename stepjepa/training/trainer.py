@@ -194,7 +194,7 @@ class StepJEPATrainer(EvaluatedWhole):
         """
         training = num_items_in_batch is not None
         weight = self._jepa_weight() if training else self.args.lbd
-        whole = training and self.args.whole_step and weight > 0
+        whole = training and weight > 0 and self.in_two_passes
         if whole and self._whole is None:
             self._whole = self.over_whole_step(model, weight)
         views = self.views(model, inputs)

@@ -4,7 +4,7 @@ What compares pairs with each other, as InfoNCE and regularisers do, is not a su
 passes through the views, and those are few: first all microbatches of the step give their views without a graph, the
 objective is computed once over the views of all processes and differentiated by them, and then each microbatch runs
 again with the graph, where the inner product of its views with these derivatives has the exact gradient (GradCache,
-Gao et al. 2021, arXiv 2101.06983). The price is the first pass.
+Gao et al. 2021, arXiv 2101.06983). The price is the first pass; a step that is a single microbatch needs none.
 """
 
 from __future__ import annotations
@@ -93,6 +93,14 @@ class WholeSteps(TrainedTargets):
     def shares(self) -> int:
         """Into how many parts, of microbatches and processes, what belongs to the whole step is divided for sums."""
         return len(self._batches) * self.accelerator.num_processes
+
+    @property
+    def in_two_passes(self) -> bool:
+        """Whether `whole_step` needs its first pass: of a single microbatch the objective has all pairs at once.
+
+        Shuffled targets are drawn alike however a step is divided, so they take it always.
+        """
+        return self.args.whole_step and (self.shares > 1 or self.args.target == "shuffled")
 
     @torch.no_grad()
     def over_whole_step(self, model: Any, weight: float) -> WholeStep:

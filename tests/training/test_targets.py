@@ -13,6 +13,7 @@ from stepjepa.jepa.objectives import StepObjective
 from stepjepa.jepa.views import encode_views
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.targets import FROZEN_FILE
+from stepjepa.training.trainer import StepJEPATrainer
 
 PAIRS = {"pairs": "consecutive", "lbd": 0.7}
 
@@ -170,17 +171,25 @@ def test_over_the_whole_step_sets_do_not_depend_on_how_examples_are_spread(tmp_p
         assert loss == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_both_passes_of_the_whole_step_drop_the_same(tmp_path):
-    """With dropout and one microbatch the whole step is the ordinary one, to rounding."""
+def test_both_passes_of_the_whole_step_drop_the_same(tmp_path, monkeypatch):
+    """With dropout and one microbatch the two passes are the ordinary step, to rounding; by itself it takes but one."""
     config = CONFIGS["llama"]()
     config.attention_dropout = 0.3
-    changes = []
-    for whole in (False, True):
+    changes, passes = [], []
+    for number, (whole, both) in enumerate(((False, False), (True, True), (True, False))):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
-        change, _ = step_of(tmp_path / str(whole), model=model, jepa_loss_type="infonce", whole_step=whole, **PAIRS)
+        model.register_forward_pre_hook(lambda *_: passes.append(number))  # noqa: B023
+        with monkeypatch.context() as patch:
+            if both:
+                patch.setattr(StepJEPATrainer, "in_two_passes", True)
+            change, _ = step_of(
+                tmp_path / str(number), model=model, jepa_loss_type="infonce", whole_step=whole, **PAIRS
+            )
         changes.append(change)
     assert (changes[0] - changes[1]).norm() / changes[0].norm() < 1e-5
+    assert torch.equal(changes[0], changes[2])
+    assert [passes.count(number) for number in range(3)] == [1, 2, 1]
 
 
 def test_what_compares_pairs_of_a_microbatch_says_so_once(tmp_path, warnings_of_transformers):
