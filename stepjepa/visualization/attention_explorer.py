@@ -1,8 +1,8 @@
 """The attention explorer: layer by layer and head by head, where every token of trunk and branches looks.
 
-A thin binding: `attention_pictures.py` has the weights and their words, a canvas in `attention_explorer.js` draws them,
-loaded from the package itself (anywidget; no network, no lab extension). Five numbers say what is looked at, and are
-traits, so that other explorers can be linked to them. Where no widget runs, a still appears.
+A thin binding: `attention_pictures.py` has the weights and their words; `attention_explorer.js` and `attention_map.js`
+draw them, loaded from the package itself (anywidget; no network, no lab extension). Five numbers say what is looked at,
+and are traits, so that other explorers can be linked to them. Where no widget runs, a still appears.
 
 >>> explorer = attention_explorer({"before": before, "after": after}, tokenizer)  # doctest: +SKIP
 >>> explorer.layer, explorer.head = 0, 3  # doctest: +SKIP
@@ -34,7 +34,7 @@ LAYOUT = BranchLayout("consecutive", max_length=512)
 class AttentionExplorer(anywidget.AnyWidget):
     """See `attention_explorer`. The traits can be set, observed and linked; a number that there is not is refused."""
 
-    _esm = script("attention_explorer.js")
+    _esm = script("attention_map.js", "attention_explorer.js")
     _css = Path(__file__).with_name("attention_explorer.css")
     choices = traitlets.Dict().tag(sync=True)
     """What there is to choose: names of examples and of what can be shown, numbers of layers and heads, colours."""

@@ -205,7 +205,9 @@ class AttentionStory:
             Area("rect", (0, TOP + cell * t, right, TOP + cell * (t + 1)), token.name, title)
             for t, (token, title) in enumerate(zip(self.picture.tokens, titles, strict=True))
         ]
-        how = "Run the cell to explore; in an exported page, point at a row for its words. Hatched: forbidden."
+        what = "blue is more, orange less, from ±0.001" if shown >= len(self._weights) else "from 0.001"
+        how = f"Colour: {what} (pale) to 1 (dark), logarithmic; hatched is forbidden. Run the cell to explore; in an "
+        how += "exported page, point at a row for its words."
         marks = self._marks(shown, layer, head, cell, small, across)
         return still_picture("attention", size, marks, areas, summary, how)
 
