@@ -1,9 +1,11 @@
 """Hold plans against runs, and write the record: `python figures/plans.py --gsm8k FILE [--smollm2 FOLDER]`.
 
 For each setting `stepjepa plan` plans a short run, then the run is made, each in a process of its own on one thread:
-processor seconds of its optimizer steps, and the most memory while it trains. What the record holds is not run again,
-and several processes may share the work (`--models`). The settings with and without activation checkpointing say what
-that costs. The random Llama is made on the spot.
+processor seconds of its optimizer steps, and the most memory while it trains. Then it is made once more with an
+allocator that gives back each freed tensor at once, so that memory is what tensors take: what a plan for another device
+traces from shapes. What the record holds is not run again (but with `--again`), and several processes may share the
+work (`--models`). The settings with and without activation checkpointing say what that costs. The random Llama is made
+on the spot.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from stepjepa.records import Lock, environment, read_json, write_json
 
 ROWS = {"SmolLM2-135M": 16, "builtin": 48, "random": 16}
 RUN = "--num_train_epochs 1 --eval_file none --save_strategy no --report_to none --disable_tqdm true --seed 0".split()
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""For glibc's allocator: each tensor has pages of its own, which go when it goes."""
 SIZE = "--per_device_train_batch_size 4 --gradient_accumulation_steps 2".split()
 SETTINGS: dict[str, dict[str, str]] = {
     "SmolLM2-135M": {
@@ -66,7 +70,8 @@ def measure(words: Sequence[str]) -> dict[str, Any]:
     trainer = StepJEPATrainer(
         model=model, args=args, train_dataset=data.train, processing_class=tokenizer, callbacks=[Clock()]
     )
-    keep_freed_memory()  # as `stepjepa train` does
+    if not GIVE_BACK.items() <= os.environ.items():
+        keep_freed_memory()  # as `stepjepa train` does
     memory = peak_memory(lambda: trainer.train(), "cpu")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": clocks[-1] - clocks[0], "optimizer_steps": len(clocks) // 2, "losses": losses, **memory}
@@ -86,14 +91,14 @@ def random_llama(folder: Path, file: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def run(*words: str) -> str:
-    """The last line that this script prints in a fresh process of one thread."""
+def run(*words: str, **variables: str) -> str:
+    """The last line that this script prints in a fresh process of one thread, with variables in its environment."""
     done = subprocess.run(
         [sys.executable, *words],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}:\n{done.stderr[-3000:]}")
@@ -107,6 +112,7 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct; left out without it")
     parser.add_argument("--models", nargs="+", choices=SETTINGS, default=[*SETTINGS])
     parser.add_argument("--output_file", type=Path, default=Path(__file__).parent / "data" / "plans.json")
+    parser.add_argument("--again", action="store_true", help="run also what the record holds")
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure is not None:
@@ -124,19 +130,21 @@ def main() -> None:
             file = folder / f"{ROWS[model]}.jsonl"
             file.write_text("".join(lines[: ROWS[model]]), encoding="utf-8")
             for setting, options in SETTINGS[model].items():
-                if any((one["model"], one["setting"]) == (model, setting) for one in finished(given.output_file)):
+                if not given.again and find(model, setting, given.output_file):
                     continue
                 words = ["--model_name", models[model], "--train_file", str(file), *RUN, *SIZE, *options.split()]
                 words += ["--output_dir", str(folder / "out")]
                 run("-m", "stepjepa", "plan", *words, "--output_file", str(folder / "plan.json"))
                 planned = read_json(folder / "plan.json")
-                measured = json.loads(run(__file__, "--gsm8k", str(given.gsm8k), "--measure", *words))
+                words = [__file__, "--gsm8k", str(given.gsm8k), "--measure", *words]
+                measured, tensors = json.loads(run(*words)), json.loads(run(*words, **GIVE_BACK))
                 entry = {
                     "model": model,
                     "setting": setting,
                     "options": options,
                     "plan": {part: planned[part] for part in ("parameters", "memory", "data", "time")},
                     "run": measured,
+                    "tensors": {name: size for name, size in tensors.items() if name.endswith("_bytes")},
                     "environment": environment(),
                 }
                 add(entry, given.output_file)
@@ -149,22 +157,33 @@ def finished(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def find(model: str, setting: str, path: Path) -> list[dict[str, Any]]:
+    """What the record holds of a setting."""
+    return [one for one in finished(path) if (one["model"], one["setting"]) == (model, setting)]
+
+
 def add(entry: dict[str, Any], path: Path) -> None:
-    """Write a setting into the record, beside those of other processes."""
+    """Write a setting into the record, beside those of other processes and in the place of its own earlier one."""
     lock = Lock(path.with_name(f".{path.name}.lock"), path)
     while not lock.take():
         time.sleep(0.1)
     try:
-        write_json({"kind": "plans", "size": SIZE, "rows": ROWS, "settings": [*finished(path), entry]}, path)
+        others = [one for one in finished(path) if one not in find(entry["model"], entry["setting"], path)]
+        write_json({"kind": "plans", "size": SIZE, "rows": ROWS, "settings": [*others, entry]}, path)
     finally:
         lock.free()
 
 
 def ratios(entry: dict[str, Any]) -> tuple[float, float, float]:
-    """Planned time, planned memory, and memory traced from shapes alone, relative to what was measured."""
+    """Planned time, planned memory, and what tensors grow by as traced from shapes, relative to what was measured."""
     planned, measured = entry["plan"], entry["run"]
-    memory = [planned["memory"][name] / measured["peak_bytes"] for name in ("peak", "traced")]
-    return planned["time"]["seconds"] / measured["seconds"], memory[0], memory[1]
+    memory = planned["memory"]
+    traced = memory["optimizer"] + max(memory["microbatch"], memory["gradients"])
+    return (
+        planned["time"]["seconds"] / measured["seconds"],
+        memory["peak"] / measured["peak_bytes"],
+        traced / entry["tensors"]["growth_bytes"],
+    )
 
 
 if __name__ == "__main__":

@@ -29,18 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
 PACKAGE = ROOT / "stepjepa"
 
-ROOMS = (
-    "records.py",
-    "jepa",
-    "data",
-    "models",
-    "evaluation",
-    "training",
-    "analysis",
-    "experiments",
-    "visualization",
-    "commands",
-)
+ROOMS = ("records.py", *"jepa data models evaluation training analysis experiments visualization commands".split())
 """The entries at the top of the package, in the order of the floors."""
 
 record = functools.cache(lambda name: read_json(DATA / f"{name}.json"))
@@ -384,11 +373,14 @@ def growth() -> list[str]:
 def plans() -> list[str]:
     """Time and memory of runs as planned and as they were, and what activation checkpointing changes."""
     settings = record("plans")["settings"]
-    rows = [["model, run", "time: run, s", "planned", "memory: run, GB", "planned", "traced"]]
+    rows = [["model, run", "time: run, s", "planned", "memory: run, GB", "planned", "tensors: run, GB", "traced"]]
     for one in settings:
         time, memory, ran = one["plan"]["time"]["seconds"], one["plan"]["memory"], one["run"]
         cells = [f"{ran['seconds']:.1f}", f"{time / ran['seconds']:.2f} ×", f"{ran['peak_bytes'] / 1e9:.2f}"]
-        cells += [f"{memory[name] / ran['peak_bytes']:.2f} ×" for name in ("peak", "traced")]
+        cells.append(f"{memory['peak'] / ran['peak_bytes']:.2f} ×")
+        traced = memory["optimizer"] + max(memory["microbatch"], memory["gradients"])
+        grown = one.get("tensors", {}).get("growth_bytes")
+        cells += [f"{grown / 1e9:.2f}", f"{traced / grown:.2f} ×"] if grown else ["", ""]
         rows.append([f"{one['model']}, {one['setting']}", *cells])
     lines = table(*rows)
     runs = {(one["model"], one["setting"]): one["run"] for one in settings}

@@ -335,7 +335,8 @@ def format_plan(record: dict[str, Any]) -> str:
     elif wanted["device"] != "here":
         lines.append(
             f"Speed assumed: {wanted['utilisation']:.0%} of the peak of {wanted['device']} (--utilisation); small "
-            "models and microbatches reach less. What the driver takes, about 1 GB, is not counted."
+            "models and microbatches reach less. Memory is that of tensors: what the driver takes, about 1 GB, and the "
+            "gaps of the card's allocator are not counted."
         )
     lines.append("Not counted: loading and saving, evaluation and answers, communication between devices.")
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 Forward and backward run under PyTorch's fake tensors; whatever storage is made and let go is counted, so that LoRA,
 autocast, activation checkpointing, tied weights and any architecture cost what they cost. What a kernel takes
-inside itself is not seen, nor what the allocator wastes.
+inside itself is not seen, nor what the allocator wastes: that of glibc holds up to twice what tensors take, since it
+leaves gaps between aligned pieces. Against an allocator without gaps `figures/plans.py` holds the trace.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from stepjepa.experiments.plan_memory import footprint, optimizer_bytes
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import model_path
-from stepjepa.models.loading import load_model
+from stepjepa.models.loading import add_lora, load_model
 from stepjepa.models.shape import make_model, read_shape
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
@@ -27,6 +27,11 @@ ADAM = {4: 8.0, 2: 4.0}
 
 def arguments(tmp_path, **options):
     return StepJEPAConfig(output_dir=str(tmp_path), gradient_accumulation_steps=1, **options)
+
+
+def model_of(name):
+    model = small_model(name.removesuffix(", LoRA"))
+    return add_lora(model, [150], rank=4) if name.endswith("LoRA") else model
 
 
 def saved_bytes(model, batch, bf16):
@@ -47,18 +52,19 @@ def saved_bytes(model, batch, bf16):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "llama, LoRA", "gemma2", "gemma3", "gpt2"])
 def test_what_the_backward_keeps_is_traced_from_shapes(tmp_path, name, bf16):
     batch = collator(pairs="consecutive")(small_rows(4))
     rows, length = batch["input_ids"].shape
     labelled = int((batch["labels"][:, 1:] >= 0).sum())
-    real = saved_bytes(small_model(name).train(), batch, bf16)
-    traced = footprint(lambda: small_model(name), arguments(tmp_path, bf16=bf16), rows, length, labelled, ADAM)
+    model = model_of(name).train()
+    real = saved_bytes(model, batch, bf16)
+    traced = footprint(lambda: model_of(name), arguments(tmp_path, bf16=bf16), rows, length, labelled, ADAM)
     assert traced.activations == pytest.approx(real, rel=0.15)
-    model = small_model(name)
     assert traced.parameters == sum(p.numel() for p in model.parameters())
-    assert traced.gradients == 4 * traced.parameters
-    assert traced.optimizer == 8 * traced.parameters
+    assert traced.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert traced.gradients == 4 * traced.trainable
+    assert traced.optimizer == 8 * traced.trainable
 
 
 def test_work_is_that_of_the_products(tmp_path):
