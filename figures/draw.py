@@ -15,8 +15,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.experiments.grid import read_grid
-from stepjepa.experiments.report import report
+from stepjepa.experiments.grid import read_grid, shipped_grids
+from stepjepa.experiments.report import has_finished, report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_json, write_json
 from stepjepa.visualization.attention import attention_maps, leakage_map
@@ -25,6 +25,7 @@ from stepjepa.visualization.detection import error_detection
 from stepjepa.visualization.embeddings import embedding_map, similarity_map, spectrum
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.visualization.masks import mask_panels, mask_record
+from stepjepa.visualization.objectives import objectives_map
 from stepjepa.visualization.style import Size, save_figure
 from stepjepa.visualization.training import loss_curves
 
@@ -75,6 +76,10 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "losses": (arms_forest, ("ablation/losses",)),
     "pairs": (arms_forest, ("ablation/pairs",)),
     "lowdata": (low_data, ("ablation/lowdata",)),
+    "objectives-screen": (objectives_map, ("ablation/objectives-screen",)),
+    "rivals-screen": (objectives_map, ("ablation/rivals-screen",)),
+    "objectives": (objectives_map, ("ablation/objectives",)),
+    "rivals": (objectives_map, ("ablation/rivals",)),
 }
 """Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
 
@@ -101,13 +106,17 @@ def draw_all(data: Path, output: Path) -> list[Path]:
 
 
 def read_source(data: Path, source: str) -> dict[str, Any]:
-    """A record, or what the records of a grid's cells say.
+    """A record, or what the records of a grid's cells say; of one that nothing has been run of, that it is unfinished.
 
     Raises:
-        UserError: there is no such record, or no cell of the grid has one.
+        UserError: there is no such record.
     """
-    folder, _, grid = source.rpartition("/")
-    return report(read_grid(grid), GridFolder(data / folder)) if folder else read_json(data / f"{source}.json")
+    folder, _, name = source.rpartition("/")
+    if not folder:
+        return read_json(data / f"{source}.json")
+    if name not in shipped_grids() or not has_finished(read_grid(name), GridFolder(data / folder)):
+        return {"unfinished": [name]}
+    return report(read_grid(name), GridFolder(data / folder))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

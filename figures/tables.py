@@ -19,8 +19,9 @@ from stepjepa.analysis.detection import SCORES
 from stepjepa.data.files import FILES
 from stepjepa.data.formats import FORMATS
 from stepjepa.data.origins import ORIGINS
-from stepjepa.experiments.grid import read_grid
-from stepjepa.experiments.report import report
+from stepjepa.experiments.grid import read_grid, shipped_grids
+from stepjepa.experiments.options import cost_of
+from stepjepa.experiments.report import has_finished, report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import points, read_json, written_whole
 from stepjepa.visualization.words import arm_in_words, in_words
@@ -205,7 +206,7 @@ def grid_table(name: str, baseline: str = "") -> list[str]:
 def transfer() -> list[str]:
     """Every arm on every kind of problem: accuracy with its difference to plain, LM loss, and the true next step."""
     wanted = read_grid("transfer")
-    if not any(GridFolder(DATA / "ablation").record(cell) for cell in wanted.cells):
+    if not known("transfer"):
         return ["Not measured yet: `stepjepa ablate transfer`."]
     said = grid("transfer")
     paired = {pair["arm"]: pair["by_source"] for pair in said["comparisons"]}
@@ -227,6 +228,115 @@ def transfer() -> list[str]:
     if said["unfinished"]:
         lines += ["", f"Cells still to run: {len(said['unfinished'])} of {len(wanted.cells)}."]
     return lines
+
+
+OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "rivals")
+"""Screenings of one seed, and what is replicated with several, once there are grids of that name."""
+
+
+def known(name: str) -> bool:
+    """Whether a shipped grid of that name has a finished cell."""
+    return name in shipped_grids() and has_finished(read_grid(name), GridFolder(DATA / "ablation"))
+
+
+def objectives_table(name: str) -> list[str]:
+    """Objectives side by side: what they align, what they cost, what they find. One line while nothing has been run.
+
+    Of one seed the validation split and no test of accuracy, as it is there to choose by; of several the test split.
+    """
+    if not known(name):
+        return [f"Not measured yet: `stepjepa ablate {name}`."]
+    return objective_rows(grid(name), record_or_none("bench-objectives"))
+
+
+def record_or_none(name: str) -> dict[str, Any] | None:
+    return record(name) if (DATA / f"{name}.json").exists() else None
+
+
+def objective_rows(said: Mapping[str, Any], bench: Mapping[str, Any] | None) -> list[str]:
+    """The table of `objectives_table`, from the report of a grid and the record of `stepjepa bench --objectives`."""
+    screening = max(len(entry["seeds"]) for entry in said["arms"].values()) == 1
+    split = "validation" if screening else "test"
+    pairs = {pair["arm"]: pair for pair in said["comparisons"]}
+    compared = ["seeds", "accuracy (95%)", "to plain, points (95%)", "detectable", "not worse by 1 point"]
+    heads = ["objective", *(["accuracy"] if screening else compared)]
+    figures = [
+        *("LM loss", "R@1, all steps", "MRR, all steps", "R@1, own steps"),
+        *("rank: context, target", "energy in the mean direction: context, target"),
+    ]
+    detects = any(entry["detection"] for entry in said["arms"].values())
+    rows = [[*heads, *figures, *(["AUC: energy, −log-probability"] if detects else []), "time, × plain"]]
+    for arm, entry in said["arms"].items():
+        own = entry[split]
+        cells = [arm_in_words(arm)]
+        if screening:
+            cells.append(f"{own['accuracy']:.1%}")
+        else:
+            cells += [str(len(entry["seeds"])), percent(own["accuracy"], own["low"], own["high"]), "", "", ""]
+            if pair := pairs.get(arm):
+                detectable, shown = pair["detectable"], pair["not_worse"]
+                cells[-3:] = [difference(pair), "–" if detectable is None else f"{100 * detectable:.1f}", "–"]
+                if shown:
+                    cells[-1] = f"{'yes' if shown['shown'] else 'not shown'}, p = {shown['p']:.3f}"
+        cells.append(mean_of(own, "lm_loss", ".4f"))
+        for figure, form in (("recall_all", ".1%"), ("reciprocal_rank_all", ".3f"), ("recall_own", ".0%")):
+            cells.append(mean_of(own, f"consecutive_{figure}", form))
+        for figure, form in (("effective_rank", ".0f"), ("mean_energy", ".2f")):
+            views = (mean_of(own, f"consecutive_{figure}_{view}", form) for view in ("context", "target"))
+            cells.append(", ".join(views))
+        if detects:
+            found = entry["detection"]
+            areas = (mean_of(found.get(score, {}), "mean", ".2f") for score in ("energy", "log_probability"))
+            cells.append(", ".join(areas))
+        rows.append([*cells, cost(said, arm, bench)])
+    first = next(iter(said["arms"].values()))[split]
+    steps = mean_of(first, "consecutive_pairs", ",.0f")
+    chance = mean_of(first, "consecutive_recall_all_chance", ".2%")
+    lines = [
+        *table(*rows),
+        "",
+        f"The {split} split; all steps: the {steps} consecutive pairs held out, R@1 by chance {chance}."
+        + (" One seed: accuracies within several points of each other are alike." if screening else ""),
+    ]
+    if open_cells := len(said["unfinished"]):
+        lines += [
+            "",
+            f"Cells still to run: {open_cells} of {open_cells + sum(len(a['seeds']) for a in said['arms'].values())}.",
+        ]
+    return lines
+
+
+def mean_of(entry: Mapping[str, Any], key: str, form: str) -> str:
+    """The mean over seeds of a figure."""
+    mean = entry.get(key, {}).get("mean")
+    return "–" if mean is None else format(mean, form)
+
+
+def cost(said: Mapping[str, Any], arm: str, bench: Mapping[str, Any] | None) -> str:
+    """What an arm's training takes, as a multiple of plain fine-tuning's: time of a step by the bench × steps."""
+    options = {name: said["arms"][name]["options"] for name in said["arms"]}
+    plain = next((own for own in options.values() if own.get("lbd") == 0), {})
+    timed = {} if bench is None else {entry["cost"]: entry["ratio"]["median"] for entry in bench["arms"].values()}
+    ratio = 1.0 if options[arm].get("lbd") == 0 else timed.get(cost_of(options[arm]))
+    if ratio is None:
+        return "–"
+    return f"{ratio * options[arm].get('max_steps', 1) / plain.get('max_steps', 1):.2f}"
+
+
+def price_objectives() -> list[str]:
+    """Time of an optimizer step under each objective, as a multiple of that of plain fine-tuning."""
+    bench = record_or_none("bench-objectives")
+    if bench is None:
+        return ["Not measured yet: `stepjepa bench --objectives`."]
+    rows = [["objective", "first pairs: × plain", "all pairs: × plain"]]
+    by_name: dict[str, dict[str, str]] = {}
+    for name, entry in bench["arms"].items():
+        line, _, pairs = name.partition("; ")
+        by_name.setdefault(line, {})[pairs or "its own pairs"] = quartiles(entry["ratio"])
+    for line, cells in by_name.items():
+        own = cells.get("its own pairs", "")
+        rows.append([line, cells.get("first pairs", ""), cells.get("all pairs", own)])
+    return table(*rows)
 
 
 def other_tests() -> list[str]:
@@ -570,6 +680,8 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "lowdata": functools.partial(grid_table, "lowdata", "λ = 0"),
         "losses": functools.partial(grid_table, "losses"),
         "transfer": transfer,
+        **{name: functools.partial(objectives_table, name) for name in OBJECTIVE_GRIDS},
+        "price-objectives": price_objectives,
         "detections": detections,
         "next-steps": next_steps,
         "best-of": best_of,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,24 @@ from stepjepa.records import UserError, option
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTION = ("sdpa", "eager", "flex_attention")
 BYTES = 256
+
+
+COSTS = (
+    "pairs", "horizon", "predictors", "isolation", "jepa_loss_type", "target_model", "head", "kl", "regularisers",
+    "queue", "whole_step",
+)  # fmt: skip
+"""Options of an objective that change what an optimizer step costs; others (λ, pooling, a temperature) hardly do."""
+
+
+def cost_of(options: Mapping[str, Any]) -> str:
+    """A name for what an objective costs: equal for options, differing from the defaults, that cost the same."""
+    if options.get("lbd") == 0:
+        return "plain"
+    kept = {name: options[name] for name in COSTS if options.get(name)}
+    for name in ("queue", "kl", "regularisers"):  # of whatever size or weight
+        if name in kept:
+            kept[name] = True
+    return json.dumps(kept, sort_keys=True)
 
 
 @dataclass

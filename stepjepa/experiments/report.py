@@ -26,6 +26,8 @@ from stepjepa.records import UserError, environment, text_table
 DRAWS, SEED = 10_000, 0
 SPLITS = ("validation", "test")
 PAIRS = ("first", "consecutive")
+LEAST_SEEDS = 5
+"""For a claim that an arm is not worse than its baseline."""
 
 Records = dict[int, dict[str, Any]]
 """Finished records of an arm, by seed."""
@@ -36,9 +38,10 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
 
     Returns:
         `arms` (by name: `seeds`, `addresses`, `options`, and for each split accuracy with its 95% interval and the
-        mean and range over seeds of every other figure), `comparisons` (on the test split), `chosen` (the best arm on
-        the validation split), `unfinished` and `failed` cells, `environments` of the records, `warnings`. Shares, not
-        points.
+        mean and range over seeds of every other figure; `detection` where planted mistakes were looked for),
+        `comparisons` (on the test split; `not_worse` is the test of non-inferiority, from five seeds on), `chosen` (the
+        best arm on the validation split), `unfinished` and `failed` cells, `environments` of the records, `warnings`.
+        Shares, not points.
 
     Raises:
         UserError: no cell has finished, or records were measured on different questions.
@@ -80,6 +83,11 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
     }
 
 
+def has_finished(grid: Grid, folder: GridFolder) -> bool:
+    """Whether any cell of a grid has a record to report."""
+    return any((folder.record(cell) or {}).get("status") == FINISHED for cell in grid.cells)
+
+
 def correctness(own: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
     """Which questions of a split were answered correctly, `[S, Q]`, from its measures, one a seed."""
     return np.array([[mark == "1" for mark in one_seed["correct"]] for one_seed in own])
@@ -106,6 +114,7 @@ def _arm(grid: Grid, name: str, records: Records) -> dict[str, Any]:
         "addresses": [records[seed]["address"] for seed in seeds],
         "options": {key: value for key, value in grid.cell(name, seeds[0]).options.items() if "seed" not in key},
         "train_seconds": _over_seeds([own["train_seconds"] for own in attempts if not own["resumed_at_step"]]),
+        "detection": _detection([records[seed].get("detection") for seed in seeds]),
         **splits,
         **({"by_source": by_source} if by_source else {}),
     }
@@ -128,6 +137,20 @@ def _split(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **accuracy_interval(correct),
         "by_seed": correct.mean(axis=1).tolist(),
         **{name: _over_seeds(values) for name, values in figures.items()},
+    }
+
+
+def _detection(found: Sequence[Mapping[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """Score → kind of mistake, or "mean" → the area over the seeds that looked for planted mistakes."""
+    kinds = [own["kinds"] for own in found if own and own["kinds"]]
+    if not kinds:
+        return {}
+    return {
+        score: {
+            kind: _over_seeds([own[kind][score]["estimate"] for own in kinds if score in own[kind]])
+            for kind in kinds[0]
+        }
+        for score in kinds[0]["mean"]
     }
 
 
@@ -161,7 +184,12 @@ def _difference(arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str
     means = statistics.crossed_bootstrap(first[None].astype(float) - second[None], draws, SEED)[0]
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
     by_seed = (first.mean(axis=1) - second.mean(axis=1)).tolist()
-    return {**paired_difference(first, second), "bootstrap": {"low": low, "high": high}, "by_seed": by_seed}
+    paired = paired_difference(first, second)
+    not_worse = None
+    if len(first) >= LEAST_SEEDS:
+        p = statistics.non_inferiority(paired["value"], paired["standard_error"], paired["df"])
+        not_worse = {"margin": statistics.MARGIN, "p": p, "shown": p < statistics.ALPHA / 2}
+    return {**paired, "bootstrap": {"low": low, "high": high}, "by_seed": by_seed, "not_worse": not_worse}
 
 
 def _environments(arms: Mapping[str, Records]) -> list[dict[str, Any]]:
@@ -243,6 +271,12 @@ def format_report(record: Mapping[str, Any]) -> str:
             "",
             f"Holm: p corrected for these {len(record['comparisons'])} comparisons; detectable: the smallest "
             "true difference that a test at 5% finds with 80% power",
+        ]
+        lines += [
+            f"{own['arm']}: worse than {own['baseline']} by {100 * test['margin']:g} point or more is "
+            f"{'ruled out' if test['shown'] else 'not ruled out'} (one-sided p = {test['p']:.3f}, below 0.025 it is)"
+            for own in record["comparisons"]
+            if (test := own["not_worse"])
         ]
     lines += [""] + [
         line

@@ -10,6 +10,7 @@ attention.py           attention maps, the flow between parts, the leakage audit
 detection.py           how well scores find mistakes; energies along a solution
 grid_reports.py        what is in the report of a grid
 grids.py               accuracies and representations of every arm, seed by seed
+objectives.py          objectives on one map: what is found, what is lost
 stills.py              pictures with hover texts for pages that run no code
 widgets.py             what the explorers share (`widgets.js`)
 mask_pictures.py       a batch → labelled masks, every row in words

@@ -202,3 +202,13 @@ def test_pass_at_k_is_the_share_of_the_subsets_with_a_right_one():
                 assert statistics.pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
     with pytest.raises(ValueError, match="not defined"):
         statistics.pass_at_k(3, 1, 4)
+
+
+def test_non_inferiority_is_the_t_test_against_the_margin():
+    """The one-sided test of scipy on the same differences; 2.5% is where the 95% interval begins above the margin."""
+    values = np.random.default_rng(3).normal(0.002, 0.01, 30)
+    error = values.std(ddof=1) / np.sqrt(30)
+    expected = stats.ttest_1samp(values, -0.01, alternative="greater").pvalue
+    assert statistics.non_inferiority(values.mean(), error, 29) == pytest.approx(expected, rel=1e-9)
+    edge = -0.01 + stats.t.isf(0.025, 29) * error
+    assert statistics.non_inferiority(edge, error, 29) == pytest.approx(0.025)

@@ -5,54 +5,14 @@ import json
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from small_records import invent
 
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import report
-from stepjepa.experiments.store import FAILED, FINISHED, KIND, GridFolder
+from stepjepa.experiments.store import FAILED, GridFolder
 from stepjepa.visualization.grid_reports import axis_values, metric_panels, missing_cells
 from stepjepa.visualization.grids import arms_forest, lambda_accuracy, lambda_representations, low_data
 from stepjepa.visualization.style import BLUE, VERMILION
-
-QUESTIONS = 120
-FIGURES = {
-    name.removeprefix("first_").removeprefix("consecutive_") for own in metric_panels().values() for name, _ in own
-}
-
-
-def invent(grid, folder, chances):
-    """A record for every cell: seeds differ in which questions are easy, `chances[arm]` says how many are."""
-    for cell in grid.cells:
-        draw = np.random.default_rng(cell.seed)
-        ease, loss = draw.random(QUESTIONS), 0.3 + draw.random()
-        correct = "".join(str(int(u < chances[cell.arm])) for u in ease)
-        views = {
-            pairs: {name: 0.1 + 0.6 * chances[cell.arm] + 0.2 * draw.random() for name in sorted(FIGURES)}
-            | {f"reciprocal_rank_{where}_chance": 0.02 for where in ("all", "own")}
-            for pairs in ("first", "consecutive")
-        }
-        split = {
-            "questions": "q",
-            "correct": correct,
-            "accuracy": correct.count("1") / QUESTIONS,
-            "lm_loss": loss,
-            "jepa_loss": 0.1,
-            "truncated": 0.0,
-            "representations": views,
-        }
-        folder.write(
-            cell,
-            {
-                "kind": KIND,
-                "status": FINISHED,
-                "address": cell.address,
-                "cell": cell.options,
-                "seed": cell.seed,
-                "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
-                "validation": split,
-                "test": split,
-                "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
-            },
-        )
 
 
 def invented(name, folder, chances=None):
