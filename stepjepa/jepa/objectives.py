@@ -40,6 +40,8 @@ class Objective(nn.Module):
     of_the_microbatch: str | None = None
     """What compares the pairs of a microbatch with each other, so that it depends on how examples are spread over
     microbatches and processes; None where nothing does."""
+    unsound: str | None = None
+    """What to warn of, once, in training: options that are known to fail together."""
     moment: int = 0
     """The optimizer step; the trainer keeps it up to date."""
     vocabulary: Callable[[Tensor], Tensor] | None = None
@@ -120,7 +122,7 @@ class StepObjective(Objective):
     @classmethod
     def of(cls, kind: str, options: Any, size: int) -> StepObjective:
         """As a run asks for it; `options` are those of `training/options.py`."""
-        return cls(
+        objective = cls(
             kind,
             target_gradient=options.target_gradient and options.target_model == "own",
             temperature=options.temperature,
@@ -133,6 +135,13 @@ class StepObjective(Objective):
             queue=options.queue,
             seed=options.seed,
         )
+        if objective.has_queue and options.target_model == "own":
+            objective.unsound = (
+                "queue: targets of the model in training age within a few optimizer steps, and all views can leave "
+                "them behind together instead of being told apart (they collapsed so on the built-in problems). Take "
+                "targets that change slowly (target_model=ema) or not at all (frozen)."
+            )
+        return objective
 
     def predict(self, context: Tensor) -> Tensor:
         """`[P, D] → [P, D]`, in float32 or wider."""

@@ -158,7 +158,7 @@ class JEPAOptions:
     )
     queue: int = option(
         0,
-        "Targets of earlier optimizer steps that are further negatives of InfoNCE.",
+        "Targets of earlier optimizer steps that are further negatives of InfoNCE; for target_model ema or frozen.",
         jepa_only=True,
         idle_if=_without_infonce,
         least=0,
@@ -186,7 +186,8 @@ class JEPAOptions:
     whole_step: bool = option(
         False,
         "Compare the view pairs of the whole optimizer step, on all processes, with each other, not those of a "
-        "microbatch: matters for InfoNCE and regularisers, and costs a second forward pass.",
+        "microbatch: matters for InfoNCE and regularisers, and costs a second forward pass where a step has several "
+        "microbatches.",
         jepa_only=True,
     )
     lbd_schedule: str = option(

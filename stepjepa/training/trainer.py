@@ -170,6 +170,8 @@ class StepJEPATrainer(EvaluatedWhole):
         self._pairs_in_step = self.accelerator.reduce(shares, reduction="sum")
         self.monitor.start_step(jepa=weight > 0)
         self.objective.moment = self.state.global_step
+        if self.objective.unsound is not None:
+            self.warn_once(self.objective.unsound)
         self._batches, self._losses = batches, []
         self._microbatch = 0
         self._whole = None

@@ -203,6 +203,16 @@ def test_what_compares_pairs_of_a_microbatch_says_so_once(tmp_path, warnings_of_
     assert len([r for r in warnings_of_transformers.records if "whole_step" in r.message]) == 1
 
 
+def test_a_queue_of_targets_that_train_is_warned_of(tmp_path, warnings_of_transformers):
+    told = []
+    for whole, target in ((False, "own"), (True, "own"), (True, "ema"), (True, "frozen")):
+        options = {"jepa_loss_type": "infonce", "queue": 8, "target_model": target, "whole_step": whole}
+        settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
+        make_trainer(tmp_path / f"{target}{whole}", **options, **settings, **PAIRS).train()
+        told.append(len([r for r in warnings_of_transformers.records if "target_model=ema" in r.message]))
+    assert told == [1, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     "options",
     [
