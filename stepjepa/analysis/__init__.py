@@ -16,4 +16,6 @@ choice.py        the best of several sampled solutions by energy
 solving.py       a question answered step by step, with energy and surprisal
 attention.py     attention over trunk and branches; forbidden cells weigh exactly 0
 leakage.py       which change of the text moves which view
+cuts.py          where a solution without separators is cut: methods that go by what a language model reads
+segmentation.py  the cuts against known boundaries
 """

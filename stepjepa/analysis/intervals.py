@@ -81,11 +81,23 @@ def bootstrap_mean(values: Any, groups: Any, draws: int = 1000, seed: int = 0, l
     members = _problems(groups)
     sums = np.array([values[rows].sum() for rows in members])
     counts = np.array([len(rows) for rows in members])
+    return replace(bootstrap_ratio(sums, counts, draws, seed, level), estimate=float(values.mean()))
 
-    def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray(sums.sum(axis) / counts.sum(axis))
 
-    return _percentile(values.mean(), _drawn((sums, counts), mean, draws, seed, vectorized=True), level)
+def bootstrap_ratio(top: Any, bottom: Any, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Measure:
+    """`cluster_bootstrap` of Σ `top` / Σ `bottom`, both `[N]` with a number for each problem; of nothing it is 0.
+
+    Raises:
+        ValueError: fewer than two problems.
+    """
+    top, bottom = (np.asarray(each, dtype=float) for each in (top, bottom))
+    _problems(np.arange(len(top)))
+
+    def ratio(top: np.ndarray, bottom: np.ndarray, axis: int) -> np.ndarray:
+        above, below = top.sum(axis), bottom.sum(axis)
+        return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+
+    return _percentile(float(ratio(top, bottom, 0)), _drawn((top, bottom), ratio, draws, seed, vectorized=True), level)
 
 
 def cluster_jackknife(

@@ -5,6 +5,7 @@ options.py    dataclasses of options → a command line and back, without torch
 output.py     what commands print: control characters written out, the next command to type
 prepare.py    solutions of any source → chat JSONL with steps
 synthesize.py sample solutions from a teacher
+boundaries.py learn where steps begin, and measure it
 verify.py     check a model and its data before training
 train.py      fine-tune with Step-JEPA
 plan.py       what a run will need, before it runs

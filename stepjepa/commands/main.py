@@ -14,6 +14,7 @@ from stepjepa.records import UserError, printable
 COMMANDS = {
     "prepare": ("commands.prepare", "solutions of any source → chat JSONL with steps"),
     "synthesize": ("commands.synthesize", "sample solutions from a model or a server and keep those that are right"),
+    "boundaries": ("commands.boundaries", "learn where steps begin in solutions without separators, and measure it"),
     "train": (
         "commands.train",
         "fine-tune with Step-JEPA; without options: built-in data and model, about three minutes on two cores",

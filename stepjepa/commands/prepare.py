@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
@@ -29,8 +29,13 @@ class PrepareOptions:
     format: str | None = option(
         None, "the kind of the rows; recognised by their fields if absent", choices=tuple(FORMATS)
     )
-    splitter: Splitter | None = option(
-        None, "how steps are found; 'line' for GSM8K rows, 'auto' otherwise", choices=get_args(Splitter)
+    splitter: str | None = option(
+        None,
+        "how steps are found; 'line' for GSM8K rows, 'auto' otherwise; 'learned' by a --boundary_model",
+        choices=(*get_args(Splitter), "learned"),
+    )
+    boundary_model: str | None = option(
+        None, "what `stepjepa boundaries` has learned, for solutions without separators", metavar="FILE"
     )
     think: Think = option(
         "remove", "drop thoughts (<think> and its like), or use them as the steps", choices=get_args(Think)
@@ -58,6 +63,10 @@ class PrepareOptions:
         choices="data.mistakes.MISTAKES",
     )
 
+    def __post_init__(self) -> None:
+        if (self.splitter == "learned") != (self.boundary_model is not None):
+            raise UserError("--splitter learned goes by a --boundary_model FILE: give both, or neither")
+
 
 def kinds() -> str:
     """All that is read, a line each."""
@@ -74,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: PrepareOptions = parse(parser, argv, PrepareOptions)
     from stepjepa.data.sources import prepare
 
+    splitter: Any = options.splitter
+    if options.boundary_model is not None:
+        from stepjepa.analysis.cuts import load_splitter
+
+        splitter = load_splitter(options.boundary_model)
     try:
         with one_writer(options.output_file):
             report = prepare(
@@ -82,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 config=options.hub_config,
                 split=options.split,
                 row_format=options.format,
-                splitter=options.splitter,
+                splitter=splitter,
                 think=options.think,
                 short="drop" if options.drop_short else "merge",
                 min_chars=options.min_chars,

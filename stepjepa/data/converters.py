@@ -29,7 +29,7 @@ from stepjepa.data.fields import (
 )
 from stepjepa.data.golds import hash_mark, named_answer
 from stepjepa.data.labelled import Labelled
-from stepjepa.data.steps import Short, Splitter, Think, split_steps
+from stepjepa.data.steps import Cuts, Short, Splitter, Think, split_steps
 from stepjepa.data.thoughts import split_thoughts
 
 WrongSteps = Literal["skip", "keep"]
@@ -41,7 +41,7 @@ _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")  # `<<48/2=24>>`
 class RowOptions:
     """How rows become steps. ``splitter=None`` takes ``line`` for GSM8K and ``auto`` for everything else."""
 
-    splitter: Splitter | None = None
+    splitter: Splitter | Cuts | None = None
     think: Think = "remove"
     short: Short = "merge"
     min_chars: int = 20

@@ -22,7 +22,7 @@ from stepjepa.data.files import READ, json_fault
 from stepjepa.data.formats import convert_row, recognise_format
 from stepjepa.data.origins import Source, is_builtin, locate
 from stepjepa.data.readings import same_answer
-from stepjepa.data.steps import Short, Splitter, Think
+from stepjepa.data.steps import Cuts, Short, Splitter, Think
 from stepjepa.records import UserError, write_jsonl
 
 _PLACES = 5  # of each reason, how many places a printed report names
@@ -96,7 +96,7 @@ def read_examples(
     config: str | None = None,
     split: str = "train",
     row_format: str | None = None,
-    splitter: Splitter | None = None,
+    splitter: Splitter | Cuts | None = None,
     think: Think = "remove",
     short: Short = "merge",
     min_chars: int = 20,

@@ -19,6 +19,8 @@ from stepjepa.data.mathematics import BLANK_LINE, DISPLAY, Span, is_inside, math
 from stepjepa.data.thoughts import split_thoughts
 
 Splitter = Literal["auto", "paragraph", "line", "numbered", "sentence"]
+Cuts = Callable[[str], Sequence[int]]
+"""A splitter of one's own: a text → the offsets at which it is cut, in any order."""
 Think = Literal["remove", "steps"]
 Short = Literal["merge", "drop"]
 
@@ -227,7 +229,7 @@ def _merge_short(text: str, pieces: Sequence[Span], min_chars: int) -> list[Span
 
 def split_steps(
     text: str,
-    splitter: Splitter = "auto",
+    splitter: Splitter | Cuts = "auto",
     *,
     think: Think = "remove",
     short: Short = "merge",
@@ -244,7 +246,7 @@ def split_steps(
             ``sentence`` at sentence ends and blank lines. ``auto`` takes ``numbered`` if at least two markers
             count up and are no list in the middle of prose, else ``paragraph`` if there is a blank line, else
             ``line`` if there is a line end, else ``sentence``. None of them cuts inside mathematics, an environment,
-            ``[asy]`` or a code fence.
+            ``[asy]`` or a code fence. A function cuts at the offsets that it gives.
         think: ``remove`` drops thoughts (see :func:`stepjepa.data.thoughts.split_thoughts`); ``steps`` takes the
             thoughts for the steps and drops the rest, where there are thoughts.
         short: what happens to fragments under ``min_chars`` characters. ``merge`` joins the first fragment,
@@ -261,7 +263,7 @@ def split_steps(
         ValueError: for an unknown ``splitter``, ``think`` or ``short``.
     """
     for name, value, known in (
-        ("splitter", splitter, get_args(Splitter)),
+        ("splitter", "auto" if callable(splitter) else splitter, get_args(Splitter)),
         ("think", think, get_args(Think)),
         ("short", short, get_args(Short)),
     ):
@@ -273,7 +275,7 @@ def split_steps(
     if thoughts:
         changes["solutions dropped for their thoughts" if think == "steps" else "thoughts dropped"] += 1
     text = thoughts if think == "steps" and thoughts else solution
-    bounds = sorted({0, len(text), *_SPLITTERS[splitter](text)})
+    bounds = sorted({0, len(text), *(splitter if callable(splitter) else _SPLITTERS[splitter])(text)})
     pieces = [(start, end) for start, end in pairwise(bounds) if text[start:end].strip()]
     kept = _merge_short(text, pieces, min_chars) if short == "merge" else pieces
     steps = [close_up(text[start:end]).strip() for start, end in kept]

@@ -9,6 +9,7 @@ embeddings.py          maps of views, similarities, spectra
 attention.py           attention maps, the flow between parts, the leakage audit
 detection.py           how well scores find mistakes; energies along a solution
 grid_reports.py        what is in the report of a grid
+cuts.py                where methods cut a solution without separators
 grids.py               accuracies and representations of every arm, seed by seed
 objectives.py          objectives on one map: what is found, what is lost
 stills.py              pictures with hover texts for pages that run no code
