@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepjepa.analysis.cuts import METHODS
 from stepjepa.analysis.detection import SCORES
 from stepjepa.data.files import FILES
 from stepjepa.data.formats import FORMATS
@@ -435,6 +436,31 @@ def detections() -> list[str]:
     return table(*rows)
 
 
+SEGMENTATIONS = {"boundaries-builtin": "built-in", "boundaries-smollm2": "SmolLM2-135M-Instruct"}
+SOURCES = {"builtin": "built-in", "gsm8k": "GSM8K", "math": "MATH"}
+
+
+def segmentation() -> list[str]:
+    """How well boundaries are found without separators, fitted to the same source, and F1 fitted to each other one."""
+    heads = ["F1", "F1, ±1 token", "P_k", "WindowDiff"]
+    rows = [["model", "tested on", "cut by", *heads, "F1, fitted to another source"]]
+    measured = [name for name in SEGMENTATIONS if (DATA / f"{name}.json").exists()]
+    for name in measured:
+        for source, methods in record(name)["results"].items():
+            for method, fitted in methods.items():
+                own = fitted.get(source) or fitted["none"]
+                cells = [
+                    f"{v:.2f} ({a:.2f}–{b:.2f})" for v, a, b in map(own.get, ("f1", "near_f1", "p_k", "window_diff"))
+                ]
+                others = [
+                    f"{SOURCES[of]} {m['f1'][0]:.2f}" for of, m in fitted.items() if of in SOURCES and of != source
+                ]
+                shown = [SEGMENTATIONS[name], SOURCES[source]] if method == "sentence" else ["", ""]
+                rows.append([*shown, METHODS.get(method, f"splitter `{method}`"), *cells, ", ".join(others)])
+    missing = [f"`data/{name}.json`" for name in SEGMENTATIONS if name not in measured]
+    return [*table(*rows), *(["", f"Not measured yet: {', '.join(missing)}."] if missing else [])]
+
+
 def next_steps() -> list[str]:
     """R@1 of the true next step among the right steps of the problems that detection is measured on."""
     rows = [["model", "z-scored", "raw states", "random weights, z-scored", "random weights, raw", "chance"]]
@@ -684,6 +710,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "price-objectives": price_objectives,
         "detections": detections,
         "next-steps": next_steps,
+        "segmentation": segmentation,
         "best-of": best_of,
         "other-tests": other_tests,
         "price": price,
