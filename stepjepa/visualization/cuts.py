@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,7 +32,7 @@ def cuts_along(text: str, known: Sequence[int], found: Mapping[str, Sequence[int
         places = [begins.index(offset) for offset in offsets if offset]
         for place in places:
             hit = place in right
-            look = {"color": BLUE if hit else VERMILION, "fillstyle": "full" if hit else "none"}
+            look: Any = {"color": BLUE if hit else VERMILION, "fillstyle": "full" if hit else "none"}
             axes.plot([place - 0.5], [row], marker="o", linestyle="none", **look)
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.4, -0.6)
