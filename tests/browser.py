@@ -190,13 +190,13 @@ def ask(page: Any, code: str) -> str:
     )
 
 
-def keep_busy(page: Any, seconds: float) -> None:
-    """Let the kernel of the notebook that is open sleep, and do not wait for it."""
+def keep_busy(page: Any, until: Path) -> None:
+    """Keep the kernel of the notebook that is open busy until a file is there, and do not wait for that."""
     page.evaluate(
         """code => {
             jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
         }""",
-        f"import time; time.sleep({seconds})",
+        f"import pathlib, time\nwhile not pathlib.Path({str(until)!r}).exists(): time.sleep(0.05)",
     )
 
 

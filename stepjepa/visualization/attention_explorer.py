@@ -47,6 +47,8 @@ class AttentionExplorer(anywidget.AnyWidget):
     """From 0; −1 is the mean of the heads."""
     position = traitlets.Int(0).tag(sync=True)
     """The token looked at, a row of the layout from 0."""
+    chosen = traitlets.Any(None)
+    """The view that is read at this token or belongs to it, see `linking.py`."""
 
     def __init__(
         self, models: Mapping[str, Any], tokenizer: Any, examples: Sequence[Mapping[str, Any]], layout: BranchLayout
@@ -81,6 +83,11 @@ class AttentionExplorer(anywidget.AnyWidget):
     def _look_at_a_view(self, _change: Any) -> None:
         self.position = max(self.story.picture.reads)
 
+    @traitlets.observe("example", "position")
+    def _tell(self, _change: Any) -> None:
+        view = self.story.view(self.position)
+        self.chosen = view and (self.example, *view)
+
     # -------- what is shown, for readers and other explorers --------
 
     @property
@@ -103,6 +110,11 @@ class AttentionExplorer(anywidget.AnyWidget):
         """The picture in a line."""
         where = f"{self.choices['shown'][self.shown]}, layer {self.layer}, {head_name(self.head)}"
         return f"Attention explorer, {where}: {self.story.summary(self.shown)}"
+
+    @property
+    def problems(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Question and steps of every example."""
+        return [(example["question"], tuple(example["steps"])) for example in self._examples]
 
     def choose(self, example: int, step: int, view: str) -> bool:
         """Look at the token at which a view is read.

@@ -174,6 +174,13 @@ class AttentionStory:
         index = ("context", "target").index(view)
         return next((pair[index] for pair in self._pairs if pair[2 + index] == step), None)
 
+    def view(self, position: int) -> tuple[int, str] | None:
+        """Of the tokens of branches step and view, as in `position`."""
+        if position not in self.picture.views:
+            return None
+        pair, view = self.picture.views[position]
+        return self._pairs[pair][2 + ("context", "target").index(view)], view
+
     # -------- what is sent, and the still --------
 
     def message(self, shown: int, layer: int) -> tuple[dict[str, Any], list[bytes]]:

@@ -17,6 +17,8 @@ from stepjepa.records import UserError
 def link(*explorers: Any) -> Callable[[], None]:
     """Let explorers follow each other, each as far as it holds the same problems.
 
+    Mask, embedding and attention explorers can be linked, two or all three:
+
     >>> link(mask_explorer(tokenizer, examples), embedding_explorer(embeddings))  # doctest: +SKIP
 
     Returns:

@@ -6,6 +6,7 @@ from stepjepa import load_model
 from stepjepa.analysis.encode import encode_examples
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
+from stepjepa.visualization.attention_explorer import attention_explorer
 from stepjepa.visualization.embedding_explorer import embedding_explorer
 from stepjepa.visualization.linking import link
 from stepjepa.visualization.mask_explorer import OWN, mask_explorer
@@ -72,6 +73,22 @@ def test_a_pair_chosen_in_the_mask_is_where_both_views_lie(both, made):
     assert points.selected == row_of(points, longest, 1, "context")
     masks.example.value = OWN
     assert points.selected == row_of(points, longest, 1, "context")
+
+
+def test_the_attention_follows_and_leads(made):
+    tokenizer, examples, embeddings = made
+    model, _ = load_model(attn_implementation="eager")
+    attention = attention_explorer(model, tokenizer, examples)
+    masks, points = mask_explorer(tokenizer, examples), embedding_explorer(embeddings, seeds=())
+    link(points, masks, attention)
+    points.selected = row_of(points, 2, 1, "target")
+    assert attention.example == 2
+    assert "The target view of S1→S2 is read here." in attention.words
+    attention.choose(4, 0, "context")
+    assert points.selected == row_of(points, 4, 1, "context")
+    assert "The context view of S1→S2 is read here." in masks.words
+    attention.position = 0  # of the prompt: no view
+    assert points.selected == row_of(points, 4, 1, "context")
 
 
 def test_a_link_ends(made):
