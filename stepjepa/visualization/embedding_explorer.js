@@ -321,10 +321,11 @@ function render({ model, el }) {
 
   function follow() { // menu, slider and drawing; the chosen point is kept in sight
     const row = model.get("selected");
-    if (!side || !seen(row)) return; // a picture in which it is shown is on its way
+    if (!seen(row)) return; // a picture in which it is shown is on its way
     const rows = own(row);
     problems.value = points.example[row];
     showPoint(rows.indexOf(row) + 1, rows.length);
+    if (!side) return; // not on the page yet
     const outside = Math.min(x[row], y[row], side - x[row], side - y[row]) < 12 * scale;
     if (zoom === 1 || !outside) return mark();
     middle = [xy[2 * row], xy[2 * row + 1]];

@@ -69,11 +69,11 @@ class EmbeddingExplorer(VBox):
         self._maps: dict[tuple[Any, ...], Map] = {}
         self._messages: dict[tuple[str, str], dict[str, Any]] = {}
         self._words: dict[tuple[str, str], list[str]] = {}
-        self.which = Dropdown(options=list(self._sets), description="Set", **sized("170px", "34px"))
-        self.shown = Dropdown(options=list(SHOWN), description="Points", **sized("240px", "48px"))
-        self.projection = Dropdown(options=list(self._seeds), description="Map", **sized("165px", "36px"))
-        self.colour = Dropdown(options=self._palette.choices, description="Colour", **sized("195px", "48px"))
-        self.nearest = Dropdown(options=NEAREST, description="Nearest in", **sized("195px", "70px"))
+        self.which = Dropdown(options=list(self._sets), description="Set", **sized("160px", "34px"))
+        self.shown = Dropdown(options=list(SHOWN), description="Points", **sized("255px", "48px"))
+        self.projection = Dropdown(options=list(self._seeds), description="Map", **sized("160px", "36px"))
+        self.colour = Dropdown(options=self._palette.choices, description="Colour", **sized("190px", "48px"))
+        self.nearest = Dropdown(options=NEAREST, description="Nearest in", **sized("210px", "70px"))
         self.message = HTML()
         self.canvas = EmbeddingCanvas()
         several = [self.which] if len(self._sets) > 1 else []

@@ -155,8 +155,9 @@ function render({ model, el }) {
   // -------- the moving part: the row looked at and its words --------
 
   function mark() {
-    if (!picture || !count || !cell) return;
+    if (!picture) return;
     showToken(Math.min(model.get("selected"), count - 1) + 1, count);
+    if (!cell) return; // not on the page yet
     const [row, key] = pointed ?? [Math.min(model.get("selected"), count - 1), column];
     const ink = inkOf(root);
     context.clearRect(0, 0, canvas.width, canvas.height);
@@ -210,6 +211,7 @@ function render({ model, el }) {
   }
 
   function select(row) {
+    pointed = null;
     const wanted = Math.max(0, Math.min(count - 1, row));
     if (wanted === model.get("selected")) return mark();
     model.set("selected", wanted); // `mark` is called
