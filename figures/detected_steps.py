@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def recut(solution: Solution, cutter: Cutter) -> list[str]:
 
 def kept(true: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, int]:
     """How many solutions and pairs of consecutive steps are those of the true steps."""
-    pairs = [[set(zip(steps, steps[1:], strict=False)) for steps in side] for side in (true, found)]
+    pairs = [[set(pairwise(steps)) for steps in side] for side in (true, found)]
     return {
         "solutions": len(true),
         "same_solutions": sum(one == other for one, other in zip(true, found, strict=True)),

@@ -461,6 +461,18 @@ def segmentation() -> list[str]:
     return [*table(*rows), *(["", f"Not measured yet: {', '.join(missing)}."] if missing else [])]
 
 
+def detected_steps() -> list[str]:
+    """Training on detected steps and on uniform cuts: what stays of the true steps, and the grid."""
+    said = []
+    for name, words in (("detected", "Detected steps"), ("uniform", "Uniform cuts")):
+        kept = record("detected-steps")["arms"][name]
+        said.append(
+            f"{words} are all the true ones in {kept['same_solutions'] / kept['solutions']:.0%} of the solutions; "
+            f"{kept['same_pairs'] / kept['pairs']:.0%} of the true pairs of consecutive steps are among theirs."
+        )
+    return [*grid_table(str(DATA / "detected-steps.yaml")), "", " ".join(said)]
+
+
 def next_steps() -> list[str]:
     """R@1 of the true next step among the right steps of the problems that detection is measured on."""
     rows = [["model", "z-scored", "raw states", "random weights, z-scored", "random weights, raw", "chance"]]
@@ -711,6 +723,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "detections": detections,
         "next-steps": next_steps,
         "segmentation": segmentation,
+        "detected-steps": detected_steps,
         "best-of": best_of,
         "other-tests": other_tests,
         "price": price,
