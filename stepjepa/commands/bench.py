@@ -37,6 +37,13 @@ class MeasureOptions:
         "--help` lists its options",
         group="measuring",
     )
+    objectives: bool = option(
+        False,
+        "time whole optimizer steps under each objective instead, as multiples of plain fine-tuning; takes the options "
+        "of model, data and measuring, but those of memory",
+        group="measuring",
+    )
+    lines: list[str] = option([], "of --objectives: only these, by their names", metavar="NAME", group="measuring")
     prepared: str | None = option(None, hidden=True)  # the folder that a parent process wrote
 
 
@@ -74,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "transformers.Trainer runs it, and with the head on labelled positions only.",
     )
     options, asked = parse(parser, words, BenchOptions, MeasureOptions)
+    if asked.objectives:
+        return objectives(options, asked)
     from stepjepa.experiments.benchmark import arm_memory, bench, use_device
     from stepjepa.experiments.benchmark_arms import ARMS
     from stepjepa.experiments.benchmark_report import format_table
@@ -94,6 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(format_table(result))
     if asked.output_file:
         write_json(result, asked.output_file)
+    return 0
+
+
+def objectives(options: BenchOptions, asked: MeasureOptions) -> int:
+    """`stepjepa bench --objectives`."""
+    from stepjepa.experiments.benchmark_objectives import bench_objectives, objectives_text
+
+    record = bench_objectives(options, asked.lines)
+    say(objectives_text(record))
+    if asked.output_file:
+        write_json(record, asked.output_file)
+        say(f"written: {asked.output_file}")
     return 0
 
 

@@ -18,6 +18,7 @@ benchmark.py             the race: time and memory of each way to compute the lo
 benchmark_arms.py        the ways that are raced
 benchmark_parts.py       where the time of a step goes, and how fast matrix products alone run
 benchmark_report.py      what the race says, as medians and as text
+benchmark_objectives.py  optimizer steps under each objective, beside plain fine-tuning
 benchmark_workload.py    the model and the microbatches that they are raced on
 gpu_suite.py             what one GPU makes of it, in under nine minutes
 benchmark_generation.py  batched answering against one question at a time

@@ -88,7 +88,7 @@ def _microbatches(rows: Sequence[dict[str, Any]], report: TokenReport, options: 
         )
     random.Random(options.seed).shuffle(usable)
     count = min(max(options.rounds, options.memory_batches), len(usable) // size)
-    kept = ("input_ids", "labels", "step_ids")
+    kept = ("input_ids", "labels", "step_ids", "part_ids")
     chosen = [{name: row[name] for name in kept} for row in usable[: count * size]]
     return [chosen[i : i + size] for i in range(0, len(chosen), size)], len(usable)
 
