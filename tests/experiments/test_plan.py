@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_models import collator, small_model, small_rows
-from small_trainer import make_trainer
+from small_trainer import CHECKPOINTING, make_trainer
 from transformers import AutoConfig, Trainer
 
 from stepjepa.commands.main import main
@@ -75,12 +75,13 @@ def test_work_is_that_of_the_products(tmp_path):
     assert traced.products == products
     linear = 2 * (products * rows * length + vocabulary * hidden * labelled)
     attention = 2 * layers * rows * heads * length * length * head_dim  # of one of its two products
-    assert traced.flops == 3 * linear + (2 + 5) * attention  # the backward of attention computes its scores again
+    # The backward of attention computes its scores again; in older transformers rotary angles are a product too.
+    assert traced.flops == pytest.approx(3 * linear + (2 + 5) * attention, rel=1e-4)
 
 
 def test_checkpointing_keeps_little_and_computes_more(tmp_path):
     plain, checkpointed = (
-        footprint(lambda: small_model("llama"), arguments(tmp_path, activation_checkpointing=on), 4, 64, 40, ADAM)
+        footprint(lambda: small_model("llama"), arguments(tmp_path, **{CHECKPOINTING: on}), 4, 64, 40, ADAM)
         for on in (False, True)
     )
     assert checkpointed.activations < 0.4 * plain.activations

@@ -22,7 +22,7 @@ from stepjepa.commands.score import main as score
 from stepjepa.data.sources import read_examples
 from stepjepa.experiments import cell as cell_module
 from stepjepa.experiments.cell import cell_data, run_cell
-from stepjepa.experiments.grid import CellOptions, read_grid
+from stepjepa.experiments.grid import CellOptions, defaults, read_grid
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import Plan, list_cells, run_here, run_plan
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder
@@ -106,7 +106,7 @@ def test_a_record_holds_what_a_reader_needs(finished):
         0.3,
         "consecutive",
         0,
-        "adamw_torch_fused",
+        defaults()["optim"],
     )
     assert record["configuration"]["run"]["problem_seed"] == 0
     assert record["train"]["step"] == [1, 8, 16]
