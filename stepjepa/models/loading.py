@@ -132,7 +132,7 @@ def checkpoint_activations(model: Any, **options: Any) -> None:
         options: of `torch.utils.checkpoint.checkpoint`.
     """
     enable = getattr(model, "activation_checkpointing_enable", None)  # the name since transformers 5.23
-    (enable or model.gradient_checkpointing_enable)(options or None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False, **options})
     model.enable_input_require_grads()
 
 
