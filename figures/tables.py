@@ -204,6 +204,17 @@ def grid_table(name: str, baseline: str = "") -> list[str]:
     return lines
 
 
+def streaming() -> list[str]:
+    """Memory and time of runs on rows on disk and in memory; one line while not yet measured."""
+    if not (DATA / "streaming.json").exists():
+        return ["Not measured yet: `python figures/streaming.py`."]
+    rows = [["rows", "held", "peak memory, MB", "files, MB", "processor time, s"]]
+    for run in record("streaming")["runs"]:
+        cells = [f"{run['rows']:,}", run["held"], f"{run['peak_anonymous_bytes'] / 1e6:,.0f}"]
+        rows.append([*cells, f"{run['file_bytes'] / 1e6:,.0f}", f"{run['processor_seconds']:,.0f}"])
+    return table(*rows)
+
+
 def transfer() -> list[str]:
     """Every arm on every kind of problem: accuracy with its difference to plain, LM loss, and the true next step."""
     wanted = read_grid("transfer")
@@ -720,6 +731,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "transfer": transfer,
         **{name: functools.partial(objectives_table, name) for name in OBJECTIVE_GRIDS},
         "price-objectives": price_objectives,
+        "streaming": streaming,
         "detections": detections,
         "next-steps": next_steps,
         "segmentation": segmentation,

@@ -80,6 +80,8 @@ def file_rows(path: Path) -> Iterator[Row]:
     Raises:
         UserError: it cannot be read, or is of a kind that is not.
     """
+    if _is_lines(path):  # read line by line: such a file may be larger than memory
+        return iter(tqdm(_line_rows(path), desc=printable(path.name), unit="row", delay=2, leave=False))
     with on_disk(path, "read"):
         data = path.read_bytes()
     suffixes = {suffix.lower() for suffix in path.suffixes}
@@ -104,6 +106,19 @@ def file_rows(path: Path) -> Iterator[Row]:
     else:
         rows = _json_rows(path, data)
     return iter(tqdm(rows, desc=printable(path.name), unit="row", delay=2, leave=False))
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether a file is JSON lines beyond doubt: its first line that is not empty is an object."""
+    with on_disk(path, "read"), path.open("rb") as file:
+        line = next((line for line in file if line.strip()), b"")
+        return line.startswith(b"{") and isinstance(parse_line(line), dict)
+
+
+def _line_rows(path: Path) -> Iterator[Row]:
+    with on_disk(path, "read"), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield Row(f"{path}:{number}", parse_line(line))
 
 
 def _json_rows(path: Path, data: bytes) -> Iterable[Row]:

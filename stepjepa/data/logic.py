@@ -9,7 +9,7 @@ Latents are as those of a story: `operation` (how the fact was used), `operands`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -31,16 +31,16 @@ SETS: dict[str, tuple[str, Callable[[set[int], set[int]], set[int]]]] = {
 """Name of an operation → its words and its function."""
 
 
-def generate_logic(
+def draw_logic(
     n: int, seed: int = 0, split: str = "train", facts: tuple[int, int] = (2, 6)
-) -> list[dict[str, Any]]:
-    """Draw `n` different problems of a split, as `generate_problems` draws stories.
+) -> Iterator[dict[str, Any]]:
+    """Draw `n` different problems of a split, one by one, as `draw_problems` draws stories.
 
     Args:
         n, seed, split: as there.
         facts: how many facts, and with them steps, a problem has at least and at most, the answer not counted.
 
-    Returns:
+    Yields:
         Dicts with `question`, `steps`, `answer`, `latents`, and `family`: "implications", "sets" or "order".
 
     Raises:

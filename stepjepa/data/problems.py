@@ -10,7 +10,7 @@ import hashlib
 import math
 import operator
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -88,6 +88,8 @@ def generate_problems(
 ) -> list[dict[str, Any]]:
     """Draw `n` different problems of a split; the same arguments give the same problems on any machine.
 
+    A list of `draw_problems`, which draws them one by one.
+
     Args:
         n: How many; a longer list with the same other arguments begins with the shorter one.
         seed: Seed of the draw. Splits are disjoint whatever the seeds, see `split_of`.
@@ -102,6 +104,13 @@ def generate_problems(
     Raises:
         ValueError: unknown split or difficulty, negative `n`, or settings without `n` different problems.
     """
+    return list(draw_problems(n, seed, split, difficulty))
+
+
+def draw_problems(
+    n: int, seed: int = 0, split: str = "train", difficulty: str | Difficulty = "default"
+) -> Iterator[dict[str, Any]]:
+    """As `generate_problems`, one by one."""
     if isinstance(difficulty, str):
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"unknown difficulty {difficulty!r}: choose one of {', '.join(DIFFICULTIES)}")
@@ -115,8 +124,8 @@ def generate_problems(
     return distinct_problems(tell, n, split)
 
 
-def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) -> list[dict[str, Any]]:
-    """The first `n` problems that are drawn, of those of a split and none twice.
+def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) -> Iterator[dict[str, Any]]:
+    """The first `n` problems that are drawn, of those of a split and none twice; only a digest of each is remembered.
 
     Raises:
         ValueError: unknown split, negative `n`, or there are no more.
@@ -125,21 +134,20 @@ def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) ->
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if n < 0:
         raise ValueError(f"the number of problems must not be negative, got {n}")
-    problems: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     rejected = 0
-    while len(problems) < n:
+    while len(seen) < n:
         problem = draw()
         question = problem["question"]
-        if question in seen or split_of(question) != split:
+        digest = hashlib.sha256(question.encode()).digest()[:12]
+        if digest in seen or split_of(question) != split:
             rejected += 1
             if rejected > _MAX_REJECTED:
-                raise ValueError(f"found only {len(problems)} of {n} different problems with these settings")
+                raise ValueError(f"found only {len(seen)} of {n} different problems with these settings")
             continue
         rejected = 0
-        seen.add(question)
-        problems.append(problem)
-    return problems
+        seen.add(digest)
+        yield problem
 
 
 # -------- the numbers --------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import random
+from collections.abc import Iterator
 from typing import Any
 
 from stepjepa.data.problems import distinct_problems
@@ -25,17 +26,17 @@ COMPARISONS = {">": operator.gt, "<": operator.lt}
 _CHANGE, _FACTOR = (2, 20), (2, 5)  # ranges of the numbers that are added or subtracted, and of the others
 
 
-def generate_programs(
+def draw_programs(
     n: int, seed: int = 0, split: str = "train", traced: tuple[int, int] = (2, 6), largest: int = 100
-) -> list[dict[str, Any]]:
-    """Draw `n` different programs of a split, as `generate_problems` draws stories.
+) -> Iterator[dict[str, Any]]:
+    """Draw `n` different programs of a split, one by one, as `draw_problems` draws stories.
 
     Args:
         n, seed, split: as there.
         traced: how many steps a trace has at least and at most, the answer not counted.
         largest: no variable is ever above it, and none below 0.
 
-    Returns:
+    Yields:
         Dicts with `question`, `steps`, `answer`, `latents` (`operation` is one of `OPERATIONS`, or "compare" with the
         value 1 for true and 0 for false), `family` ("straight", "branch", "loop", "branch and loop").
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,7 @@ def read_examples(
     count: int = 2000,
     seed: int = 0,
     mistake: str | None = None,
+    each: Callable[[Example], object] | None = None,
 ) -> tuple[list[Example], Report]:
     """Read a source as examples.
 
@@ -127,6 +128,7 @@ def read_examples(
         strict: raise at the first bad line instead of skipping it.
         count, seed: how many built-in problems of each kind that is named, and which.
         mistake: a kind of wrong step to plant in built-in stories, see :func:`.mistakes.plant_mistakes`.
+        each: called with every example in the place of keeping it; the list is empty then.
 
     Returns:
         The examples and the report.
@@ -136,14 +138,20 @@ def read_examples(
     """
     report = Report()
     examples: list[Example] = []
+
+    def take(example: Example, kind: str) -> None:
+        if source_name is not None:
+            example["source"] = source_name
+        report.keep(example, kind)
+        (each or examples.append)(example)
+
     for origin in _listed(source):
         report.sources.append(str(origin))
         if is_builtin(origin):
             prompt = None if system_prompt == "auto" else system_prompt
             for example in _builtin_examples(str(origin), count, seed, split, prompt, mistake):
                 report.read += 1
-                report.keep(example, str(origin))
-                examples.append(example)
+                take(example, str(origin))
             continue
         prompt = DEFAULT_SYSTEM_PROMPT if system_prompt == "auto" else system_prompt
         options = RowOptions(splitter, think, short, min_chars, wrong_steps, prompt)
@@ -165,15 +173,11 @@ def read_examples(
                     raise UserError(f"{row.place}: {error}{wanted}") from error
                 report.skipped.setdefault(str(error), []).append(row.place)
             else:
-                report.keep(example, kind)
                 report.changes += options.changes
-                examples.append(example)
-    if not examples:
+                take(example, kind)
+    if not report.kept:
         hint = f"\nrows are read from {READ}" if set(report.skipped) == {"not JSON"} else ""
         raise UserError(f"nothing could be kept\n{report}{hint}")
-    if source_name is not None:
-        for example in examples:
-            example["source"] = source_name
     return examples, report
 
 
@@ -189,21 +193,21 @@ def _builtin_examples(
         raise UserError(f"mistakes are planted in stories (builtin), not in {origin}")
     # Imported here, as reading the words of the stories takes a moment.
     if kind == "programs":
-        from stepjepa.data.programs import generate_programs
+        from stepjepa.data.programs import draw_programs
 
-        problems = generate_programs(count, seed, split)
+        problems = draw_programs(count, seed, split)
     elif kind == "logic":
-        from stepjepa.data.logic import generate_logic
+        from stepjepa.data.logic import draw_logic
 
-        problems = generate_logic(count, seed, split)
+        problems = draw_logic(count, seed, split)
     else:
-        from stepjepa.data.problems import generate_problems
+        from stepjepa.data.problems import draw_problems
 
-        problems = generate_problems(count, seed, split)
+        problems = draw_problems(count, seed, split)
     if mistake is not None:
         from stepjepa.data.mistakes import plant_mistakes
 
-        problems = plant_mistakes(problems, mistake, seed)
+        problems = iter(plant_mistakes(list(problems), mistake, seed))
     for problem in problems:
         question, steps, answer = (problem.pop(name) for name in ("question", "steps", "answer"))
         yield make_example(question, steps, answer, kind, system_prompt, **problem)

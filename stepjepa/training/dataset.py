@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.pairs import BranchLayout
+from stepjepa.training.disk import DiskExamples, rows_on_disk
 
 COLUMNS = ("input_ids", "labels", "step_ids")
 FURTHER = ("separator", "part_ids")
@@ -40,13 +41,19 @@ class TrainingRows:
     def __call__(self, dataset: Any, name: str) -> Any:
         """Rows of a dataset of chat examples or of rows of `tokenize_example`.
 
-        Datasets without a length are converted as they are read.
+        Datasets without a length are converted as they are read; tokenized rows and `DiskExamples` stay where they are.
 
         Raises:
             ValueError: for an empty dataset, unknown fields, or tokenized rows longer than the model's positions.
         """
         if dataset is None:
             return None
+        if isinstance(dataset, DiskExamples):
+            rows_there = rows_on_disk(dataset, self.tokenizer, self.layout)
+            self.reports[name] = rows_there.report
+            if not len(rows_there):
+                raise ValueError(f"No example of the {name} dataset could be used: {rows_there.report}")
+            return rows_there.numbered(self.sources)
         if not hasattr(dataset, "__len__"):
             return _Stream(dataset, self, name)
         if isinstance(dataset, Mapping):
@@ -56,7 +63,7 @@ class TrainingRows:
         first = dataset[0]
         if "input_ids" in first and "step_ids" in first:
             self._check_lengths(dataset, name)
-            return [self._numbered(row) for row in dataset] if "source" in first else dataset
+            return _Numbered(dataset, self) if "source" in first else dataset
         if "messages" in first and "steps" in first:
             rows, report = tokenize_dataset(dataset, self.tokenizer, self.layout)
             self.reports[name] = report
@@ -70,6 +77,8 @@ class TrainingRows:
 
     def _check_lengths(self, rows: Any, name: str) -> None:
         for number, row in enumerate(rows):
+            if "source" in row:
+                self._numbered(row)  # sources are numbered in the order of the rows, not in that of training
             sizes = {column: len(row[column]) for column in COLUMNS if column in row}
             if len(sizes) < len(COLUMNS) or len(set(sizes.values())) > 1:
                 raise ValueError(
@@ -87,6 +96,19 @@ class TrainingRows:
         if source not in self.sources:
             self.sources.append(source)
         return {**row, "source_id": self.sources.index(source)}
+
+
+class _Numbered(Sequence[Any]):
+    """Tokenized rows with their sources numbered; each is read when it is asked for, as from a dataset on disk."""
+
+    def __init__(self, rows: Any, make_rows: TrainingRows) -> None:
+        self.rows, self.make_rows = rows, make_rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.make_rows._numbered(self.rows[index])
 
 
 class _Stream(IterableDataset):

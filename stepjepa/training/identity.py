@@ -16,6 +16,7 @@ import numpy as np
 from stepjepa.records import as_json
 from stepjepa.training.config import MAY_CHANGE, plain_arguments
 from stepjepa.training.dataset import COLUMNS
+from stepjepa.training.disk import DiskRows
 
 SHOWN_ONLY = (
     *("model_name", "revision", "trust_remote_code", "train_file", "problems", "problem_seed", "splitter"),
@@ -69,7 +70,7 @@ def rows_digest(rows: Any) -> str | None:
     if not hasattr(rows, "__len__"):
         return None
     digest = hashlib.sha256()
-    for row in rows:
+    for row in rows.arrays(COLUMNS) if isinstance(rows, DiskRows) else rows:
         for column in COLUMNS:
             numbers = np.asarray(row[column], dtype=np.int64)
             digest.update(len(numbers).to_bytes(8, "little") + numbers.tobytes())

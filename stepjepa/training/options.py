@@ -72,6 +72,13 @@ class RunOptions:
         least=0,
     )
     max_new_tokens: int = option(768, "Longest response when measuring accuracy.", measures=True, least=1)
+    cache_dir: str | None = option(
+        None,
+        "Keep the training data, tokenized, in Arrow files in this folder and read them row by row, for data larger "
+        "than memory. The same data and tokenizer find their files again.",
+        runner=True,
+    )
+    cache_processes: int = option(1, "Processes that tokenize for --cache_dir.", runner=True, least=1)
     merge_lora: bool = option(False, "Save a merged full model besides the adapter.", runner=True)
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stepjepa.data.mixtures import Part, described, mix, split_weights, table
 from stepjepa.data.origins import is_builtin
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError
+from stepjepa.training.disk import DiskExamples, examples_on_disk
 from stepjepa.training.options import RunOptions
 
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
@@ -40,7 +42,7 @@ class HeldOut:
 class RunData:
     """What a run reads."""
 
-    train: list[Example]
+    train: Sequence[Example]
     evaluation: list[Example] = field(default_factory=list)
     problems: list[Example] = field(default_factory=list)
     """To answer before and after; of the evaluation data, or built-in ones of another split."""
@@ -64,13 +66,28 @@ def read_data(options: RunOptions, say: Callable[[str], None]) -> RunData:
     Raises:
         UserError: a source that cannot be read.
     """
+    if options.cache_dir is not None:
+        data = RunData(_read_to_disk(options, Path(options.cache_dir), say))
+        _read_evaluation(data, options, say)
+        return data
     groups = read_training(options, say)
     data = RunData([example for group in groups for example in group])
     _read_evaluation(data, options, say)
-    data.train, data.mixture = mixed(groups, data.train, options)
+    data.train, data.mixture = mixed(groups, list(data.train), options)
     if data.mixture:
         say(table(data.mixture))
     return data
+
+
+def _read_to_disk(options: RunOptions, folder: Path, say: Callable[[str], None]) -> DiskExamples:
+    if is_mixed(options):
+        raise UserError("--cache_dir keeps the training data as they are: leave out weights, and other mixing")
+    if not options.eval_file and not drawn_kinds(options):
+        raise UserError("--cache_dir holds nothing of the training data out: name an --eval_file, or none")
+    reading = {"count": options.problems, "seed": options.problem_seed, "splitter": options.splitter}
+    examples, said = examples_on_disk(options.train_file, folder, options.cache_processes, **reading)
+    say(said)
+    return examples
 
 
 def read_training(options: RunOptions, say: Callable[[str], None]) -> list[list[Example]]:
@@ -133,8 +150,8 @@ def _read_evaluation(data: RunData, options: RunOptions, say: Callable[[str], No
             options.eval_file, count=options.eval_problems, split="test", seed=TEST_SEED, splitter=options.splitter
         )
         say(str(report))
-        known = {question_key(example) for example in train}
-        if both := sum(question_key(example) in known for example in data.evaluation):
+        known = {hash(question_key(example)) for example in train}  # a set of the texts would not stay small
+        if both := sum(hash(question_key(example)) in known for example in data.evaluation):
             say(f"{both:,} of {len(data.evaluation):,} evaluation examples ask what training examples ask")
     elif kinds := drawn_kinds(options):
         if options.eval_problems:
@@ -178,7 +195,7 @@ def _hold_out(data: RunData, options: RunOptions, say: Callable[[str], None]) ->
         )
 
 
-def hold_out(examples: list[Example], most: int, seed: int) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], most: int, seed: int) -> tuple[list[Example], list[Example]]:
     """Examples to train on, and all those of a tenth of the questions, `most` at most; both in their order.
 
     Drawn are the questions with the smallest digests of seed and question. None is if a tenth is less than `LEAST`.

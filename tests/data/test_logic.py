@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from stepjepa.data.logic import generate_logic
+from stepjepa.data.logic import draw_logic
 from stepjepa.data.problems import SPLITS, split_of
 from stepjepa.evaluation.answers import answers_match, extract_answer
 
@@ -16,6 +16,10 @@ STATEMENT = r"([A-Z][a-z]+) (?:(does not) )?(?:comes?|plays?|helps?|wins?)"
 RULE = re.compile(rf"If {STATEMENT}, {STATEMENT}\.")
 STEP = re.compile(rf"{STATEMENT}, so {STATEMENT}\.")
 OPERATIONS = {"in {} and in {}": "intersection", "in {} or in {}": "union", "in {} and not in {}": "difference"}
+
+
+def generate_logic(*args, **options):
+    return list(draw_logic(*args, **options))
 
 
 @pytest.fixture(scope="module")

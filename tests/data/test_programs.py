@@ -9,11 +9,15 @@ from collections import Counter
 import pytest
 
 from stepjepa.data.problems import SPLITS, split_of
-from stepjepa.data.programs import generate_programs
+from stepjepa.data.programs import draw_programs
 
 EQUATION = re.compile(r"([abc] = .+) = (\d+) (\+|-|\*|//|%) (\d+) = (\d+)\.")  # c = a // b = 3 // 16 = 0.
 COMPARISON = re.compile(r"([abc] [<>] \d+): (\d+) ([<>]) (\d+) is (true|false)\.")  # a < 8: 16 < 8 is false.
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "//", "remainder": "%"}
+
+
+def generate_programs(*args, **options):
+    return list(draw_programs(*args, **options))
 
 
 @pytest.fixture(scope="module")

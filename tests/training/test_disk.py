@@ -1,0 +1,116 @@
+"""Training data on disk: the same rows, in the same order, as in memory; found again; nothing held that grows."""
+
+import json
+import tracemalloc
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from small_trainer import flat_weights, make_trainer
+
+from stepjepa.data.sources import read_examples
+from stepjepa.data.tokens import tokenize_dataset
+from stepjepa.jepa.pairs import BranchLayout
+from stepjepa.models.loading import load_model
+from stepjepa.records import UserError
+from stepjepa.training.dataset import COLUMNS, TrainingRows
+from stepjepa.training.disk import examples_on_disk, rows_on_disk
+from stepjepa.training.identity import rows_digest
+from stepjepa.training.options import RunOptions
+from stepjepa.training.splits import read_data
+
+KINDS = ["builtin:logic", "builtin"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model()[1]
+
+
+def test_rows_on_disk_are_those_in_memory(tmp_path, tokenizer):
+    layout = BranchLayout(pairs="consecutive", max_length=170)  # too short for some
+    examples, said = examples_on_disk(KINDS, tmp_path, 2, count=40, seed=2)
+    expected, report = read_examples(KINDS, count=40, seed=2)
+    assert list(examples) == expected
+    assert (examples[3], len(examples), said) == (expected[3], 80, str(report))
+    there = TrainingRows(tokenizer, layout, None)
+    here = TrainingRows(tokenizer, layout, None)
+    rows, wanted = there(examples, "train"), here(expected, "train")
+    assert [rows[n] for n in range(len(rows))] == wanted
+    assert there.sources == here.sources == ["logic", "builtin"]
+    assert there.reports["train"].cut > 0
+    assert there.reports["train"].skipped > 0
+    assert asdict(there.reports["train"]) == asdict(here.reports["train"]) | {"skipped_indices": []}
+    assert rows_digest(rows) == rows_digest(wanted)
+
+
+def test_a_step_from_disk_is_that_from_memory(tmp_path):
+    """The trainer is handed rows of a dataset on disk, with the source of each, and reads them one by one."""
+    from datasets import Dataset
+
+    model, tokenizer = load_model()
+    rows, _ = tokenize_dataset(read_examples(KINDS, count=8)[0], tokenizer)
+    Dataset.from_list(rows).save_to_disk(tmp_path / "rows")
+    weights = []
+    for dataset in (rows, Dataset.load_from_disk(tmp_path / "rows")):
+        model, _ = load_model()
+        trainer = make_trainer(tmp_path / "out", model=model, rows=dataset, lbd=0.5, pairs="consecutive", max_steps=2)
+        assert trainer.sources == ["logic", "builtin"]
+        trainer.train()
+        weights.append(flat_weights(trainer.model))
+    assert not isinstance(trainer.train_dataset, list)
+    assert (weights[0] == weights[1]).all()
+
+
+def test_the_files_are_found_again_and_other_data_are_others(tmp_path, tokenizer):
+    source = tmp_path / "mine.jsonl"
+    rows = [{"question": f"{n} + 1?", "answer": f"One more.\nThat is {n + 1}.\n#### {n + 1}"} for n in range(9)]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "cache"
+    once = examples_on_disk([str(source)], folder, 1)[0]
+    first = rows_on_disk(once, tokenizer, BranchLayout())
+    files = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = rows_on_disk(examples_on_disk([str(source)], folder, 1)[0], tokenizer, BranchLayout())
+    assert next(again.arrays(COLUMNS))["input_ids"].tolist() == first.dataset[0]["input_ids"]
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == files
+    rows_on_disk(once, tokenizer, BranchLayout(max_length=40))
+    source.write_text("\n".join(map(json.dumps, rows[:5])))
+    assert len(examples_on_disk([str(source)], folder, 1)[0]) == 5
+    assert len(list(folder.glob("rows-*.arrow"))) == len(list(folder.glob("examples-*.arrow"))) == 2
+
+
+def test_what_reading_holds_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("stepjepa.training.disk._BATCH", 50)
+    source = tmp_path / "mine.jsonl"
+    peaks = []
+    for count in (300, 1200):
+        row = {"question": "?", "answer": "Seven is a number, and so is eight.\nThat is 7.\n#### 7"}
+        source.write_text("\n".join(json.dumps(row | {"question": f"{n}?"}) for n in range(count)))
+        examples_on_disk([str(source)], tmp_path / "warm", 1)  # what is imported on the way counts for nothing
+        tracemalloc.start()
+        examples, _ = examples_on_disk([str(source)], tmp_path / "cache", 1)
+        assert len(examples) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_a_run_reads_from_disk_and_what_it_cannot_do_is_said(tmp_path):
+    folder = str(tmp_path / "cache")
+    data = read_data(RunOptions(problems=6, eval_problems=3, accuracy_problems=2, cache_dir=folder), str)
+    assert [row["source"] for row in data.train] == ["builtin"] * 6
+    assert (len(data.evaluation), len(data.problems)) == (3, 2)
+    with pytest.raises(UserError, match="leave out weights"):
+        read_data(RunOptions(train_file=["builtin:1", "builtin:logic:2"], cache_dir=folder), str)
+    source = tmp_path / "mine.jsonl"
+    source.write_text(json.dumps({"question": "?", "answer": "It is seven.\n#### 7"}))
+    with pytest.raises(UserError, match="name an --eval_file, or none"):
+        read_data(RunOptions(train_file=[str(source)], cache_dir=folder), str)
+    assert len(read_data(RunOptions(train_file=[str(source)], cache_dir=folder, eval_file=["none"]), str).train) == 1
+
+
+def test_arrays_are_the_rows(tmp_path, tokenizer):
+    examples, _ = examples_on_disk(["builtin"], tmp_path, 1, count=5)
+    rows = rows_on_disk(examples, tokenizer, BranchLayout())
+    for row, arrays in zip(rows.dataset, rows.arrays(("input_ids", "step_ids")), strict=True):
+        assert all(np.array_equal(row[name], arrays[name]) for name in arrays)
