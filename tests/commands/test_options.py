@@ -46,6 +46,7 @@ def run(*words):
 MISTAKES = {
     "prepare": (["--sorce", "builtin"], "did you mean --source?"),
     "synthesize": (["--base_ulr", "x"], "did you mean --base_url?"),
+    "boundaries": (["--source", "builtin", "--layr", "2"], "did you mean --layer?"),
     "train": (["--lamda", "0.1"], "did you mean --lambda?"),
     "plan": (["--utilization", "0.5"], "did you mean --utilisation?"),
     "verify": (["--horzion", "2"], "did you mean --horizon?"),
