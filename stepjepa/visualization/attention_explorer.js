@@ -37,15 +37,10 @@ function render({ model, el }) {
   const [sentence, most, cellLine] = ["sentence", "most", "cell"].map((name) => node("p", words, name));
   const text = node("div", reading, "text");
   const heads = node("div", root, "heads");
-  const hint = node("p", root, "summary");
-  const helped = [
-    ["↑ ↓", " token  "], ["← →", " key  "], ["PgUp PgDn", " part  "], ["Shift ↑ ↓", " layer  "], ["Shift ← →", " head  "],
-    ["+ − 0", " zoom  "], ["click", " choose"],
-  ];
-  for (const [key, said] of helped) {
-    node("kbd", hint, "", key);
-    hint.append(said);
-  }
+  keys(root, [
+    ["↑ ↓", "token"], ["← →", "key"], ["PgUp PgDn", "part"], ["Shift ↑ ↓", "layer"], ["Shift ← →", "head"],
+    ["+ − 0", "zoom"], ["click", "choose"],
+  ]);
 
   const pictures = new Map(), asked = new Set();
   let picture, colours, count = 0;
@@ -328,6 +323,10 @@ function render({ model, el }) {
     else return;
     event.preventDefault();
     event.stopPropagation();
+  });
+
+  root.addEventListener("keydown", (event) => {
+    if (event.key.startsWith("Arrow")) event.stopPropagation(); // JupyterLab would take them from the sliders
   });
 
   const resized = new ResizeObserver(redraw);
