@@ -191,10 +191,15 @@ def ask(page: Any, code: str) -> str:
 
 
 def keep_busy(page: Any, until: Path) -> None:
-    """Keep the kernel of the notebook that is open busy until a file is there, and do not wait for that."""
+    """Keep the kernel of the notebook that is open busy until a file is there, and do not wait for that.
+
+    `keptBusy` of the page tells whether it still is; the kernel's own status is also that of the widgets' messages.
+    """
     page.evaluate(
         """code => {
-            jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
+            const future = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
+            window.keptBusy = true;
+            future.done.then(() => { window.keptBusy = false; });
         }""",
         f"import pathlib, time\nwhile not pathlib.Path({str(until)!r}).exists(): time.sleep(0.05)",
     )
@@ -208,8 +213,10 @@ def in_sight(page: Any, *selectors: str) -> bool:
             """selectors => {
                 const panel = document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').getBoundingClientRect();
                 const boxes = selectors.map((selector) => document.querySelector(selector).getBoundingClientRect());
-                return boxes.every((box) => box.height > 0 && box.top >= panel.top && box.bottom <= panel.bottom
-                    && box.left >= panel.left && box.right <= panel.right);
+                const pixel = 1; // boxes lie at fractions of one
+                return boxes.every((box) => box.height > 0
+                    && box.top >= panel.top - pixel && box.bottom <= panel.bottom + pixel
+                    && box.left >= panel.left - pixel && box.right <= panel.right + pixel);
             }""",
             list(selectors),
         )

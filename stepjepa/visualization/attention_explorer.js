@@ -325,9 +325,7 @@ function render({ model, el }) {
     event.stopPropagation();
   });
 
-  root.addEventListener("keydown", (event) => {
-    if (event.key.startsWith("Arrow")) event.stopPropagation(); // JupyterLab would take them from the sliders
-  });
+  keepArrows(root);
 
   const resized = new ResizeObserver(redraw);
   resized.observe(root);

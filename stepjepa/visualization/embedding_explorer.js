@@ -457,6 +457,7 @@ function render({ model, el }) {
   });
   problems.addEventListener("change", () => select(inProblem(Number(problems.value), model.get("selected"))));
   searched.addEventListener("input", search);
+  keepArrows(root);
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const row = model.get("selected");

@@ -237,6 +237,7 @@ function render({ model, el }) {
     column = found[1];
     select(found[0]);
   });
+  keepArrows(root);
   canvas.addEventListener("keydown", (event) => {
     const row = model.get("selected");
     const rows = {

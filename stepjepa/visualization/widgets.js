@@ -59,6 +59,13 @@ function slider(parent, label, choose) {
   };
 }
 
+// JupyterLab in its command mode would take the arrow keys from what has the focus in the explorer: its sliders, menus.
+function keepArrows(root) {
+  root.addEventListener("keydown", (event) => {
+    if (event.key.startsWith("Arrow")) event.stopPropagation();
+  });
+}
+
 // The largest side, in CSS pixels, of a square picture that leaves so much of the window for what stands around it.
 function fitting(most, taken) {
   return Math.max(280, Math.min(most, window.innerHeight - taken));

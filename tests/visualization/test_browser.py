@@ -365,14 +365,15 @@ def one_state_while_the_kernel_is_busy(page, look, enough):
     look.after(lambda: page.keyboard.press("ArrowRight"))
     assert the_state(page) == ["10", "3"]
     said = look.words
-    assert page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status") == "busy"
+    assert page.evaluate("window.keptBusy")
     enough.touch()
     seen = set()
     for _ in range(40):
         page.wait_for_timeout(50)
         seen |= {look.words, *the_state(page)}
     assert seen == {said, "10", "3"}
-    assert ask(page, "print(explorer.words)").split()[:9] == said.split()[:9]
+    head = said.splitlines()[0]  # Problem 10: target view of step 2
+    assert ask(page, "print(explorer.words)").startswith(f"{head}: ")
 
 
 def many_points_stay_responsive(page, tmp_path):
@@ -386,7 +387,7 @@ def many_points_stay_responsive(page, tmp_path):
     shown = page.locator(".stepjepa-map .summary").nth(3).inner_text()
     (artifacts(tmp_path) / "embedding-explorer.json").write_text(json.dumps({"shown": shown} | times))
     print(shown, times)
-    assert "2,498 context views, 2,498 target views" in shown
+    assert "2,502 context views, 2,502 target views" in shown
     assert times["another point (ms)"] < 50
     assert times["all points again (ms)"] < 100
 
