@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.experiments.grid import read_grid, shipped_grids
+from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.report import has_finished, report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_json, write_json
@@ -79,7 +79,6 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "objectives-screen": (objectives_map, ("ablation/objectives-screen",)),
     "rivals-screen": (objectives_map, ("ablation/rivals-screen",)),
     "objectives": (objectives_map, ("ablation/objectives",)),
-    "rivals": (objectives_map, ("ablation/rivals",)),
 }
 """Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
 
@@ -114,7 +113,7 @@ def read_source(data: Path, source: str) -> dict[str, Any]:
     folder, _, name = source.rpartition("/")
     if not folder:
         return read_json(data / f"{source}.json")
-    if name not in shipped_grids() or not has_finished(read_grid(name), GridFolder(data / folder)):
+    if not has_finished(read_grid(name), GridFolder(data / folder)):
         return {"unfinished": [name]}
     return report(read_grid(name), GridFolder(data / folder))
 

@@ -198,16 +198,18 @@ def grid_table(name: str, baseline: str = "") -> list[str]:
             cells.append("–" if mean is None else format(mean, form))
         rows.append(cells)
     lines = table(*rows)
-    if open_cells := len(said["unfinished"]):
-        seeds = len(read_grid(name).seeds)
-        lines += ["", f"Cells still to run: {open_cells} of {seeds * len(read_grid(name).arms)}."]
-    return lines
+    return lines + still_to_run(said)
+
+
+def still_to_run(said: Mapping[str, Any]) -> list[str]:
+    """How many cells of a grid are open, by its report; nothing if none is."""
+    open_cells = len(said["unfinished"])
+    cells = open_cells + len(said["failed"]) + sum(len(arm["seeds"]) for arm in said["arms"].values())
+    return ["", f"Cells still to run: {open_cells} of {cells}."] if open_cells else []
 
 
 def streaming() -> list[str]:
-    """Memory and time of runs on rows on disk and in memory; one line while not yet measured."""
-    if not (DATA / "streaming.json").exists():
-        return ["Not measured yet: `python figures/streaming.py`."]
+    """Memory and time of runs on rows on disk and in memory."""
     rows = [["rows", "held", "peak memory, MB", "files, MB", "processor time, s"]]
     for run in record("streaming")["runs"]:
         cells = [f"{run['rows']:,}", run["held"], f"{run['peak_anonymous_bytes'] / 1e6:,.0f}"]
@@ -217,9 +219,6 @@ def streaming() -> list[str]:
 
 def transfer() -> list[str]:
     """Every arm on every kind of problem: accuracy with its difference to plain, LM loss, and the true next step."""
-    wanted = read_grid("transfer")
-    if not known("transfer"):
-        return ["Not measured yet: `stepjepa ablate transfer`."]
     said = grid("transfer")
     paired = {pair["arm"]: pair["by_source"] for pair in said["comparisons"]}
     kinds = {"builtin": "stories", "programs": "programs", "logic": "logic"}
@@ -236,14 +235,11 @@ def transfer() -> list[str]:
             right[-1] += [percent(own["accuracy"], own["low"], own["high"]), to_plain]
             rank, chance = (own[f"consecutive_reciprocal_rank_all{end}"]["mean"] for end in ("", "_chance"))
             found[-1] += [f"{own['lm_loss']['mean']:.3f}", f"{rank:.3f} ({chance:.3f})"]
-    lines = [*table(*right), "", *table(*found)]
-    if said["unfinished"]:
-        lines += ["", f"Cells still to run: {len(said['unfinished'])} of {len(wanted.cells)}."]
-    return lines
+    return [*table(*right), "", *table(*found), *still_to_run(said)]
 
 
-OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "rivals")
-"""Screenings of one seed, and what is replicated with several, once there are grids of that name."""
+OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives")
+"""Screenings of one seed, and what is replicated with several."""
 
 
 def known(name: str) -> bool:
@@ -304,18 +300,13 @@ def objective_rows(said: Mapping[str, Any], bench: Mapping[str, Any] | None) -> 
     first = next(iter(said["arms"].values()))[split]
     steps = mean_of(first, "consecutive_pairs", ",.0f")
     chance = mean_of(first, "consecutive_recall_all_chance", ".2%")
-    lines = [
+    return [
         *table(*rows),
         "",
         f"The {split} split; all steps: the {steps} consecutive pairs held out, R@1 by chance {chance}."
         + (" One seed: accuracies within several points of each other are alike." if screening else ""),
+        *still_to_run(said),
     ]
-    if open_cells := len(said["unfinished"]):
-        lines += [
-            "",
-            f"Cells still to run: {open_cells} of {open_cells + sum(len(a['seeds']) for a in said['arms'].values())}.",
-        ]
-    return lines
 
 
 def mean_of(entry: Mapping[str, Any], key: str, form: str) -> str:
@@ -455,8 +446,7 @@ def segmentation() -> list[str]:
     """How well boundaries are found without separators, fitted to the same source, and F1 fitted to each other one."""
     heads = ["F1", "F1, ±1 token", "P_k", "WindowDiff"]
     rows = [["model", "tested on", "cut by", *heads, "F1, fitted to another source"]]
-    measured = [name for name in SEGMENTATIONS if (DATA / f"{name}.json").exists()]
-    for name in measured:
+    for name in SEGMENTATIONS:
         for source, methods in record(name)["results"].items():
             for method, fitted in methods.items():
                 own = fitted.get(source) or fitted["none"]
@@ -468,8 +458,7 @@ def segmentation() -> list[str]:
                 ]
                 shown = [SEGMENTATIONS[name], SOURCES[source]] if method == "sentence" else ["", ""]
                 rows.append([*shown, METHODS.get(method, f"splitter `{method}`"), *cells, ", ".join(others)])
-    missing = [f"`data/{name}.json`" for name in SEGMENTATIONS if name not in measured]
-    return [*table(*rows), *(["", f"Not measured yet: {', '.join(missing)}."] if missing else [])]
+    return table(*rows)
 
 
 def detected_steps() -> list[str]:
