@@ -15,18 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from stepjepa.analysis.cuts import Cutter, Reader, load
-from stepjepa.analysis.segmentation import Solution, read_solutions
+from stepjepa.analysis.segmentation import found_steps, read_solutions
 from stepjepa.data.examples import make_example
 from stepjepa.data.sources import read_examples
-from stepjepa.data.steps import split_steps
 from stepjepa.models.loading import load_model
 from stepjepa.records import environment, write_json, write_jsonl
-
-
-def recut(solution: Solution, cutter: Cutter) -> list[str]:
-    """The steps of a solution without separators, as `stepjepa prepare` makes them by a cutter."""
-    cuts = [int(start) for start in solution.reading.starts[cutter.boundaries(solution.reading)]]
-    return split_steps(solution.text, lambda _: cuts)
 
 
 def kept(true: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, int]:
@@ -57,7 +50,7 @@ def main() -> None:
     uniform = Cutter("uniform", sum(len(s.known) for s in solutions) / sum(map(len, true)))
     arms: dict[str, Any] = {"true": true}
     arms |= {
-        name: [recut(solution, own) for solution in solutions]
+        name: [found_steps(solution, own) for solution in solutions]
         for name, own in (("detected", cutter), ("uniform", uniform))
     }
     options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -172,6 +172,13 @@ def change_theme(page: Any, name: str) -> None:
     page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
 
 
+def open_and_run(page: Any, url: str, name: str) -> None:
+    """Open a notebook in the light theme (the server remembers the last one) and run every cell."""
+    open_notebook(page, url, name)
+    change_theme(page, "JupyterLab Light")
+    run_all(page)
+
+
 def ask(page: Any, code: str) -> str:
     """Run code in the kernel of the notebook that is open, and wait for what it prints."""
     return str(
@@ -254,6 +261,19 @@ def still_of(page: Any, prefix: str, width: int) -> tuple[Any, list[str]]:
     )
     name = still.get_attribute("usemap").removeprefix("#")
     return still, page.locator(f'map[name="{name}"] area').evaluate_all("areas => areas.map(a => a.title)")
+
+
+def title_at(still: Any, x: int, y: int) -> str:
+    """What a pointer over a still picture is told there, in CSS pixels from its corner."""
+    return str(
+        still.evaluate(
+            """(image, [x, y]) => {
+                const box = image.getBoundingClientRect();
+                return document.elementFromPoint(box.x + x, box.y + y).title;
+            }""",
+            [x, y],
+        )
+    )
 
 
 class Looking:

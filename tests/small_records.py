@@ -31,17 +31,19 @@ def invent(grid, folder, chances):
             "truncated": 0.0,
             "representations": views,
         }
-        folder.write(
-            cell,
-            {
-                "kind": KIND,
-                "status": FINISHED,
-                "address": cell.address,
-                "cell": cell.options,
-                "seed": cell.seed,
-                "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
-                "validation": split,
-                "test": split,
-                "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
-            },
-        )
+        folder.write(cell, cell_record(cell, split, split))
+
+
+def cell_record(cell, validation, test):
+    """The record of a finished cell around what was measured on its two splits."""
+    return {
+        "kind": KIND,
+        "status": FINISHED,
+        "address": cell.address,
+        "cell": cell.options,
+        "seed": cell.seed,
+        "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
+        "validation": validation,
+        "test": test,
+        "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
+    }

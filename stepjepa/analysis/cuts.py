@@ -183,6 +183,10 @@ class Cutter:
             marked = reading.allowed & (self.scores(reading) >= self.level)
         return marked
 
+    def offsets(self, reading: Reading) -> list[int]:
+        """The offsets in the text at which it is cut."""
+        return [int(start) for start in reading.starts[self.boundaries(reading)]]
+
     def _scaled(self, reading: Reading) -> np.ndarray:
         return (reading.states - self.tensors["mean"]) / self.tensors["deviation"]
 
@@ -284,10 +288,7 @@ def splitter(reader: Reader, cutter: Cutter) -> Callable[[str], list[int]]:
     """A splitter for :func:`stepjepa.data.steps.split_steps`: text → cut offsets."""
 
     def cuts(text: str) -> list[int]:
-        if not text.strip():
-            return []
-        reading = reader(text)
-        return [int(start) for start in reading.starts[cutter.boundaries(reading)]]
+        return cutter.offsets(reader(text)) if text.strip() else []
 
     return cuts
 

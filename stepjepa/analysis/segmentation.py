@@ -106,14 +106,16 @@ def read_solutions(reader: Reader, examples: Sequence[Mapping[str, Any]], progre
     return solutions
 
 
-def found_boundaries(solution: Solution, method: Cutter | Splitter) -> np.ndarray:
-    """`[T]` booleans: where the steps begin that `split_steps` makes by a cutter or a splitter."""
+def found_steps(solution: Solution, method: Cutter | Splitter) -> list[str]:
+    """The steps that `stepjepa prepare` makes of a solution by a cutter or a splitter."""
     if isinstance(method, Cutter):
-        cuts = [int(start) for start in solution.reading.starts[method.boundaries(solution.reading)]]
-        steps = split_steps(solution.text, lambda _: cuts)
-    else:
-        steps = split_steps(solution.text, method)
-    return solution.reading.boundaries(begins(solution.text, steps))
+        return split_steps(solution.text, lambda _: method.offsets(solution.reading))
+    return split_steps(solution.text, method)
+
+
+def found_boundaries(solution: Solution, method: Cutter | Splitter) -> np.ndarray:
+    """`[T]` booleans: where those steps begin."""
+    return solution.reading.boundaries(begins(solution.text, found_steps(solution, method)))
 
 
 def counted(known: np.ndarray, found: np.ndarray) -> dict[str, float]:

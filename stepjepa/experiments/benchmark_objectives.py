@@ -26,8 +26,8 @@ from stepjepa.experiments.benchmark_report import spread
 from stepjepa.experiments.benchmark_workload import Workload, make_workload
 from stepjepa.experiments.options import BenchOptions, cost_of
 from stepjepa.jepa.architectures import check_trainable
-from stepjepa.models.loading import add_predictor_tokens, initialise_rows
 from stepjepa.models.speed import keep_freed_memory
+from stepjepa.models.vocabulary import add_predictor_tokens, initialise_rows
 from stepjepa.records import UserError, environment, text_table
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer

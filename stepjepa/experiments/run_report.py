@@ -166,7 +166,8 @@ def _test_file(model: Checkpoint) -> list[str]:
     if held_out.is_file():
         return [str(held_out)]
     trained_on = model.record["settings"].get("train_file") if model.record else None
-    if trained_on and (kinds := drawn_kinds(RunOptions(train_file=list(trained_on)))):
+    sources = [trained_on] if isinstance(trained_on, str) else list(trained_on or [])
+    if sources and (kinds := drawn_kinds(RunOptions(train_file=sources))):
         return kinds
     raise UserError(f"{model.given} has no {HELD_OUT}: name the questions with --test_file")
 

@@ -7,7 +7,7 @@ objective.py       the weights of an objective: trained, saved and resumed besid
 targets.py         what contexts predict: whose targets, from which layers, how scaled
 whole_step.py      objectives over the view pairs of a whole optimizer step
 splits.py          the examples of a run: which train, which evaluate; a part is held out where no others are given
-disk.py         training data larger than memory: examples and rows in Arrow files
+disk.py            training data larger than memory: examples and rows in Arrow files
 dataset.py         what the trainer is given → rows for the collator
 terms.py           the terms of an objective: what they are averaged over, what is warned of
 evaluating.py      evaluation losses, as sums of each example

@@ -23,6 +23,7 @@ from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.records import UserError
 from stepjepa.visualization.attention_pictures import MEAN, RAMPS, AttentionStory, head_name, shown_names
+from stepjepa.visualization.linking import problems_of
 from stepjepa.visualization.mask_explorer import builtin_examples
 from stepjepa.visualization.mask_pictures import on_one_line
 from stepjepa.visualization.widgets import script
@@ -114,7 +115,7 @@ class AttentionExplorer(anywidget.AnyWidget):
     @property
     def problems(self) -> list[tuple[str, tuple[str, ...]]]:
         """Question and steps of every example."""
-        return [(example["question"], tuple(example["steps"])) for example in self._examples]
+        return problems_of(self._examples)
 
     def choose(self, example: int, step: int, view: str) -> bool:
         """Look at the token at which a view is read.

@@ -27,7 +27,7 @@ from stepjepa.records import UserError
 from stepjepa.visualization.embedding_drawing import DASHES, Palette, step_mark, still
 from stepjepa.visualization.embedding_points import NEAREST, PLURALS, REACH, Map, Points, as_message, make_maps
 from stepjepa.visualization.embeddings import VIEW_NAMES
-from stepjepa.visualization.widgets import alert, script, side_by_side, sized
+from stepjepa.visualization.widgets import Selecting, alert, script, side_by_side, sized
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "context and target views": ("context", "target"),
@@ -53,9 +53,10 @@ class EmbeddingCanvas(anywidget.AnyWidget):
     """The rows that the last search or lasso has found."""
 
 
-class EmbeddingExplorer(VBox):
+class EmbeddingExplorer(Selecting, VBox):
     """See `embedding_explorer`. Every menu is an attribute: `which` (set), `shown`, `projection`, `colour`, `nearest`;
-    `selected` is the row of the chosen point, `canvas` the drawing."""
+    `selected` is the row of the chosen point; one that is not shown gives way to what comes closest. `canvas` is the
+    drawing."""
 
     chosen = traitlets.Any(None)
     """The chosen point, see `linking.py`."""
@@ -96,15 +97,6 @@ class EmbeddingExplorer(VBox):
     def map(self) -> Map:
         """The map that is shown."""
         return self._map
-
-    @property
-    def selected(self) -> int:
-        """The row of the chosen point. A row that is not shown gives way to what comes closest."""
-        return int(self.canvas.selected)
-
-    @selected.setter
-    def selected(self, row: int) -> None:
-        self.canvas.selected = row
 
     @property
     def found(self) -> list[dict[str, Any]]:

@@ -8,10 +8,15 @@ looked at is no view.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stepjepa.records import UserError
+
+
+def problems_of(examples: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The `problems` of an explorer of examples."""
+    return [(example["question"], tuple(example["steps"])) for example in examples]
 
 
 def link(*explorers: Any) -> Callable[[], None]:

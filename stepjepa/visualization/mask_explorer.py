@@ -34,9 +34,10 @@ from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.vocabulary import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
+from stepjepa.visualization.linking import problems_of
 from stepjepa.visualization.mask_pictures import VIEWS, MaskPicture, MaskStory, on_one_line
 from stepjepa.visualization.masks import paint, parts, still
-from stepjepa.visualization.widgets import alert, script, side_by_side, sized
+from stepjepa.visualization.widgets import Selecting, alert, script, side_by_side, sized
 
 PAIR_CHOICES = {
     "first": BranchLayout("first"),
@@ -63,7 +64,7 @@ class MaskCanvas(anywidget.AnyWidget):
     while the kernel is busy."""
 
 
-class MaskExplorer(VBox):
+class MaskExplorer(Selecting, VBox):
     """See `mask_explorer`. Every control is an attribute: `example`, `pairs`, `isolation`, `predictors`, `view`,
     `pair`, `question`, `steps`, and with a model `shown`, `layer`, `head`; `selected` is the row looked at, from 0,
     `canvas` the drawing."""
@@ -121,15 +122,6 @@ class MaskExplorer(VBox):
         return self._picture
 
     @property
-    def selected(self) -> int:
-        """The row of the chosen token, from 0."""
-        return int(self.canvas.selected)
-
-    @selected.setter
-    def selected(self, row: int) -> None:
-        self.canvas.selected = row
-
-    @property
     def words(self) -> str:
         """The words of the chosen token."""
         return str(self.canvas.picture["sentences"][self.selected])
@@ -139,7 +131,7 @@ class MaskExplorer(VBox):
     @property
     def problems(self) -> list[tuple[str, tuple[str, ...]]]:
         """Question and steps of every example."""
-        return [(example["question"], tuple(example["steps"])) for example in self._examples]
+        return problems_of(self._examples)
 
     def choose(self, example: int, step: int, view: str) -> None:
         """Look at the row in which a view is read, see `linking.py`; at other view pairs, if only they hold it."""

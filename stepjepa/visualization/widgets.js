@@ -1,4 +1,4 @@
-// What the canvases of both explorers share; Python puts it before each of them.
+// What the canvases of all explorers share; Python puts it before each of them.
 
 function node(tag, parent, className = "", text = "") {
   const made = document.createElement(tag);

@@ -15,6 +15,21 @@ def script(*names: str) -> str:
     return "\n".join((here / part).read_text(encoding="utf-8") for part in ("widgets.js", *names))
 
 
+class Selecting:
+    """An explorer whose `canvas` holds the row that is looked at."""
+
+    canvas: Any
+
+    @property
+    def selected(self) -> int:
+        """The row that is looked at, from 0."""
+        return int(self.canvas.selected)
+
+    @selected.setter
+    def selected(self, row: int) -> None:
+        self.canvas.selected = row
+
+
 def sized(width: str, description: str = "72px") -> dict[str, Any]:
     """Options for a control of a width, of which its description takes a part."""
     return {"layout": Layout(width=width), "style": {"description_width": description}}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from small_records import cell_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepjepa.analysis.detection import COMPACT
@@ -504,20 +505,8 @@ def invent(grid, folder, solved, questions=60):
             }
 
         validation, test = solved[cell.arm]
-        folder.write(
-            cell,
-            {
-                "kind": KIND,
-                "status": FINISHED,
-                "address": cell.address,
-                "cell": cell.options,
-                "seed": cell.seed,
-                "environment": {"git": {"commit": "abc", "dirty": False}, "hardware": {}},
-                "validation": split(validation),
-                "test": split(test) | {"by_source": {"a": split(test), "b": split(validation)}},
-                "attempt": {"train_seconds": 1.0, "resumed_at_step": 0},
-            },
-        )
+        by_source = {"a": split(test), "b": split(validation)}
+        folder.write(cell, cell_record(cell, split(validation), split(test) | {"by_source": by_source}))
 
 
 def test_the_report_pairs_seeds_and_questions_and_chooses_on_validation(tiny, tmp_path):

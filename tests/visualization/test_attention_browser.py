@@ -16,9 +16,9 @@ from browser import (
     jupyter_lab,
     keep_busy,
     needs_browser,
-    open_notebook,
-    run_all,
+    open_and_run,
     still_of,
+    title_at,
 )
 
 from stepjepa import attention_explorer, load_model
@@ -52,9 +52,7 @@ def test_the_attention_explorer_in_jupyterlab(tmp_path, tmp_path_factory):
     nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=cells), folder / "attention.ipynb")
     with jupyter_lab(folder, tmp_path_factory.mktemp("home")) as url, chromium(1440, 900) as watched:
         page = watched.page
-        open_notebook(page, url, "attention.ipynb")
-        change_theme(page, "JupyterLab Light")
-        run_all(page)
+        open_and_run(page, url, "attention.ipynb")
         page.wait_for_selector(f"{HEADS}[aria-pressed=true]")
         # The notebook takes the focus once more when the last cell has ended.
         page.wait_for_function(r"/\| Idle/.test(document.querySelector('#jp-main-statusbar').textContent)")
@@ -191,12 +189,6 @@ def test_the_still_has_hover_texts(tmp_path):
         still, titles = still_of(watched.page, "attention-", 500)
         assert len(titles) == len(explorer.story.texts)
         assert all("Most attention: " in title for title in titles)
-        under_pointer = still.evaluate(
-            """image => {
-                const box = image.getBoundingClientRect();
-                return document.elementFromPoint(box.x + 200, box.y + 100).title;
-            }"""
-        )
-        assert under_pointer in titles
+        assert title_at(still, 200, 100) in titles
         watched.page.screenshot(path=artifacts(tmp_path) / "attention-still.png")
         assert watched.refused == []

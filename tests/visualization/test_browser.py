@@ -17,9 +17,9 @@ from browser import (
     jupyter_lab,
     keep_busy,
     needs_browser,
-    open_notebook,
-    run_all,
+    open_and_run,
     still_of,
+    title_at,
 )
 from small_embeddings import make_embeddings
 
@@ -104,9 +104,7 @@ def exported_page(folder) -> Path:
 def test_the_mask_explorer_in_jupyterlab(lab, tmp_path):
     with chromium(*LAPTOP) as watched:
         page = watched.page
-        open_notebook(page, lab, "masks.ipynb")
-        change_theme(page, "JupyterLab Light")  # the server remembers the last one
-        run_all(page)
+        open_and_run(page, lab, "masks.ipynb")
         page.wait_for_selector(MASK)
         look = Looking(page, MASK, ".stepjepa-mask [aria-live] p")
         look.canvas.scroll_into_view_if_needed()
@@ -200,22 +198,14 @@ def test_an_exported_page_shows_the_still_of_the_masks(exported_page, tmp_path):
         still, titles = still_of(watched.page, "mask-", 300)
         assert len(titles) > 20
         assert all(" sees: " in title for title in titles)
-        under_pointer = still.evaluate(
-            """image => {
-                const box = image.getBoundingClientRect();
-                return document.elementFromPoint(box.x + 200, box.y + 100).title;
-            }"""
-        )
-        assert under_pointer in titles
+        assert title_at(still, 200, 100) in titles
         watched.page.screenshot(path=artifacts(tmp_path) / "mask-explorer-exported.png")
 
 
 def test_the_embedding_explorer_in_jupyterlab(lab, tmp_path):
     with chromium(*LAPTOP) as watched:
         page = watched.page
-        open_notebook(page, lab, "embeddings.ipynb")
-        change_theme(page, "JupyterLab Light")  # the server remembers the last one
-        run_all(page)
+        open_and_run(page, lab, "embeddings.ipynb")
         page.wait_for_function(f"document.querySelectorAll('{MAP}').length === 2")
         look = Looking(page, MAP, ".stepjepa-map [aria-live]")
         look.canvas.scroll_into_view_if_needed()
@@ -395,9 +385,7 @@ def many_points_stay_responsive(page, tmp_path):
 def test_linked_explorers_in_jupyterlab(lab, tmp_path):
     with chromium(*LAPTOP) as watched:
         page = watched.page
-        open_notebook(page, lab, "linked.ipynb")
-        change_theme(page, "JupyterLab Light")  # the server remembers the last one
-        run_all(page)
+        open_and_run(page, lab, "linked.ipynb")
         for canvas in (MASK, MAP):
             page.wait_for_selector(canvas)
         masks = Looking(page, MASK, ".stepjepa-mask [aria-live] p")
