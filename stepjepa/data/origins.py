@@ -40,10 +40,11 @@ ORIGINS = {
     "a pattern": "`'data/part-*.jsonl.zst'`, `'data/**/*.json'`",
     "a data set on the Hugging Face Hub": "`openai/gsm8k`, `openai/gsm8k:socratic`, `openai/gsm8k:main:test`, "
     "`some/data::train[:1000]`: configuration and split after colons",
-    "the built-in problems": "`builtin` (stories), `builtin:programs` (traced line by line), `builtin:logic`",
+    "the built-in problems": "`builtin` (stories), `builtin:easy` (short ones), `builtin:programs` (traced line by "
+    "line), `builtin:logic`",
 }
 """What a source may be → how it is named."""
-BUILTIN = ("builtin", "builtin:programs", "builtin:logic")
+BUILTIN = ("builtin", "builtin:easy", "builtin:programs", "builtin:logic")
 """Names of the built-in problems."""
 
 

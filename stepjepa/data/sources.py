@@ -203,7 +203,7 @@ def _builtin_examples(
     else:
         from stepjepa.data.problems import draw_problems
 
-        problems = draw_problems(count, seed, split)
+        problems = draw_problems(count, seed, split, "easy" if kind == "easy" else "default")
     if mistake is not None:
         from stepjepa.data.mistakes import plant_mistakes
 

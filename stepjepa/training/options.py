@@ -33,8 +33,9 @@ class RunOptions:
     model_name: str = option(BUILTIN, "'builtin', a folder, a GGUF file, or a Hub id.", aliases=["--model_path"])
     train_file: list[str] = option(
         ["builtin"],
-        "Training data: 'builtin' (stories), 'builtin:programs', 'builtin:logic', files, folders, patterns (any form "
-        "that prepare reads), or Hub data set ids; several may have weights, as in a.jsonl:0.7 b.jsonl:0.3.",
+        "Training data: 'builtin' (stories), 'builtin:easy' (short ones), 'builtin:programs', 'builtin:logic', files, "
+        "folders, patterns (any form that prepare reads), or Hub data set ids; several may have weights, as in "
+        "a.jsonl:0.7 b.jsonl:0.3.",
     )
     mixing_temperature: float | None = option(
         None, "Mix several sources by their sizes to the power 1/T: 1 as they are, a large T makes them equal."

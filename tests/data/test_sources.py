@@ -256,15 +256,18 @@ def test_builtin_has_no_system_message() -> None:
 
 
 def test_other_kinds_of_built_in_problems(tmp_path: Path) -> None:
-    kinds = ["builtin:logic", "builtin", "builtin:programs"]
+    kinds = ["builtin:logic", "builtin", "builtin:programs", "builtin:easy"]
     report = prepare(kinds, tmp_path / "mixed.jsonl", count=3, seed=4, split="test")
     assert report.formats == {kind: 3 for kind in kinds}
     examples, again = read_examples(tmp_path / "mixed.jsonl")
     assert examples == read_examples(kinds, count=3, seed=4, split="test")[0]
-    assert again.formats == {"prepared": 9}
-    assert [each["source"] for each in examples] == ["logic"] * 3 + ["builtin"] * 3 + ["programs"] * 3
+    assert again.formats == {"prepared": 12}
+    assert [each["source"] for each in examples] == ["logic"] * 3 + ["builtin"] * 3 + ["programs"] * 3 + (["easy"] * 3)
     assert all(len(each["latents"]) == len(each["steps"]) - 1 for each in examples)
-    with pytest.raises(UserError, match="no built-in problems 'builtin:stories'; there are builtin, builtin:programs"):
+    assert {len(each["steps"]) for each in read_examples("builtin:easy", count=30)[0]} == {3, 4}
+    with pytest.raises(
+        UserError, match="no built-in problems 'builtin:stories'; there are builtin, builtin:easy, builtin:programs"
+    ):
         read_examples("builtin:stories")
     with pytest.raises(UserError, match="mistakes are planted in stories"):
         read_examples("builtin:logic", mistake="order")
