@@ -2,8 +2,9 @@
 
 A source is read example by example into one file (each as JSON text, so that rows of all kinds have one form), which
 processes of `datasets` tokenize into another. Both are memory-mapped: what a run holds does not grow with their length
-but for the order of the rows and a digest of each built-in question. The files' names are digests of what they follow
-from, so that the same data and tokenizer find them again; an unfinished file has no such name.
+but for the order of the rows and a digest of each built-in question (of each view pair too, with frozen targets). The
+files' names are digests of what they follow from, so that the same data and tokenizer find them again; an unfinished
+file has no such name.
 """
 
 from __future__ import annotations

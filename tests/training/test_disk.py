@@ -1,13 +1,18 @@
 """Training data on disk: the same rows, in the same order, as in memory; found again; nothing held that grows."""
 
 import json
+import shutil
 import tracemalloc
 from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
+from launching import torchrun
+from safetensors.torch import load_file
 from small_trainer import flat_weights, make_trainer
 
+from stepjepa.commands.main import main
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.pairs import BranchLayout
@@ -114,3 +119,58 @@ def test_arrays_are_the_rows(tmp_path, tokenizer):
     rows = rows_on_disk(examples, tokenizer, BranchLayout())
     for row, arrays in zip(rows.dataset, rows.arrays(("input_ids", "step_ids")), strict=True):
         assert all(np.array_equal(row[name], arrays[name]) for name in arrays)
+
+
+def train(folder, cache, *words):
+    """Weights after `stepjepa train` in this process, from memory or from disk."""
+    words = ["train", "--problems", "24", "--max_steps", "4", "--batch_size", "2", "--grad_accum", "1", *words]
+    words += ["--eval_problems", "0", "--accuracy_problems", "0", "--use_cpu", "--report_to", "none"]
+    assert main([*words, "--output_dir", str(folder), *(["--cache_dir", str(cache)] if cache else [])]) == 0
+    return load_file(folder / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_frozen_targets_of_data_on_disk_are_those_of_data_in_memory(tmp_path):
+    words = ["--target_model", "frozen", "--target_scale", "zscore", "--pairs", "consecutive", "--save_strategy", "no"]
+    here, there = (train(tmp_path / name, cache, *words) for name, cache in (("a", None), ("b", tmp_path / "cache")))
+    assert same(here, there)
+
+
+def test_a_run_from_disk_goes_on_where_it_stopped(tmp_path):
+    words = ["--save_strategy", "steps", "--save_steps", "2"]
+    whole = train(tmp_path / "a", tmp_path / "cache", *words)
+    resumed = train(tmp_path / "b", tmp_path / "cache", *words)
+    shutil.rmtree(tmp_path / "b" / "checkpoint-4")
+    (tmp_path / "b" / "model.safetensors").unlink()
+    again = train(tmp_path / "b", tmp_path / "cache", *words, "--resume_from_checkpoint", "true")
+    assert same(whole, resumed)
+    assert same(whole, again)
+
+
+def test_what_was_not_read_to_its_end_is_read_again(tmp_path, monkeypatch):
+    def broken(train_file, each, **options):
+        read_examples(train_file, each=each, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stepjepa.training.disk.read_examples", broken)
+        with pytest.raises(KeyboardInterrupt):
+            examples_on_disk(["builtin"], tmp_path, 1, count=5)
+    assert not list(tmp_path.glob("examples-*"))
+    assert len(examples_on_disk(["builtin"], tmp_path, 1, count=5)[0]) == 5
+
+
+@pytest.mark.slow
+def test_two_processes_read_one_file_from_disk(tmp_path):
+    words = ["-m", "stepjepa", "train", "--problems", "24", "--max_steps", "3", "--batch_size", "2", "--grad_accum"]
+    words += ["1", "--eval_problems", "0", "--accuracy_problems", "0", "--use_cpu", "--save_strategy", "no"]
+    weights = []
+    for name, more in (("memory", []), ("disk", ["--cache_dir", "cache", "--cache_processes", "2"])):
+        done = torchrun(*words, "--output_dir", name, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert same(*weights)
+    assert len(list((tmp_path / "cache").glob("rows-*.arrow"))) in (1, 2)  # of one process or of two

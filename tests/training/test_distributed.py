@@ -1,36 +1,16 @@
 """Two processes give the step, the logs and the evaluation of one."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distributed_worker import SETTINGS, run
+from launching import free_port, torchrun, two_processes
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parents[1] / "distributed_worker.py"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def two_processes(command, cwd=None):
-    """Run a launcher's command line on the CPU."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False)
-
-
-def torchrun(*words, cwd=None):
-    """Run a module or script under torchrun with two CPU processes."""
-    settings = ["--nproc_per_node", "2", "--master_port", str(free_port())]
-    return two_processes([sys.executable, "-m", "torch.distributed.run", *settings, *words], cwd)
 
 
 @pytest.fixture(scope="module")
