@@ -32,14 +32,13 @@ function render({ model, el }) {
 
   const context = canvas.getContext("2d");
   const still = document.createElement("canvas"); // everything but the marks of the selected row
-  let picture, cells, opacity, count, scale, cell, left, top, reads;
+  let picture, cells, count, scale, cell, left, top, reads;
   let column = null; // of the arrow keys
   let pointed = null; // [row, column] under the pointer
 
   function receive() {
     picture = model.get("picture");
     cells = bytes(picture.cells);
-    opacity = picture.opacity.byteLength ? bytes(picture.opacity) : null;
     count = picture.tokens.length;
     pointed = null;
     column = Math.min(column ?? model.get("selected"), count - 1);
@@ -82,7 +81,7 @@ function render({ model, el }) {
     const palette = [[127, 127, 127], ...picture.legend.map(([colour]) => rgb(colour))];
     for (let i = 0; i < cells.length; i++) {
       pixels.data.set(palette[cells[i]], 4 * i);
-      pixels.data[4 * i + 3] = cells[i] === 0 ? 30 : opacity ? opacity[i] : 255;
+      pixels.data[4 * i + 3] = cells[i] === 0 ? 30 : 255;
     }
     const small = new OffscreenCanvas(count, count);
     small.getContext("2d").putImageData(pixels, 0, 0);
@@ -193,10 +192,9 @@ function render({ model, el }) {
     sentence.replaceChildren();
     node("code", sentence, "", query.text);
     sentence.append(` ${picture.sentences[row]}`);
-    const weight = opacity && seen ? ` Attention weight about ${((opacity[row * count + key] / 255) ** 2).toFixed(2)}.` : "";
     cellLine.replaceChildren(`${query.name} ${seen ? "may" : "must not"} attend to ${picture.tokens[key].name} `);
     node("code", cellLine, "", picture.tokens[key].text);
-    cellLine.append(`.${weight}`);
+    cellLine.append(".");
     canvas.setAttribute("aria-label", `${picture.summary} Row ${row + 1} of ${count}: ${query.name}.`);
   }
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
-import numpy as np
-import torch
 import traitlets
 from ipywidgets import HTML, Dropdown, Textarea, ToggleButtons, VBox
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -27,10 +25,8 @@ from stepjepa.data.examples import make_example
 from stepjepa.data.sources import read_examples
 from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example
-from stepjepa.jepa.architectures import base_model, evaluating
-from stepjepa.jepa.layout import StepJEPACollator, predictor_tokens, without_branches
+from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
-from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import BUILTIN_PATH
 from stepjepa.models.vocabulary import add_pad_token, add_predictor_tokens
 from stepjepa.records import UserError
@@ -48,7 +44,6 @@ PAIR_CHOICES = {
 }
 PREDICTOR_CHOICES = (1, 2, 3)
 OWN = -1
-_STRENGTH = " Strength of colour: square root of the attention weight."
 OWN_QUESTION = "Tom has 3 pens and buys 2 more. How many pens?"
 OWN_STEPS = "3 + 2 = 5 pens.\n\nThe answer is \\boxed{5}."
 
@@ -66,22 +61,19 @@ class MaskCanvas(anywidget.AnyWidget):
 
 class MaskExplorer(Selecting, VBox):
     """See `mask_explorer`. Every control is an attribute: `example`, `pairs`, `isolation`, `predictors`, `view`,
-    `pair`, `question`, `steps`, and with a model `shown`, `layer`, `head`; `selected` is the row looked at, from 0,
-    `canvas` the drawing."""
+    `pair`, `question`, `steps`; `selected` is the row looked at, from 0, `canvas` the drawing."""
 
     chosen = traitlets.Any(None)
     """What is looked at, see `linking.py`; None where that is no view."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], model: Any) -> None:
-        self._examples, self._model = list(examples), model
-        self._known = set(tokenizer.get_added_vocab())  # predictor tokens that the model has been given
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]]) -> None:
+        self._examples = list(examples)
         self._tokenizer = copy.deepcopy(tokenizer)  # the caller's does not grow
         add_pad_token(self._tokenizer)
         for count in PREDICTOR_CHOICES:
             add_predictor_tokens(self._tokenizer, count)
         self._busy = False
         self._story_of: tuple[Any, ...] = ()
-        self._weights_of: tuple[Any, ...] = ()
 
         short, wide = sized("225px"), sized("450px")
         text: dict[str, Any] = {"continuous_update": False, "rows": 4, **wide}
@@ -95,21 +87,13 @@ class MaskExplorer(Selecting, VBox):
         self.isolation = Dropdown(options=ISOLATIONS, description="Isolation", **short)
         self.predictors = Dropdown(options=PREDICTOR_CHOICES, description="Predictors", **short)
         self.pair = Dropdown(description="Pair", **short)
-        self.shown = Dropdown(options=["mask", "attention"], description="Show", **short)
-        config = base_model(model).config.get_text_config() if model is not None else None
-        layers = range(1, config.num_hidden_layers + 1) if config else ()
-        heads = range(1, config.num_attention_heads + 1) if config else ()
-        self.layer = Dropdown(options=layers, description="Layer", **short)
-        self.head = Dropdown(options=[("mean of all", 0), *((str(h), h) for h in heads)], description="Head", **short)
         self.message = HTML()
         self.canvas = MaskCanvas()
         self._own = side_by_side(self.question, self.steps)
         choice = side_by_side(self.example, self.view)
         layout = side_by_side(self.pairs, self.isolation, self.predictors, self.pair)
-        weights = side_by_side(self.shown, self.layer, self.head)
-        with_model = [weights] if model is not None else []
-        super().__init__([choice, self._own, layout, *with_model, self.message, self.canvas])
-        for control in (*choice.children, *self._own.children, *layout.children, *weights.children):
+        super().__init__([choice, self._own, layout, self.message, self.canvas])
+        for control in (*choice.children, *self._own.children, *layout.children):
             control.observe(lambda _change: self._refresh(), "value")
         self._draw()
         self.canvas.observe(lambda _change: self._tell(), "selected")
@@ -203,9 +187,8 @@ class MaskExplorer(Selecting, VBox):
         layout = replace(
             PAIR_CHOICES[self.pairs.value], isolation=self.isolation.value, predictors=self.predictors.value
         )
-        collator = StepJEPACollator(self._tokenizer, layout)
-        self._batch = collator([row])
-        self._story = MaskStory(self._batch, on_one_line(self._tokenizer))
+        batch = StepJEPACollator(self._tokenizer, layout)([row])
+        self._story = MaskStory(batch, on_one_line(self._tokenizer))
         self._story_of = chosen
         before = self.pair.index or 0
         self.pair.options = [(name, i) for i, name in enumerate(self._story.pairs)]
@@ -221,27 +204,18 @@ class MaskExplorer(Selecting, VBox):
         return make_example(self.question.value.strip(), steps, None, "own", system_prompt=None)
 
     def _show(self) -> None:
-        several = self.view.value in ("two-pass", "difference")
-        self.pair.disabled = not (several and self._story.pairs)
-        self.shown.disabled = several
-        self.layer.disabled = self.head.disabled = several or self.shown.value == "mask"
+        self.pair.disabled = not (self.view.value in ("two-pass", "difference") and self._story.pairs)
         picture = self._story.picture(self.view.value, self.pair.value or 0)
-        weights = None if self.layer.disabled else self._weights()
-        sentences = [picture.sentence(t) for t in range(len(picture.tokens))]
-        if weights is not None:
-            sentences = [f"{words} {_most(picture, weights[t], t)}" for t, words in enumerate(sentences)]
         chosen = self._same_token(picture)
-        cells, legend = paint(picture, strong=weights is not None)
-        opacity = np.empty(0, dtype=np.uint8) if weights is None else np.rint(255 * np.sqrt(weights)).astype(np.uint8)
+        cells, legend = paint(picture)
         self._picture = picture
         with self.canvas.hold_sync():
             self.canvas.picture = {
-                "summary": picture.summary + (_STRENGTH if weights is not None else ""),
+                "summary": picture.summary,
                 "cells": cells.tobytes(),
-                "opacity": opacity.tobytes(),
                 "legend": legend,
                 "tokens": [{"text": token.text, "name": token.name} for token in picture.tokens],
-                "sentences": sentences,
+                "sentences": [picture.sentence(t) for t in range(len(picture.tokens))],
                 "parts": [dict(zip(("name", "colour", "start", "end"), part, strict=True)) for part in parts(picture)],
                 "reads": [{"row": row, "view": view.split()[0]} for row, view in sorted(picture.reads.items())],
             }
@@ -262,52 +236,22 @@ class MaskExplorer(Selecting, VBox):
                     return t
         return min(self.selected, len(picture.tokens) - 1)
 
-    # -------- attention weights --------
-
-    def _weights(self) -> np.ndarray:
-        """Weights `[L, L]` of the chosen layer and head; the model runs once for a layout."""
-        missing = set(predictor_tokens(self.predictors.value)) - self._known
-        plain = self.view.value == "plain causal"
-        if missing and not plain and self._story.pairs:
-            raise UserError(
-                f"The model was loaded without {', '.join(sorted(missing))}: choose another number of predictors."
-            )
-        wanted = (*self._story_of, plain)
-        if wanted != self._weights_of:
-            batch = without_branches(self._batch) if plain else self._batch
-            with evaluating(self._model), torch.no_grad():
-                attentions = encode_views(self._model, batch, attentions=True).attentions
-            assert attentions is not None
-            self._layers = [layer[0].float().cpu().numpy().astype(np.float16) for layer in attentions]
-            self._weights_of = wanted
-        heads = self._layers[self.layer.value - 1].astype(np.float32)
-        return heads.mean(axis=0) if self.head.value == 0 else heads[self.head.value - 1]
-
 
 def mask_explorer(
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    examples: Sequence[Mapping[str, Any]] | None = None,
-    model: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None, examples: Sequence[Mapping[str, Any]] | None = None
 ) -> MaskExplorer:
-    """Explore who may attend to whom.
+    """Explore who may attend to whom; what a model makes of it shows the attention explorer.
 
     Args:
         tokenizer: a fast tokenizer; by default the built-in one. It is not changed.
         examples: prepared examples (`stepjepa.data.sources.read_examples`); by default built-in test problems, of each
             number of steps the shortest.
-        model: loaded with `attn_implementation="eager"`, to show real attention weights on the same layout; give
-            its tokenizer too.
 
     Raises:
-        UserError: for a model without its tokenizer, one that does not use eager attention, or a first example that
-            cannot be tokenized.
+        UserError: the first example cannot be tokenized.
     """
-    if model is not None and tokenizer is None:
-        raise UserError("Give the model's tokenizer too: mask_explorer(tokenizer, examples, model).")
-    if model is not None and base_model(model).config._attn_implementation != "eager":
-        raise UserError('Attention weights need a model loaded with attn_implementation="eager".')
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(BUILTIN_PATH)
-    return MaskExplorer(tokenizer, builtin_examples() if examples is None else examples, model)
+    return MaskExplorer(tokenizer, builtin_examples() if examples is None else examples)
 
 
 def builtin_examples() -> list[Mapping[str, Any]]:
@@ -315,9 +259,3 @@ def builtin_examples() -> list[Mapping[str, Any]]:
     examples, _ = read_examples("builtin", split="test", count=200, seed=1)
     longest_first = sorted(examples, key=lambda e: len(e["question"]) + sum(map(len, e["steps"])), reverse=True)
     return [example for _, example in sorted({len(e["steps"]): e for e in longest_first}.items())]
-
-
-def _most(picture: MaskPicture, weights: np.ndarray, row: int, count: int = 3) -> str:
-    """The tokens that a row attends to most."""
-    order = np.argsort(-weights, kind="stable")[: min(count, int(picture.mask[row].sum()))]
-    return "It attends most to " + ", ".join(f"{picture.tokens[k].name} ({weights[k]:.2f})" for k in order) + "."

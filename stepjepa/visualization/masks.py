@@ -128,7 +128,6 @@ ONE_PASS_COLOURS = {
     LEFT_OUT: (GREY, "left out by one pass"),
 }
 UNSEEN = "#F1F1F1"
-_STRONG_PROMPT = "#5B87A8"
 
 
 def group_colour(group: str) -> str:
@@ -138,15 +137,11 @@ def group_colour(group: str) -> str:
     return STEP_COLOURS[(int(group.removeprefix("S")) - 1) % len(STEP_COLOURS)]
 
 
-def paint(picture: MaskPicture, strong: bool = False) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+def paint(picture: MaskPicture) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
     """Colours of the cells: `[L, L]` uint8, 0 for what must not be seen, else 1 + an index into the legend.
 
-    Args:
-        picture: of L tokens.
-        strong: deepens the prompt's colour, which is too pale to be diluted.
-
     Returns:
-        The cells, and the legend: (colour, label) each.
+        The cells of the L tokens, and the legend: (colour, label) each.
     """
     if picture.one_pass:
         kinds, of_token = list(ONE_PASS_COLOURS), picture.one_pass
@@ -154,7 +149,7 @@ def paint(picture: MaskPicture, strong: bool = False) -> tuple[np.ndarray, tuple
     else:
         of_token = tuple(token.group for token in picture.tokens)
         kinds = list(dict.fromkeys(of_token))
-        legend = tuple((_STRONG_PROMPT if strong and kind == "prompt" else group_colour(kind), kind) for kind in kinds)
+        legend = tuple((group_colour(kind), kind) for kind in kinds)
     codes = np.array([1 + kinds.index(kind) for kind in of_token], dtype=np.uint8)
     by = codes[:, None] if picture.one_pass else codes[None, :]  # what one pass makes of the row, or the key's group
     return np.where(picture.mask, by, np.uint8(0)), legend

@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import torch
 from ipywidgets import Widget
 
 from stepjepa import load_model
@@ -18,7 +17,6 @@ from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.pairs import ISOLATIONS
 from stepjepa.jepa.reference import build_step2_isolation_mask
-from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.visualization.mask_explorer import OWN, PAIR_CHOICES, MaskCanvas, mask_explorer
 from stepjepa.visualization.mask_pictures import VIEWS
@@ -29,13 +27,13 @@ EXAMPLE = make_example("What is 2 + 3 - 1?", ["2 + 3 = 5.", "5 - 1 = 4.", "The a
 
 
 @pytest.fixture(scope="module")
-def eager():
-    return load_model(attn_implementation="eager")
+def tokenizer():
+    return load_model()[1]
 
 
 @pytest.fixture
-def explorer(eager):
-    return mask_explorer(eager[1], [EXAMPLE])
+def explorer(tokenizer):
+    return mask_explorer(tokenizer, [EXAMPLE])
 
 
 def sent(explorer) -> np.ndarray:
@@ -44,19 +42,19 @@ def sent(explorer) -> np.ndarray:
     return np.frombuffer(explorer.canvas.picture["cells"], np.uint8).reshape(count, count) > 0
 
 
-def test_the_canvas_is_sent_the_mask_of_the_layout(explorer, eager):
-    row = tokenize_example(EXAMPLE, eager[1])
+def test_the_canvas_is_sent_the_mask_of_the_layout(explorer, tokenizer):
+    row = tokenize_example(EXAMPLE, tokenizer)
     for pairs, options in PAIR_CHOICES.items():
         for isolation in ISOLATIONS:
             explorer.pairs.value, explorer.isolation.value = pairs, isolation
-            batch = StepJEPACollator(eager[1], replace(options, isolation=isolation))([row])
+            batch = StepJEPACollator(tokenizer, replace(options, isolation=isolation))([row])
             expected = allowed(batch["segment_ids"], batch["prefix_segment"], batch["prefix_end"])[0].numpy()
             assert (sent(explorer) == expected).all(), (pairs, isolation)
             assert len(explorer.picture.tokens) == len(expected)
 
 
-def test_views_pairs_and_predictors_change_the_picture(explorer, eager):
-    steps = np.array(tokenize_example(EXAMPLE, eager[1])["step_ids"])
+def test_views_pairs_and_predictors_change_the_picture(explorer, tokenizer):
+    steps = np.array(tokenize_example(EXAMPLE, tokenizer)["step_ids"])
     length, ends = len(steps), [np.flatnonzero(steps == k)[-1] + 1 for k in range(3)]
     explorer.view.value = "plain causal"
     assert (sent(explorer) == np.tril(np.ones((length, length)))).all()
@@ -146,88 +144,27 @@ def test_ones_own_text(explorer):
     )
 
 
-def test_an_example_that_cannot_be_tokenized(eager):
+def test_an_example_that_cannot_be_tokenized(tokenizer):
     broken = {**EXAMPLE, "steps": ["Something else."]}
-    explorer = mask_explorer(eager[1], [EXAMPLE, broken])
+    explorer = mask_explorer(tokenizer, [EXAMPLE, broken])
     explorer.example.value = 1
     assert "cannot be tokenized" in explorer.message.value
     explorer.example.value = 0
     assert explorer.message.value == ""
     with pytest.raises(UserError, match="cannot be tokenized"):
-        mask_explorer(eager[1], [broken])
+        mask_explorer(tokenizer, [broken])
 
 
-def test_the_callers_tokenizer_does_not_grow(eager):
-    before = dict(eager[1].get_added_vocab())
-    mask_explorer(eager[1], [EXAMPLE])
-    assert eager[1].get_added_vocab() == before
+def test_the_callers_tokenizer_does_not_grow(tokenizer):
+    before = dict(tokenizer.get_added_vocab())
+    mask_explorer(tokenizer, [EXAMPLE])
+    assert tokenizer.get_added_vocab() == before
 
 
 def test_builtin_examples_are_one_for_each_number_of_steps():
     explorer = mask_explorer()
     labels = [label for label, _ in explorer.example.options]
     assert [label.split(" steps")[0] for label in labels] == ["3", "4", "5", "6", "7", "write your own"]
-
-
-# -------- attention weights --------
-
-
-def test_attention_weights_are_those_of_the_model(eager):
-    model, tokenizer = eager
-    explorer = mask_explorer(tokenizer, [EXAMPLE], model)
-    assert not explorer.canvas.picture["opacity"]
-    explorer.shown.value, explorer.layer.value, explorer.head.value = "attention", 2, 3
-    batch = StepJEPACollator(tokenizer)([tokenize_example(EXAMPLE, tokenizer)])
-    with torch.no_grad():
-        expected = encode_views(model, batch, attentions=True).attentions[1][0, 2].numpy()
-    opacity = np.frombuffer(explorer.canvas.picture["opacity"], np.uint8).reshape(expected.shape)
-    assert np.abs(opacity / 255 - np.sqrt(expected)).max() < 0.003
-    most = int(expected[explorer.canvas.selected].argmax())
-    name, weight = explorer.picture.tokens[most].name, expected[explorer.canvas.selected, most]
-    assert f"It attends most to {name} ({weight:.2f})" in explorer.words
-
-    explorer.view.value, explorer.head.value = "plain causal", 0
-    ids = torch.tensor([tokenize_example(EXAMPLE, tokenizer)["input_ids"]])
-    with torch.no_grad():
-        expected = model(ids, output_attentions=True).attentions[1][0].mean(0).numpy()
-    opacity = np.frombuffer(explorer.canvas.picture["opacity"], np.uint8).reshape(expected.shape)
-    assert np.abs(opacity / 255 - np.sqrt(expected)).max() < 0.003
-
-
-def test_attention_weights_are_computed_only_when_asked_and_once(eager, monkeypatch):
-    model, tokenizer = eager
-    calls = []
-    monkeypatch.setattr(
-        "stepjepa.visualization.mask_explorer.encode_views",
-        lambda *args, **options: calls.append(1) or encode_views(*args, **options),
-    )
-    model.train()
-    explorer = mask_explorer(tokenizer, [EXAMPLE], model)
-    explorer.isolation.value = "sink"
-    assert not calls
-    explorer.shown.value = "attention"
-    explorer.layer.value, explorer.head.value = 3, 1
-    assert len(calls) == 1
-    explorer.view.value = "two-pass"
-    assert explorer.shown.disabled
-    assert not explorer.canvas.picture["opacity"]
-    explorer.view.value = "single-pass"
-    assert len(calls) == 1
-    assert model.training
-    model.eval()
-
-
-def test_attention_needs_what_the_model_has(eager):
-    model, tokenizer = eager
-    explorer = mask_explorer(tokenizer, [EXAMPLE], model)
-    explorer.shown.value, explorer.predictors.value = "attention", 2
-    assert "<|predictor_1|>, <|predictor_2|>" in html.unescape(explorer.message.value)
-    explorer.predictors.value = 1
-    assert explorer.message.value == ""
-    with pytest.raises(UserError, match="tokenizer too"):
-        mask_explorer(model=model)
-    with pytest.raises(UserError, match="eager"):
-        mask_explorer(tokenizer, model=load_model(attn_implementation="sdpa")[0])
 
 
 # -------- where no widget runs --------
