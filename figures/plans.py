@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stepjepa.experiments.plan_memory import traced_growth
 from stepjepa.records import Lock, environment, read_json, write_json
 
 ROWS = {"SmolLM2-135M": 16, "builtin": 48, "random": 16}
@@ -178,11 +179,10 @@ def ratios(entry: dict[str, Any]) -> tuple[float, float, float]:
     """Planned time, planned memory, and what tensors grow by as traced from shapes, relative to what was measured."""
     planned, measured = entry["plan"], entry["run"]
     memory = planned["memory"]
-    traced = memory["optimizer"] + max(memory["microbatch"], memory["gradients"])
     return (
         planned["time"]["seconds"] / measured["seconds"],
         memory["peak"] / measured["peak_bytes"],
-        traced / entry["tensors"]["growth_bytes"],
+        traced_growth(memory) / entry["tensors"]["growth_bytes"],
     )
 
 

@@ -14,7 +14,7 @@ from stepjepa.data.steps import Splitter
 from stepjepa.models.options import LoadedModel
 from stepjepa.records import UserError, environment, one_writer, option, text_table, write_json
 
-METHODS = "analysis.cuts.METHODS"
+KNOWN_METHODS = "analysis.cuts.METHODS"
 
 
 @dataclass(kw_only=True)
@@ -28,12 +28,8 @@ class BoundariesOptions(LoadedModel):
     )
     output_file: str | None = option(None, "keep the boundary model, for prepare", metavar="FILE.safetensors")
     record_file: str | None = option(None, "write what was measured", aliases=["--json"], metavar="FILE")
-    method: str = option("head", "which one is kept, fitted to all sources", choices=METHODS)
-    methods: list[str] = option(
-        ["head", "surprisal", "entropy", "separator", "change_points", "uniform", "random"],
-        "which ones are measured",
-        choices=METHODS,
-    )
+    method: str = option("head", "which one is kept, fitted to all sources", choices=KNOWN_METHODS)
+    methods: list[str] | None = option(None, "which ones are measured; all by default", choices=KNOWN_METHODS)
     layer: int = option(-1, "whose hidden states are looked at: 0 (embedding output) to the last, −1", group="model")
     splitter: Splitter | None = option(
         None,
@@ -56,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "known, without their separators, and measures it on others, within each source and from source to source.",
     )
     options: BoundariesOptions = parse(parser, argv, BoundariesOptions)
-    options.methods = list(dict.fromkeys([*options.methods, options.method]))
     outputs = [file for file in (options.output_file, options.record_file) if file]
     if not outputs:
         return boundaries(options)
@@ -66,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def boundaries(options: BoundariesOptions) -> int:
     """Read, fit, measure, write; returns the exit status."""
-    from stepjepa.analysis.cuts import Reader, save
+    from stepjepa.analysis.cuts import METHODS, Reader, save
     from stepjepa.analysis.segmentation import compare, dealt, read_solutions
     from stepjepa.commands.embed import described
     from stepjepa.data.sources import read_examples
@@ -101,7 +96,8 @@ def boundaries(options: BoundariesOptions) -> int:
             "boundaries": sum(int(marked.sum()) for marked in known),
             "tokens": sum(map(len, known)),
         }
-    results, cutters = compare(training, test, methods=options.methods, seed=options.seed, progress=say)
+    methods = list(dict.fromkeys([*(options.methods or METHODS), options.method]))
+    results, cutters = compare(training, test, methods=methods, seed=options.seed, progress=say)
     everything = cutters["all" if len(names) > 1 else names[0]]
     say("\n".join(shown(results)))
     if options.record_file:

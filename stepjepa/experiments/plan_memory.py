@@ -92,6 +92,11 @@ class Footprint:
         return self.weights + self.optimizer + max(self.microbatch, self.gradients)
 
 
+def traced_growth(memory: Mapping[str, int]) -> int:
+    """Most bytes that tensors grow by in a run, of the `memory` of a plan: `Footprint.peak` without the weights."""
+    return memory["optimizer"] + max(memory["microbatch"], memory["gradients"])
+
+
 def footprint(
     make: Callable[[], Any], args: StepJEPAConfig, rows: int, length: int, labelled: int, optimizer: Mapping[int, float]
 ) -> Footprint:
