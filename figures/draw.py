@@ -76,6 +76,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "losses": (arms_forest, ("ablation/losses",)),
     "pairs": (arms_forest, ("ablation/pairs",)),
     "lowdata": (low_data, ("ablation/lowdata",)),
+    "pretrained": (arms_forest, ("ablation/pretrained",)),
     "objectives-screen": (objectives_map, ("ablation/objectives-screen",)),
     "rivals-screen": (objectives_map, ("ablation/rivals-screen",)),
     "objectives": (objectives_map, ("ablation/objectives",)),

@@ -22,6 +22,7 @@ from stepjepa.data.formats import FORMATS
 from stepjepa.data.origins import ORIGINS
 from stepjepa.experiments.grid import read_grid, shipped_grids
 from stepjepa.experiments.options import cost_of
+from stepjepa.experiments.plan_memory import traced_growth
 from stepjepa.experiments.report import has_finished, report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import points, read_json, written_whole
@@ -238,8 +239,8 @@ def transfer() -> list[str]:
     return [*table(*right), "", *table(*found), *still_to_run(said)]
 
 
-OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives")
-"""Screenings of one seed, and what is replicated with several."""
+OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "pretrained")
+"""Screenings of one seed, what is replicated with several, and what somebody else's model does."""
 
 
 def known(name: str) -> bool:
@@ -526,7 +527,7 @@ def plans() -> list[str]:
         time, memory, ran = one["plan"]["time"]["seconds"], one["plan"]["memory"], one["run"]
         cells = [f"{ran['seconds']:.1f}", f"{time / ran['seconds']:.2f} ×", f"{ran['peak_bytes'] / 1e9:.2f}"]
         cells.append(f"{memory['peak'] / ran['peak_bytes']:.2f} ×")
-        traced = memory["optimizer"] + max(memory["microbatch"], memory["gradients"])
+        traced = traced_growth(memory)
         grown = one.get("tensors", {}).get("growth_bytes")
         cells += [f"{grown / 1e9:.2f}", f"{traced / grown:.2f} ×"] if grown else ["", ""]
         rows.append([f"{one['model']}, {one['setting']}", *cells])
