@@ -88,8 +88,8 @@ def accuracies(arms: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     for row, arm in enumerate(arms.values()):
         interval(axes, row, arm, "accuracy", BLUE, across=True)
-        beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": small()}
-        axes.annotate(f"{arm['accuracy']:.1%}", (100 * arm["high"], row), **beside)
+        number, end = f"{arm['accuracy']:.1%}", (100 * arm["high"], row)
+        axes.annotate(number, end, (8, 0), textcoords="offset points", va="center", fontsize=small())
     axes.set(xlim=(0, 100), xlabel="right answers (%), 95% interval")
     rows_of_arms([axes], [in_words(name) for name in arms], ticks=6, steps=[1, 2, 5, 10])
     return figure
