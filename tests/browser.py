@@ -45,8 +45,11 @@ def artifacts(folder: Path) -> Path:
 
 
 @contextmanager
-def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
-    """Serve `folder` with a JupyterLab of its own, whose files go into `home`; yields its address."""
+def jupyter_lab(folder: Path, home: Path, seconds: float = 120) -> Iterator[str]:
+    """Serve `folder` with a JupyterLab of its own, whose files go into `home`; yields its address.
+
+    It may take so many seconds to start: other work may keep the processor.
+    """
     settings = home / "settings" / "@jupyterlab"
     for plugin, value in (
         # Cells out of sight must be drawn too, and no request may go out for news.
@@ -91,14 +94,14 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(url, server, log)
+        _wait_for(url, server, log, seconds)
         yield url
     finally:
         server.send_signal(signal.SIGTERM)  # it shuts its kernels down
         server.wait(timeout=60)
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -121,14 +124,16 @@ class Watched:
 
 
 @contextmanager
-def chromium(width: int = 1400, height: int = 1500) -> Iterator[Watched]:
-    """A page of a headless Chromium without network, but for this machine."""
+def chromium(width: int = 1400, height: int = 1500, seconds: float = 120) -> Iterator[Watched]:
+    """A page of a headless Chromium without network, but for this machine; each thing may take so many seconds."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=list(FLAGS), timeout=1000 * seconds
+        )
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(120_000)  # other work may keep the processor
+        page.set_default_timeout(1000 * seconds)
         watched = Watched(page)
 
         def check(route: Any) -> None:

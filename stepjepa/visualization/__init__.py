@@ -4,7 +4,7 @@ style.py               one look for all figures, at three sizes (`stepjepa.mplst
 words.py               names of arms in words
 masks.py               masks as figures and as stills
 training.py            steps and tokens of the data; loss curves, also while a model trains
-comparison.py          forest plots of arms, bars of the benchmark
+comparison.py          accuracies, forest plots of arms, bars of the benchmark
 embeddings.py          maps of views, similarities, spectra
 attention.py           attention maps, the flow between parts, the leakage audit
 detection.py           how well scores find mistakes; energies along a solution

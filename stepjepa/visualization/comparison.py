@@ -1,4 +1,4 @@
-"""Arms against a baseline: the record of `stepjepa compare` → a forest plot, those of `stepjepa bench` → bars.
+"""Arms: accuracies alone or against a baseline (the record of `stepjepa compare`), and what they cost (`bench`).
 
 The marks (mean with its interval, single seeds, the bar of what a test would miss) are also those of grids' figures.
 """
@@ -75,6 +75,24 @@ def _label(arm: Mapping[str, Any]) -> str:
     seeds = len(arm["runs"])
     name = wrapped(in_words(arm["name"]), 0.3 * text_width())
     return name if arm["fixed"] else f"{name}\n{seeds} seed{'s' if seeds > 1 else ''}"
+
+
+@styled
+def accuracies(arms: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Accuracies one below the other, each with its 95% interval and in figures; nothing is compared.
+
+    Args:
+        arms: by name, each with `accuracy`, `low` and `high`, shares from 0 to 1.
+    """
+    figure = figure_of_lines(4 + 1.9 * len(arms))
+    axes = figure.subplots()
+    for row, arm in enumerate(arms.values()):
+        interval(axes, row, arm, "accuracy", BLUE, across=True)
+        number, end = f"{arm['accuracy']:.1%}", (100 * arm["high"], row)
+        axes.annotate(number, end, (8, 0), textcoords="offset points", va="center", fontsize=small())
+    axes.set(xlim=(0, 100), xlabel="right answers (%), 95% interval")
+    rows_of_arms([axes], [in_words(name) for name in arms], ticks=6, steps=[1, 2, 5, 10])
+    return figure
 
 
 @styled

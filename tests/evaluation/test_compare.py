@@ -16,7 +16,7 @@ from stepjepa.evaluation.options import EvaluateOptions
 from stepjepa.evaluation.results import question_ids, read_results, summary_path, write_results
 from stepjepa.evaluation.run import evaluate
 from stepjepa.records import UserError, write_json
-from stepjepa.visualization.comparison import forest
+from stepjepa.visualization.comparison import accuracies, forest
 
 TRAINING = {"lbd": 0.1, "jepa_loss_type": "cosine", "pairs": "first", "isolation": "step", "seed": 1}
 SETTINGS = {
@@ -369,3 +369,17 @@ def test_forest_shows_what_the_record_says(grid, size):
         assert edges.x0 <= box.x0 < box.x1 <= edges.x1, artist  # nothing is cut off
         assert edges.y0 <= box.y0 < box.y1 <= edges.y1, artist
     assert labels[0].get_window_extent().x1 < labels[1].get_window_extent().x0
+
+
+@pytest.mark.parametrize("size", ["notebook", "column"])
+def test_accuracies_stand_in_figures_beside_their_intervals(size):
+    arms = {"before": {"accuracy": 0.085, "low": 0.05, "high": 0.13}, "lbd0": {"accuracy": 1, "low": 0.98, "high": 1}}
+    figure = accuracies(arms, size=size)
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["before", "λ = 0"]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[5, 13], [8.5], [98, 100], [100]]
+    assert [text.get_text() for text in axes.texts] == ["8.5%", "100.0%"]
+    edges = figure.get_window_extent()
+    for artist in (*axes.get_yticklabels(), *axes.texts, axes.xaxis.label):
+        box = artist.get_window_extent()
+        assert edges.x0 <= box.x0 < box.x1 <= edges.x1, artist
