@@ -73,6 +73,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with the notebooks to try: notebook 2 for masks, and one of our own for embeddings."""
     folder = tmp_path_factory.mktemp("notebooks")
     shutil.copy(NOTEBOOK, folder / "masks.ipynb")
+    shutil.copytree(NOTEBOOK.parent / "pictures", folder / "pictures")  # it opens with one
     save(make_embeddings(834, size=64), folder / "many.npz")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for name, cells in (("embeddings", CELLS), ("linked", LINKED)):
