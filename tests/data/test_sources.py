@@ -262,7 +262,8 @@ def test_other_kinds_of_built_in_problems(tmp_path: Path) -> None:
     examples, again = read_examples(tmp_path / "mixed.jsonl")
     assert examples == read_examples(kinds, count=3, seed=4, split="test")[0]
     assert again.formats == {"prepared": 12}
-    assert [each["source"] for each in examples] == ["logic"] * 3 + ["builtin"] * 3 + ["programs"] * 3 + (["easy"] * 3)
+    names = ["logic", "builtin", "programs", "easy"]
+    assert [each["source"] for each in examples] == [name for name in names for _ in range(3)]
     assert all(len(each["latents"]) == len(each["steps"]) - 1 for each in examples)
     assert {len(each["steps"]) for each in read_examples("builtin:easy", count=30)[0]} == {3, 4}
     with pytest.raises(

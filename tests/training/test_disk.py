@@ -25,6 +25,10 @@ from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import read_data
 
 KINDS = ["builtin:logic", "builtin"]
+SMALL = (
+    "train --problems 24 --batch_size 2 --grad_accum 1 --eval_problems 0 --accuracy_problems 0 --use_cpu --report_to none"
+).split()
+"""A run that only trains."""
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +127,8 @@ def test_arrays_are_the_rows(tmp_path, tokenizer):
 
 def train(folder, cache, *words):
     """Weights after `stepjepa train` in this process, from memory or from disk."""
-    words = ["train", "--problems", "24", "--max_steps", "4", "--batch_size", "2", "--grad_accum", "1", *words]
-    words += ["--eval_problems", "0", "--accuracy_problems", "0", "--use_cpu", "--report_to", "none"]
-    assert main([*words, "--output_dir", str(folder), *(["--cache_dir", str(cache)] if cache else [])]) == 0
+    there = ["--cache_dir", str(cache)] if cache else []
+    assert main([*SMALL, "--max_steps", "4", *words, "--output_dir", str(folder), *there]) == 0
     return load_file(folder / "model.safetensors")
 
 
@@ -165,8 +168,7 @@ def test_what_was_not_read_to_its_end_is_read_again(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_read_one_file_from_disk(tmp_path):
-    words = ["-m", "stepjepa", "train", "--problems", "24", "--max_steps", "3", "--batch_size", "2", "--grad_accum"]
-    words += ["1", "--eval_problems", "0", "--accuracy_problems", "0", "--use_cpu", "--save_strategy", "no"]
+    words = ["-m", "stepjepa", *SMALL, "--max_steps", "3", "--save_strategy", "no"]
     weights = []
     for name, more in (("memory", []), ("disk", ["--cache_dir", "cache", "--cache_processes", "2"])):
         done = torchrun(*words, "--output_dir", name, *more, cwd=tmp_path)
