@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args
 
 from stepjepa.data.steps import Splitter
 from stepjepa.jepa.pairs import ONE_LEVEL, BranchLayout
-from stepjepa.models.checkpoint import BUILTIN
+from stepjepa.models.checkpoint import BUILTIN, model_path
 from stepjepa.models.options import LoadedModel
 from stepjepa.records import UserError, option, printable
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
@@ -127,7 +127,11 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(f"--no_{option.name}", dest=option.name, action="store_false", help=argparse.SUPPRESS)
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The options given, by name; one that does not exist ends the program with the nearest that does."""
+        """The options given, by name; one that does not exist ends the program with the nearest that does.
+
+        Raises:
+            UserError: the model's path is one at which there is nothing.
+        """
         known = self._option_string_actions
         words = []
         for word in argv:
@@ -146,6 +150,8 @@ class Parser(argparse.ArgumentParser):
                     self.known[name].check(value)
             except ValueError as error:
                 self.error(f"argument --{name}: {error}")
+        if "model_name" in given and "base_url" not in given:  # else it is a server's name for its model
+            model_path(given["model_name"])
         return given
 
     def error(self, message: str) -> NoReturn:

@@ -22,6 +22,7 @@ BUILTIN = "builtin"
 BUILTIN_PATH = Path(__file__).parent / "builtin"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # `gpt2`, `openai/gsm8k`; not `./a`, `a/b/c`, `a/`
+_FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json")  # a file's name is no Hub id
 NAME = re.compile(r"checkpoint-(\d+)")  # `checkpoint-500`: a checkpoint of a training run, after 500 optimizer steps
 
 
@@ -125,16 +126,19 @@ def model_path(name: str) -> str:
         raise UserError(
             f"{name!r} is a file; a model is a folder with config.json, weights and a tokenizer, or a .gguf file"
         )
-    beside: list[str] = []
-    if path.parent.is_dir():
-        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir() or is_gguf(entry)]
-    if _HUB_ID.fullmatch(name) and (len(path.parts) == 1 or not path.parent.is_dir()):
+    is_id = _HUB_ID.fullmatch(name) is not None and path.suffix.lower() not in _FILE_ENDINGS
+    if is_id and (len(path.parts) == 1 or not path.parent.is_dir()):
         return name
+    raise UserError(f"Could not load {name!r}: there is no such folder or file{names_near(path)}")
+
+
+def names_near(path: Path) -> str:
+    """What lies beside a path at which there is nothing and is named almost so, as the end of a message."""
+    beside = [BUILTIN] if len(path.parts) == 1 else []
+    if path.parent.is_dir():
+        beside += [entry.name for entry in path.parent.iterdir() if entry.is_dir() or is_gguf(entry)]
     near = [str(path.parent / close) for close in difflib.get_close_matches(path.name, beside, n=3)]
-    raise UserError(
-        f"Could not load {name!r}: there is no such folder or file"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
-    )
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def locate_model(name: str, revision: str | None = None) -> Checkpoint:
@@ -179,7 +183,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{name!r} is neither a folder here nor a model that could be loaded from the Hugging Face Hub: "
-            f"{first_line(error)}"
+            f"{first_line(error)}{names_near(Path(name))}"
         ) from error
     return Path(path).parent
 

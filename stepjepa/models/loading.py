@@ -19,7 +19,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids
-from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path
+from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path, names_near
 from stepjepa.models.gguf import gguf_model, gguf_tokenizer, is_gguf
 from stepjepa.models.vocabulary import (
     add_pad_token,
@@ -94,8 +94,8 @@ def load_model(
     advice = "\nIt has to be a folder with config.json, safetensors weights and a tokenizer, a GGUF file, or a Hub id."
     if hub:
         advice = (
-            "\nNo folder here has that name. For a gated or private model run `hf auth login` first and accept its "
-            "licence on its page."
+            f"\nNo folder here has that name{names_near(Path(name)) or '.'} For a gated or private model run "
+            "`hf auth login` first and accept its licence on its page."
         )
     with explained(repr(name), advice, hub):
         adapter = None if is_gguf(path) else find_adapter_config_file(path, revision=revision)

@@ -99,6 +99,34 @@ def test_values_that_cannot_be_are_refused_before_torch_is_imported(words, messa
     assert heavy == "HEAVY []"
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", []),
+        ("plan", []),
+        ("synthesize", ["--source", "builtin", "--output_file", "t.jsonl"]),
+        ("evaluate", ["--test_file", "builtin", "--output_file", "r.jsonl"]),
+        ("generate", ["What is 1 + 1?"]),
+        ("score", ["--detect"]),
+        ("bench", []),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_before_torch_is_imported(command, words):
+    done, _ = run(command, *words, "--model_name", "nothing.gguf")
+    line, heavy = done.stderr.strip().splitlines()
+    assert line == f"stepjepa {command}: Could not load 'nothing.gguf': there is no such folder or file"
+    assert heavy == "HEAVY []"
+
+
+def test_a_name_that_only_a_server_knows_is_not_looked_for():
+    options = Parser("synthesize", "")
+    options.add_options(options_of(SynthesizeOptions).values())
+    words = ["--model_name", "qwen.gguf", "--source", "builtin", "--output_file", "t.jsonl"]
+    assert options.read([*words, "--base_url", "http://127.0.0.1:1"])["model_name"] == "qwen.gguf"
+    with pytest.raises(UserError, match="no such folder or file"):
+        options.read(words)
+
+
 def test_the_options_of_step_jepa_come_first_and_only():
     short, _ = run("train", "--help")
     full, _ = run("train", "--help_all")

@@ -244,7 +244,10 @@ def test_the_jepa_loss_alone_trains_the_predictor_row(tmp_path):
         ("./mine", "no such folder", False),
         ("mine/", "no such folder", False),
         ("~/no-such-model", "no such folder", False),
-        ("{here}/runs/jeap", "did you mean {here}/runs/jepa?", False),
+        ("nothing.gguf", "no such folder or file", False),
+        ("nobody/Nothing.GGUF", "no such folder or file", False),
+        ("model.safetensors", "no such folder or file", False),
+        ("{here}/runs/jeap", "; did you mean {here}/runs/jepa?", False),
         ("{here}/runs/jepa/record.json", "is a file", False),
     ],
 )
