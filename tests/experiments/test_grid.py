@@ -231,7 +231,14 @@ def test_one_run_asked_for_twice_is_one_cell(tmp_path):
 def test_shipped_grids_share_what_they_share():
     grids = {name: read_grid(name) for name in shipped_grids()}
     ablations = {"lambda", "losses", "isolation", "pairs", "lowdata"}
-    assert set(grids) == ablations | {"objectives-screen", "objectives", "pretrained", "rivals-screen", "transfer"}
+    assert set(grids) == ablations | {
+        "equal-data",
+        "objectives-screen",
+        "objectives",
+        "pretrained",
+        "rivals-screen",
+        "transfer",
+    }
     plain, classic = (grids["lambda"].cell(arm, 0).address for arm in ("lbd=0", "lbd=0.1"))
     for name, arms in {
         "losses": ("plain", "jepa_loss_type=cosine, target_gradient=true"),
