@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stepjepa.jepa.architectures import base_model
-from stepjepa.jepa.losses import LOSSES, at_least_float32
+from stepjepa.jepa.losses import LOSSES, at_least_float32, wide
 from stepjepa.jepa.objectives import Objective, StepObjective
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.models.checkpoint import Checkpoint
@@ -114,7 +114,7 @@ def trained_reading(run: Checkpoint, model: Any, random: bool = False) -> Readin
     objective = run_objective(run, inner.config.get_text_config().hidden_size)
     targets = "own" if random else training.get("target_model", "own")
     return Reading(
-        None if objective is None else objective.to(inner.device),
+        None if objective is None else objective.to(inner.device, wide(inner.dtype)),
         training.get("target_layer", -1),
         training.get("target_top", 1),
         None if targets == "own" else _targets_by(run, model, targets),

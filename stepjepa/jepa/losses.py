@@ -11,9 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What losses are computed in where a model computes in `dtype`: float32, of float64 that."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or unchanged if it is float32 or float64 already."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x.to(wide(x.dtype))
 
 
 def cosine(context: Tensor, target: Tensor) -> Tensor:

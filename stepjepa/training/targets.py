@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.jepa.controls import pair_keys
 from stepjepa.jepa.layout import IGNORE
+from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.targets import isolation_of
 from stepjepa.jepa.views import Views, encode_targets, encode_views
 from stepjepa.records import UserError, read_json, write_json
@@ -257,7 +258,7 @@ def exchanged(weights: Sequence[nn.Parameter], others: Sequence[Tensor]) -> Iter
 
 
 class RunningMean(nn.Module):
-    """An exponential moving average of weights, as buffers in float32.
+    """An exponential moving average of weights, as buffers in float32 (of float64 weights in that).
 
     mean ← decay · mean + (1 − decay) · weight after each optimizer step (the targets of Mean Teacher, Tarvainen &
     Valpola 2017, and data2vec, arXiv 2202.03555); it begins as the weights.
@@ -267,7 +268,7 @@ class RunningMean(nn.Module):
         super().__init__()
         self.decay = decay
         for number, weight in enumerate(weights):
-            self.register_buffer(f"weight_{number}", weight.detach().float().clone())
+            self.register_buffer(f"weight_{number}", at_least_float32(weight.detach()).clone())
 
     @torch.no_grad()
     def move(self, weights: Sequence[Tensor]) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import LOSSES
+from stepjepa.jepa.losses import LOSSES, wide
 from stepjepa.jepa.objectives import Objective
 from stepjepa.jepa.registry import OBJECTIVES
 from stepjepa.jepa.rivals import TokenObjective
@@ -132,10 +132,10 @@ class StepJEPATrainer(EvaluatedWhole):
         )
         self.model_accepts_loss_kwargs = True  # this loss is divided by the counts of the optimizer step already
         self.monitor = Monitor(self.args.device)
+        inner = base_model(self.model)
         if objective is None:
-            hidden_size = base_model(self.model).config.get_text_config().hidden_size
-            objective = OBJECTIVES[args.jepa_loss_type](args, hidden_size)
-        self.objective = objective.to(self.args.device)
+            objective = OBJECTIVES[args.jepa_loss_type](args, inner.config.get_text_config().hidden_size)
+        self.objective = objective.to(self.args.device, wide(inner.dtype))
         self.objective.vocabulary = self.vocabulary
         if isinstance(self.objective, TokenObjective):
             self.objective.embedding = self.embedding
