@@ -1,10 +1,13 @@
 """What the Markdown files say is so: numbers come from records, links lead somewhere, named tests and options exist."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import tables
+from parts import grids, models
+from parts.costs import price
+from parts.package import named_modules
 
 from stepjepa.commands.main import COMMANDS, main
 from stepjepa.data.sources import prepare
@@ -13,15 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md")
 PACKAGE = ROOT / "stepjepa"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-
-
-@pytest.fixture(scope="module")
-def tables():
-    """The script that writes the generated parts, as a module."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "figures" / "tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def text_of(document):
@@ -60,18 +54,18 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("document", ["README.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md"])
-def test_generated_parts_are_those_of_records_and_modules(tables, document):
+def test_generated_parts_are_those_of_records_and_modules(document):
     assert text_of(document) == tables.current(document), "run `python figures/tables.py`"
 
 
-def test_every_block_of_a_document_is_generated(tables):
+def test_every_block_of_a_document_is_generated():
     for document in DOCUMENTS:
         blocks = re.findall(r"<!-- begin: (\S+) -->", text_of(document))
         assert blocks == list(dict.fromkeys(blocks))
         assert set(blocks) == set(tables.BLOCKS.get(document, {}))
 
 
-def test_a_changed_number_is_noticed(tables, tmp_path, monkeypatch):
+def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
     text = text_of("figures/README.md")
     (tmp_path / "figures" / "README.md").write_text(text.replace("47.1% (44.0%–50.2%)", "47.2% (44.0%–50.2%)", 1))
@@ -80,10 +74,10 @@ def test_a_changed_number_is_noticed(tables, tmp_path, monkeypatch):
     assert (tmp_path / "figures" / "README.md").read_text() != text
 
 
-def test_literal_rows(tables):
+def test_literal_rows():
     """Numbers as they were read off the records by hand."""
-    lines = [*tables.train(), *tables.compare(), *tables.representations(), *tables.price(), *tables.gsm8k()]
-    lines += [*tables.grid_table("lambda", "λ = 0"), *tables.grid_table("losses"), *tables.other_tests()]
+    lines = [*models.train(), *models.compare(), *models.representations(), *price(), *models.gsm8k()]
+    lines += [*grids.grid_table("lambda", "λ = 0"), *grids.grid_table("losses"), *models.other_tests()]
     for row in (
         "| `stepjepa train` (λ = 0.1) | 0.689 → 0.112 | 1.075 → 0.005 | 13.5% → 52.0% | 8.5% (5.4%–13.2%) → 52.0% (45.1%–58.8%) |",
         "| untrained | 12.4% (10.5%–14.6%) | −34.7 (−37.8 to −31.5) | p < 0.001 | 5.6 |",
@@ -134,9 +128,9 @@ def test_tests_that_are_named_exist(document):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_the_door_of_a_room_names_its_modules(tables, room):
+def test_the_door_of_a_room_names_its_modules(room):
     modules = [path.name for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
-    assert sorted(tables.named_modules(PACKAGE / room)) == sorted(modules)
+    assert sorted(named_modules(PACKAGE / room)) == sorted(modules)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

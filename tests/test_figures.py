@@ -1,10 +1,10 @@
 """Figures come from records: none without one, all drawn again by one command."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import draw
 import pytest
 
 from stepjepa.records import UserError
@@ -15,16 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "figures" / "data"
 
 
-@pytest.fixture(scope="module")
-def draw():
-    """The script that draws the figures, as a module."""
-    spec = importlib.util.spec_from_file_location("draw", ROOT / "figures" / "draw.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_figure_has_its_records_and_every_record_its_place(draw):
+def test_every_figure_has_its_records_and_every_record_its_place():
     names = {path.name for path in (ROOT / "figures").glob("*.p[nd][gf]")}
     complete = [
         name
@@ -49,7 +40,7 @@ def test_pdfs_are_one_and_two_columns_wide_and_embed_their_type():
 
 
 @pytest.mark.slow
-def test_all_figures_are_drawn_again(draw, tmp_path):
+def test_all_figures_are_drawn_again(tmp_path):
     draw.main(["--data", str(DATA), "--output", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "figures").glob("*.p[nd][gf]")}
     assert all(path.stat().st_size > 4000 for path in tmp_path.iterdir())

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
-import pytest
+import growth
 
 SHORT, LONG = 500, 5_000
 
 
-@pytest.fixture(scope="module")
-def growth() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("growth", Path(__file__).parents[1] / "figures" / "growth.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_time_grows_with_the_length(growth: ModuleType) -> None:
+def test_time_grows_with_the_length() -> None:
     units = [*growth.UNITS[::5], *growth.drawn_units(2, seed=1)]
     for name, function in growth.functions().items():
         for unit in units:

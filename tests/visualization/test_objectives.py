@@ -1,9 +1,6 @@
 """The map and the table of objectives, from records that are made up: what is shown is what the records say."""
 
-import importlib.util
-from pathlib import Path
-
-import pytest
+from parts.grids import objective_rows, objectives_table
 from small_records import QUESTIONS, invent
 
 from stepjepa.experiments.grid import read_grid
@@ -41,15 +38,6 @@ def made_up(folder, seeds):
     return report(grid, records, draws=20)
 
 
-@pytest.fixture(scope="module")
-def tables():
-    path = Path(__file__).resolve().parents[2] / "figures" / "tables.py"
-    spec = importlib.util.spec_from_file_location("tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 BENCH = {
     "arms": {
         "plain": {"cost": "plain", "ratio": {"median": 1.0, "q1": 1.0, "q3": 1.0}},
@@ -61,9 +49,9 @@ BENCH = {
 }
 
 
-def test_with_several_seeds_claims_are_those_of_the_test_split(tables, tmp_path):
+def test_with_several_seeds_claims_are_those_of_the_test_split(tmp_path):
     said = made_up(tmp_path, 5)
-    lines = tables.objective_rows(said, BENCH)
+    lines = objective_rows(said, BENCH)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     by_arm = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
     assert list(by_arm)[2:] == ["plain fine-tuning", "plain, equal compute", "InfoNCE", "frozen", "nextlat"]
@@ -79,14 +67,14 @@ def test_with_several_seeds_claims_are_those_of_the_test_split(tables, tmp_path)
     assert "worse than plain by 1 point or more is not ruled out" in format_report(said)
 
 
-def test_with_one_seed_there_is_no_test_of_accuracy_and_the_split_is_that_for_choices(tables, tmp_path):
+def test_with_one_seed_there_is_no_test_of_accuracy_and_the_split_is_that_for_choices(tmp_path):
     said = made_up(tmp_path, 1)
     assert all(pair["not_worse"] is None for pair in said["comparisons"])
-    lines = tables.objective_rows(said, None)
+    lines = objective_rows(said, None)
     assert lines[0].startswith("| objective | accuracy | LM loss | R@1, all steps |")
     assert "The validation split" in lines[-1]
     assert "not worse" not in "".join(lines)
-    assert tables.objectives_table("no such grid") == ["Not measured yet: `stepjepa ablate no such grid`."]
+    assert objectives_table("no such grid") == ["Not measured yet: `stepjepa ablate no such grid`."]
 
 
 def test_every_objective_is_a_point_on_the_map(tmp_path):

@@ -1,0 +1,106 @@
+"""Single models: the main job and its plain arm, the comparison, representations, GSM8K and other test files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parts.cells import difference, measure, percent, record, table
+
+from stepjepa.visualization.words import in_words
+
+
+def train() -> list[str]:
+    """The main job and its plain arm."""
+    rows = [["run", "LM loss", "JEPA loss", "retrieval (chance 12.5%)", "held-out accuracy (95% interval)"]]
+    for name, command in (
+        ("train-builtin", "`stepjepa train` (λ = 0.1)"),
+        ("train-builtin-plain", "`stepjepa train --lbd 0`"),
+    ):
+        moments = record(name)["before"], record(name)["after"]
+        row = [command]
+        for key, form in (("lm_loss", ".3f"), ("jepa_loss", ".3f"), ("retrieval", ".1%")):
+            row.append(" → ".join(format(moment[f"eval_{key}"], form) for moment in moments))
+        row.append(" → ".join(percent(moment["accuracy"], *moment["accuracy_interval"]) for moment in moments))
+        rows.append(row)
+    return table(*rows)
+
+
+def compare() -> list[str]:
+    """Three models on 1,000 problems."""
+    head = ["model", "accuracy (95% interval)", "difference to λ = 0, points", "exact McNemar", "smallest detectable"]
+    rows = [head]
+    for arm in record("compare-builtin")["arms"]:
+        paired = arm.get("difference")
+        rest = ["", "", ""]
+        if paired:
+            p = "p < 0.001" if paired["p"] < 0.001 else f"p = {paired['p']:.2f}"
+            rest = [difference(paired), p, f"{100 * paired['detectable']:.1f}"]
+        rows.append([in_words(arm["name"]), percent(arm["accuracy"], arm["low"], arm["high"]), *rest])
+    return table(*rows)
+
+
+REPRESENTATIONS = {
+    "reciprocal_rank_all": "MRR of the true next step among all (chance {:.3f})",
+    "recall_own": "R@1 among the same problem's steps (chance {:.3f})",
+    "centered_margin": "centred cosine margin",
+    "mean_energy_context": "energy in the mean direction, context views",
+    "effective_rank_context": "effective rank of 160, context views",
+    "effective_rank_target": "effective rank of 160, target views",
+    "operation_context": "operation of the next step, read from context views",
+}
+
+
+def representations() -> list[str]:
+    """What `stepjepa inspect` says of four models."""
+    names = {"random": "random weights", "untrained": "untrained", "lbd0": "λ = 0", "lbd0.1": "λ = 0.1"}
+    files = {file["label"]: file for file in record("representations")["files"]}
+    rows = [["", *names.values()]]
+    for key, label in REPRESENTATIONS.items():
+        entries = [files[name]["measures"][key] for name in names]
+        rows.append([label.format(entries[0]["chance"] or 0), *map(measure, entries)])
+    words = [files[name]["verdict"]["word"] for name in names]
+    rows.append(["verdict", *("the control" if word == "control" else word for word in words)])
+    return table(*rows)
+
+
+def gsm8k() -> list[str]:
+    """The built-in model on GSM8K."""
+    run = record("train-gsm8k")
+    log = [entry for entry in run["log_history"] if "lm_loss" in entry]
+    training, tested = (log[0], log[-1]), (run["before"], run["after"])
+
+    def losses(entry: Mapping[str, float], prefix: str = "") -> str:
+        return f"{entry[f'{prefix}lm_loss']:.3f}, {entry[f'{prefix}jepa_loss']:.3f}"
+
+    def accuracy(entry: Mapping[str, Any]) -> str:
+        low, high = entry["accuracy_interval"]
+        return f"{entry['accuracy']:.0%} ({low:.1%}–{high:.1%})"
+
+    return table(
+        ["", "first", "last"],
+        ["training: LM loss, JEPA loss", *map(losses, training)],
+        [
+            f"training: retrieval in the microbatch (chance {log[-1]['retrieval_chance']:.0%})",
+            *(f"{entry['retrieval']:.1%}" for entry in training),
+        ],
+        ["200 test problems: LM loss, JEPA loss", *(losses(entry, "eval_") for entry in tested)],
+        [
+            f"200 test problems: retrieval (chance {tested[1]['eval_retrieval_chance']:.1%})",
+            *(f"{entry['eval_retrieval']:.1%}" for entry in tested),
+        ],
+        [f"accuracy on {tested[1]['accuracy_problems']} test problems (95% interval)", *map(accuracy, tested)],
+    )
+
+
+def other_tests() -> list[str]:
+    """GSM8K, MATH and OCW courses."""
+    names = {"gsm8k_test": "GSM8K test", "math_test": "MATH test", "ocw_test": "OCW courses (Minerva)"}
+    sources = record("evaluate-real")["by_source"]
+    rows = [["file", "right"]]
+    for source, name in names.items():
+        entry = sources[source]
+        rows.append([name, f"{entry['correct']} of {entry['n']:,}, {percent(entry['accuracy'], *entry['interval'])}"])
+    levels = record("evaluate-real")["by_level"].items()
+    by_level = "; ".join(f"{level.lower()}: {entry['accuracy']:.1%}" for level, entry in levels)
+    return [*table(*rows), "", f"MATH by level: {by_level}."]
