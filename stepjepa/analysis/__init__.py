@@ -1,5 +1,7 @@
 """What embeddings look like: embedding files, metrics with intervals over problems, probes, attention, leakage.
 
+options.py       what the commands that look at views can be told; without torch
+subject.py       the model that is looked at, loaded or with random weights
 embeddings.py    the file of views, states and labels
 encode.py        examples and a model → that file's content
 intervals.py     intervals over problems: bootstrap and jackknife
@@ -11,6 +13,7 @@ report_text.py   the report as text
 projections.py   t-SNE, PCA, similarities and spectra as records
 trained.py       how a run compared its views: head, scale, layers, and whose targets
 energies.py      each step's distance from what was expected of it
+scorer.py        a model with what its energies are read by
 detection.py     planted wrong steps found by energy, beside controls
 choice.py        the best of several sampled solutions by energy
 solving.py       a question answered step by step, with energy and surprisal

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.options import SIZES, ModelOptions, Parser, ShownLayout, parse
+from stepjepa.analysis.options import ModelOptions, ShownLayout
+from stepjepa.commands.options import SIZES, Parser, parse
 from stepjepa.commands.output import say, say_next
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.records import UserError, environment, option, write_json

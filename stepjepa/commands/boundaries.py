@@ -63,7 +63,7 @@ def boundaries(options: BoundariesOptions) -> int:
     """Read, fit, measure, write; returns the exit status."""
     from stepjepa.analysis.cuts import METHODS, Reader, save
     from stepjepa.analysis.segmentation import compare, dealt, read_solutions
-    from stepjepa.commands.embed import described
+    from stepjepa.analysis.subject import described
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
     from stepjepa.models.checkpoint import locate_model

@@ -8,62 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.options import ModelOptions, Parser, ShownLayout, parse
+from stepjepa.analysis.options import EmbedOptions, ShownLayout
+from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
-from stepjepa.evaluation.options import SYSTEM_PROMPTS
-from stepjepa.models.checkpoint import model_path
-from stepjepa.records import UserError, environment, one_writer, option
+from stepjepa.records import UserError, environment, one_writer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from stepjepa.jepa.pairs import BranchLayout
-
-
-@dataclass(kw_only=True)
-class SolutionOptions(ModelOptions):
-    """Of `embed` and `score`: what stands before the solutions, how views are read, and the control."""
-
-    as_trained: bool = option(
-        True,
-        "views as the run compared them: after its head, its targets scaled and from its layers, and of its running "
-        "mean or of the model before training where those gave the targets; else the model's own last states",
-        group="model",
-    )
-    system_prompt: str = option(
-        "train",
-        "the system message: that of the model's training, that of each row, or none",
-        choices=SYSTEM_PROMPTS,
-        group="data",
-    )
-    random_weights: int | None = option(
-        None,
-        "control: the same architecture and tokenizer with weights drawn from this seed",
-        metavar="SEED",
-        group="model",
-        least=0,
-    )
-
-
-@dataclass(kw_only=True)
-class EmbedOptions(SolutionOptions):
-    """What is embedded, and what is known of it."""
-
-    output_file: str = option(help="the file to write, .safetensors or .npz", metavar="FILE")
-    layers: list[str] = option([], "also keep these layers: numbers from 0 (embedding output), or 'all'")
-    results: str | None = option(
-        None, "a result file of `stepjepa evaluate`: which questions were answered correctly", metavar="FILE"
-    )
-    use_responses: bool = option(False, "embed the responses in --results instead of the gold solutions")
-    batch_size: int = option(32, "examples encoded together", group="model", least=1)
-    bf16: bool = option(False, "matrix products in bfloat16, as `stepjepa train --bf16` computes", group="model")
-
-    def __post_init__(self) -> None:
-        if self.use_responses and not self.results:
-            raise UserError("--use_responses needs the responses: give a result file with --results")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +57,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     """
     from stepjepa.analysis.embeddings import check_finite, check_suffix, save
     from stepjepa.analysis.encode import check_prompts, encode_examples, joined, with_responses, with_system_prompt
+    from stepjepa.analysis.subject import described, load
     from stepjepa.analysis.trained import AS_IT_IS, trained_reading
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
@@ -192,32 +146,6 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     return 0
 
 
-def load(options: SolutionOptions, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
-    """Model, tokenizer, and whether the checkpoint brought its predictor tokens.
-
-    Args:
-        options: which model, its `dtype`, and a seed of `random_weights`.
-
-    Raises:
-        UserError: the model cannot be loaded, or was trained with another number of predictor tokens.
-    """
-    from stepjepa.analysis.encode import check_predictors, random_weights
-    from stepjepa.models.loading import choose_device, load_model, read_tokenizer
-
-    remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    try:
-        model, tokenizer = load_model(options.model_name, predictors=predictors, dtype=options.dtype, **remote)
-    except UserError:
-        raise
-    except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
-        raise UserError(f"--model_name {options.model_name}: {error}") from error
-    trained = check_predictors(read_tokenizer(model_path(options.model_name), **remote), predictors)
-    model.to(choose_device(options.device))
-    if options.random_weights is not None:
-        model = random_weights(model, options.random_weights)
-    return model, tokenizer, trained
-
-
 def named_layers(words: Sequence[str], model: Any) -> list[int]:
     """`["all"]`, or numbers → layers.
 
@@ -231,18 +159,6 @@ def named_layers(words: Sequence[str], model: Any) -> list[int]:
     if not all(word.isdigit() for word in words):
         raise UserError(f"--layers {' '.join(words)}: numbers from 0 (embedding output) on, or 'all'")
     return sorted({int(word) for word in words})
-
-
-def described(model: Any) -> dict[str, Any]:
-    """Architecture, depth and width of a model."""
-    from stepjepa.jepa.architectures import base_model
-
-    config = base_model(model).config.get_text_config()
-    return {
-        "architecture": type(base_model(model)).__name__,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-    }
 
 
 def account(counts: Mapping[str, int], trained_predictor: bool, random_seed: int | None) -> str:

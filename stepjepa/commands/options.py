@@ -12,47 +12,16 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from stepjepa.data.steps import Splitter
-from stepjepa.jepa.pairs import ONE_LEVEL, BranchLayout
-from stepjepa.models.checkpoint import BUILTIN, model_path
-from stepjepa.models.options import LoadedModel
-from stepjepa.records import UserError, option, printable
+from stepjepa.models.checkpoint import model_path
+from stepjepa.records import UserError, printable
 from stepjepa.training.configurations import Option, boolean, did_you_mean, options_of
 
 SIZES = ("notebook", "paper", "column")  # of figures
 METAVARS: dict[Any, str] = {int: "N", float: "X", boolean: "true|false", Path: "PATH"}
-
-
-@dataclass(kw_only=True)
-class ModelOptions(LoadedModel):
-    """Also the data that a command looks at its model with."""
-
-    test_file: list[str] = option(
-        [BUILTIN],
-        "'builtin', JSONL files (any form that prepare reads), or Hub data set ids",
-        aliases=["--train_file", "--eval_file"],
-        group="data",
-    )
-    splitter: Splitter | None = option(
-        None,
-        "how to find steps in unprepared data and in responses, as in prepare",
-        choices=get_args(Splitter),
-        group="data",
-    )
-    problems: int = option(200, "how many built-in problems of each kind", group="data", least=1)
-    split: str = option("test", "split of the built-in problems or of a Hub data set", group="data")
-    problem_seed: int = option(1, "which built-in problems are drawn", group="data")
-
-
-@dataclass(frozen=True)
-class ShownLayout(BranchLayout):
-    """The branches of a command that looks at views: with no pair there is none."""
-
-    pairs: str = option("consecutive", "which view pairs", choices=tuple(name for name in ONE_LEVEL if name != "none"))
 
 
 class Layout(argparse.HelpFormatter):

@@ -4,176 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.embed import SolutionOptions, described, load
+from stepjepa.analysis.options import ScoreOptions
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
-from stepjepa.jepa.pairs import ISOLATIONS, BranchLayout
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError, as_json, environment, one_writer, option, text_table, write_json, write_jsonl
+from stepjepa.records import UserError, as_json, environment, one_writer, text_table, write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from stepjepa.analysis.energies import StepViews, ZScore
-
-DISTANCES = ("cosine", "l2", "mse", "smooth_l1")
-CONTEXTS = ("auto", "predictor", "step_end")
-
-
-@dataclass(kw_only=True)
-class ScoreOptions(SolutionOptions):
-    """What is scored, how energies are read, what is written."""
-
-    output_file: str | None = option(None, "write one row a solution: energies of its steps", metavar="R.jsonl")
-    detect: bool = option(
-        False,
-        "find wrong steps planted in built-in solutions; AUCs beside controls, random weights of seed 0 among them",
-        group="task",
-    )
-    results: str | None = option(
-        None, "best of n: sampled answers of `stepjepa evaluate --samples N`", metavar="FILE", group="task"
-    )
-    greedy: str | None = option(
-        None, "greedy answers to the same questions, to compare with", metavar="FILE", group="task"
-    )
-    record_file: str | None = option(None, "write the figures of --detect or --results", aliases=["--json"])
-    plot_file: str | None = option(None, "draw the figure of --detect", metavar="FILE")
-    label: str | None = option(None, "what the model is called in record and figure; its name by default")
-    distance: str | None = option(
-        None, "the energy; that of the run's loss by default, else cosine", choices=DISTANCES, group="energy"
-    )
-    context: str = option(
-        "auto",
-        "read the context view at the predictor token or at the end of the step before; auto: at the predictor where "
-        "a JEPA term has trained it",
-        choices=CONTEXTS,
-        group="energy",
-    )
-    predictors: int | None = option(None, "predictor tokens; the run's by default", least=1, group="energy")
-    isolation: str | None = option(
-        None, "what a step sees besides itself; the run's by default", choices=ISOLATIONS, group="energy"
-    )
-    scale_file: list[str] = option(
-        [],
-        "z-score each dimension on these solutions of other problems; built-in training problems for --detect",
-        metavar="FILE",
-        group="energy",
-    )
-    scale_problems: int = option(200, "how many built-in problems for that", least=2, group="energy")
-    batch_size: int = option(16, "contexts encoded together", least=1, group="model")
-
-    def __post_init__(self) -> None:
-        if self.detect and (self.results or self.test_file != [BUILTIN]):
-            raise UserError("--detect plants mistakes in built-in problems; it takes no --test_file and no --results")
-        if self.greedy and not self.results:
-            raise UserError("--greedy is compared with the samples of --results")
-        if not (self.detect or self.results or self.output_file):
-            raise UserError("say what to do: --output_file for energies, --results for best of n, or --detect")
-        if self.plot_file and not self.detect:
-            raise UserError("--plot_file draws the figure of --detect")
-
-
-class Scorer:
-    """A model with what its energies are read by."""
-
-    def __init__(self, options: ScoreOptions) -> None:
-        from stepjepa.analysis.trained import AS_IT_IS, predicts_at_predictor, trained_reading
-        from stepjepa.evaluation.scoring import system_prompt
-        from stepjepa.models.checkpoint import locate_model
-
-        self.options = options
-        self.located = locate_model(options.model_name, options.revision)
-        self.system, origin = system_prompt(options.system_prompt, self.located)
-        training = self.located.training() or {}
-        # Of the pairs that it trained only how many predictor tokens of which level there are matters here.
-        own = {one.name: training[one.name] for one in fields(BranchLayout) if one.name in training}
-        given = {name: getattr(options, name) for name in ("predictors", "isolation")}
-        own |= {name: value for name, value in given.items() if value is not None}
-        try:
-            self.layout = BranchLayout(**(own | {"max_length": None}))
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        self.model, self.tokenizer, trained = load(options, self.layout.predictors)
-        random = options.random_weights is not None
-        self.reading = trained_reading(self.located, self.model, random) if options.as_trained else AS_IT_IS
-        self.distance = options.distance or self.reading.distance
-        never_trained = not trained or (bool(training) and not predicts_at_predictor(training))
-        self.at_step_end = options.context == "step_end" or (options.context == "auto" and never_trained)
-        place = "the end of the step before" if self.at_step_end else "the predictor token"
-        say(f"system prompt: {origin}; energy: {self.distance}, predicted at {place}; {self.reading.words()}")
-
-    def views(
-        self,
-        examples: Sequence[Mapping[str, Any]],
-        candidates: Sequence[Any],
-        model: Any = None,
-        likelihood: bool = False,
-    ) -> StepViews:
-        """Views of candidate steps, by another model if one is given; log-probabilities where they are asked for."""
-        from stepjepa.analysis.energies import encode_candidates
-
-        return encode_candidates(
-            self.model if model is None else model,
-            self.tokenizer,
-            examples,
-            candidates,
-            layout=self.layout,
-            reading=self.reading if model is None else self.reading.of_itself(),
-            likelihood=likelihood,
-            at_step_end=self.at_step_end,
-            batch_size=self.options.batch_size,
-        )
-
-    def read(self, source: Sequence[str], split: str, count: int, seed: int) -> list[dict[str, Any]]:
-        """Solutions under the system prompt of the model."""
-        from stepjepa.analysis.encode import with_system_prompt
-        from stepjepa.data.sources import read_examples
-
-        options = self.options
-        examples, report = read_examples(
-            list(source), split=split, count=count, seed=seed, splitter=options.splitter, system_prompt=None
-        )
-        if source is not self.options.scale_file:
-            say(report)
-        return examples if options.system_prompt == "file" else with_system_prompt(examples, self.system)
-
-    def scale(self, scored: Sequence[Mapping[str, Any]], source: Sequence[str], model: Any = None) -> ZScore:
-        """Fitted on the steps, from the second on, of solutions of problems that are not scored."""
-        from stepjepa.analysis.energies import ZScore, own_steps
-
-        questions = {example["question"] for example in scored}
-        others = self.read(source, "train", self.options.scale_problems, self.options.problem_seed)
-        others = [example for example in others if example["question"] not in questions]
-        return ZScore.fit(self.views(others, own_steps(others, first=1), model))
-
-    def description(self) -> dict[str, Any]:
-        """For a record."""
-        options = self.options
-        return {
-            "label": options.label or self.located.name,
-            "model": {
-                **self.located.description(),
-                "training": self.located.training(),
-                **described(self.model),
-                "dtype": options.dtype,
-                "random_weights": options.random_weights,
-            },
-            "configuration": {
-                "layout": asdict(self.layout),
-                "as_trained": options.as_trained,
-                "target_layer": self.reading.target_layer,
-                "target_top": self.reading.target_top,
-                "targets": self.reading.targets,
-                "distance": self.distance,
-                "context": "step_end" if self.at_step_end else "predictor",
-                "system_prompt": self.system,
-                "problems": options.problems,
-                "split": options.split,
-                "problem_seed": options.problem_seed,
-                "scale_problems": options.scale_problems,
-            },
-        }
+    from stepjepa.analysis.scorer import Scorer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     options: ScoreOptions = parse(parser, words, ScoreOptions)
     began = environment()
-    scorer = Scorer(options)
+    from stepjepa.analysis.scorer import Scorer
+
+    scorer = Scorer(options, say)
     if options.detect:
         record = find_mistakes(scorer)
     elif options.results:

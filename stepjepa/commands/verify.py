@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepjepa.commands.options import Parser, ShownLayout, parse
+from stepjepa.analysis.options import ShownLayout
+from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import Progress, say, say_next
 from stepjepa.experiments.options import VerifyOptions
 from stepjepa.models.checkpoint import BUILTIN

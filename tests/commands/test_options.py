@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, fields
 
 import pytest
 
+from stepjepa.analysis.options import EmbedOptions, ShownLayout
 from stepjepa.commands.ablate import AblateOptions
 from stepjepa.commands.attention import AttentionOptions
 from stepjepa.commands.compare import CompareOptions
-from stepjepa.commands.embed import EmbedOptions
 from stepjepa.commands.inspect import InspectOptions
 from stepjepa.commands.main import COMMANDS, main
-from stepjepa.commands.options import Parser, ShownLayout, parse
+from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.prepare import PrepareOptions
 from stepjepa.evaluation.options import EvaluateOptions, SynthesizeOptions
 from stepjepa.experiments.options import BenchOptions, VerifyOptions

@@ -1,0 +1,48 @@
+"""The model that is looked at, loaded as options say or with random weights as a control; described for records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepjepa.analysis.encode import check_predictors, random_weights
+from stepjepa.analysis.options import SolutionOptions
+from stepjepa.jepa.architectures import base_model
+from stepjepa.models.checkpoint import model_path
+from stepjepa.models.loading import choose_device, load_model, read_tokenizer
+from stepjepa.records import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load(options: SolutionOptions, predictors: int) -> tuple[Any, PreTrainedTokenizerBase, bool]:
+    """Model, tokenizer, and whether the checkpoint brought its predictor tokens.
+
+    Args:
+        options: which model, its `dtype`, and a seed of `random_weights`.
+
+    Raises:
+        UserError: the model cannot be loaded, or was trained with another number of predictor tokens.
+    """
+    remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    try:
+        model, tokenizer = load_model(options.model_name, predictors=predictors, dtype=options.dtype, **remote)
+    except UserError:
+        raise
+    except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
+        raise UserError(f"--model_name {options.model_name}: {error}") from error
+    trained = check_predictors(read_tokenizer(model_path(options.model_name), **remote), predictors)
+    model.to(choose_device(options.device))
+    if options.random_weights is not None:
+        model = random_weights(model, options.random_weights)
+    return model, tokenizer, trained
+
+
+def described(model: Any) -> dict[str, Any]:
+    """Architecture, depth and width of a model."""
+    config = base_model(model).config.get_text_config()
+    return {
+        "architecture": type(base_model(model)).__name__,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+    }
