@@ -4,7 +4,7 @@ In the order in which a question passes through them:
 
 - `questions.py`: test data of any source → questions with gold answers, and an account of every other row;
 - `scoring.py`: the prompt of a question, and the verdict on a response;
-- `generation.py`: prompts → responses, in batches, with a key-value cache;
+- `generation.py`: prompts → responses, in batches, with the key-value cache of `cache.py`;
 - `answers.py`: the final answer of a response, and whether it is right; `equivalence.py` asks math-verify where
   numbers and text do not settle it;
 - `options.py`: what `evaluate` and `synthesize` can be asked, without torch;

@@ -15,7 +15,8 @@ trainer.py         `StepJEPATrainer`: what differs from `transformers.Trainer`
 divergence.py      what is said where the loss is no number
 monitor.py         what is logged in training and summed up in evaluation
 identity.py        what the result of a run follows from; what a resumed one has to have in common with its checkpoint
-checkpoints.py     checkpoints that are complete or absent
+checkpoints.py     checkpoints on disk that are complete or absent
+resuming.py        a `Trainer` that writes such checkpoints and goes on from them
 folder.py          the output folder of a run: new, or the one that is resumed; locked
 run.py             options → model, data, training, accuracy, record
 summary.py         what a run says of itself

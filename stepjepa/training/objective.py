@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 
 from stepjepa.jepa.objectives import Objective
 from stepjepa.records import UserError
-from stepjepa.training.checkpoints import OBJECTIVE_FILE, CompleteCheckpoints
+from stepjepa.training.checkpoints import OBJECTIVE_FILE
+from stepjepa.training.resuming import CompleteCheckpoints
 
 
 class TrainedObjective(CompleteCheckpoints):

@@ -16,16 +16,15 @@ from transformers import AutoTokenizer, DynamicCache, GenerationConfig, GPT2Conf
 import stepjepa.evaluation.generation as generation
 from stepjepa.data.encoding import prompt_of
 from stepjepa.data.sources import read_examples
+from stepjepa.evaluation.cache import GrowingLayer, growing_cache
 from stepjepa.evaluation.generation import (
     Answer,
     Generation,
-    GrowingLayer,
     Sampling,
     _Draw,
     context_length,
     end_ids,
     generate,
-    growing_cache,
     left_pad,
 )
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
