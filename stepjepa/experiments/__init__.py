@@ -13,6 +13,7 @@ checks_data.py           packages, files, boundaries, labels
 checks_model.py          losses, single pass against two passes, gradients, isolation
 checks_precision.py      bfloat16 against float32 on the same weights
 plan.py                  tokens, memory and time of a run before it runs
+plan_trial.py            a few of its microbatches, timed
 plan_memory.py           the memory, traced from shapes
 benchmark.py             the race: time and memory of each way to compute the losses
 benchmark_arms.py        the ways that are raced

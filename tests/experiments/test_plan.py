@@ -11,8 +11,9 @@ from transformers import AutoConfig, Trainer
 
 from stepjepa.commands.main import main
 from stepjepa.experiments.options import CARDS, PlanOptions
-from stepjepa.experiments.plan import Rows, _length_of_run, plan
+from stepjepa.experiments.plan import _length_of_run, plan
 from stepjepa.experiments.plan_memory import footprint, optimizer_bytes
+from stepjepa.experiments.plan_trial import Rows
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import model_path
@@ -167,7 +168,7 @@ def test_tokens_are_those_of_the_collator(tmp_path):
 
 def test_here_a_few_microbatches_are_timed(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("stepjepa.experiments.plan.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("stepjepa.experiments.plan_trial.keep_freed_memory", lambda: kept.append(True))
     run = RunOptions(problems=6, eval_file=["none"])
     record = plan(run, arguments(tmp_path, num_train_epochs=1, per_device_train_batch_size=2), PlanOptions())
     assert kept == [True]  # as in the run
