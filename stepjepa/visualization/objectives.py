@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,6 +24,7 @@ from stepjepa.visualization.style import (
     new_figure,
     small,
     styled,
+    text_width,
     wrapped,
 )
 from stepjepa.visualization.words import arm_in_words
@@ -37,6 +39,9 @@ FAMILIES = {
     "InfoNCE, another model's target": GREEN,
     "over tokens": VERMILION,
 }
+LEAST = 0.2  # per cent: what is found less often stands there
+FEW = 8  # points, of which none is called far from the others
+AROUND = [(0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7), (1, 0), (-1, 0), (0, 1), (0, -1)]
 TOKENS = ("nextlat", "mtp", "stp", "ssp")
 
 
@@ -45,7 +50,8 @@ def objectives_map(report: Mapping[str, Any]) -> Figure:
     """Every objective as a point: R@1 of the true next step among all held-out ones, against accuracy and LM loss.
 
     Accuracy as its difference to the first baseline with the 95% interval, on the test split. Green: the corner that is
-    sought, 92% found and at most one point lost. Of one seed retrieval and LM loss are those of the validation split.
+    sought, 92% found and at most one point lost; dotted: chance. Of one seed retrieval and LM loss are those of the
+    validation split. What lies far from all else is a triangle at the edge, with its value.
 
     Args:
         report: of `experiments.report.report`, of a grid with a baseline.
@@ -64,31 +70,37 @@ def objectives_map(report: Mapping[str, Any]) -> Figure:
     baselines = {pair["baseline"] for pair in report["comparisons"]}
     beside = across(2, 30)
     columns = legend_columns(3, 40)
-    lines = -(-len(order) // columns) + 4
-    figure = new_figure(height=(0.45 if beside == 2 else 1.4) + 0.022 * lines * small() / 8)
+    labels = [f"{number} {wrapped(arm_in_words(arm), 190)}" for number, arm in enumerate(order, 1)]
+    lines = (sum(1 + label.count("\n") for label in labels) + len(FAMILIES)) / columns + 1
+    figure = new_figure(height=(0.5 if beside == 2 else 1.6) + 1.4 * lines * small() / text_width())
     left, right = figure.subplots(2 // beside, beside).ravel()
-    handles = []
+    handles, accuracies, losses = [], [], []
     for number, arm in enumerate(order, 1):
         own, colour = report["arms"][arm][split], FAMILIES[family(report["arms"][arm]["options"])]
-        place = 100 * own["consecutive_recall_all"]["mean"]
+        place = max(100 * own["consecutive_recall_all"]["mean"], LEAST)
         if pair := differences.get(arm):
-            left.plot([place] * 2, [100 * pair["low"], 100 * pair["high"]], color=colour, linewidth=0.8, alpha=0.6)
+            left.plot([place] * 2, [100 * pair["low"], 100 * pair["high"]], color=colour, linewidth=0.8, alpha=0.5)
         if pair or arm in baselines:
-            _point(left, place, 100 * pair["value"] if pair else 0.0, number, colour)
+            value, low, high = (100 * pair[end] if pair else 0.0 for end in ("value", "low", "high"))
+            accuracies.append(Point(place, value, low, high, number, colour))
         if (loss := own["lm_loss"]["mean"]) is not None:
-            _point(right, place, loss, number, colour)
-        handles.append(Line2D([], [], linestyle="none", label=f"{number} {wrapped(arm_in_words(arm), 190)}"))
+            losses.append(Point(place, loss, loss, loss, number, colour))
+        handles.append(Line2D([], [], linestyle="none", label=labels[number - 1]))
     left.axhline(0, color="black", linewidth=0.8, zorder=1)
-    left.fill_between([100 * FOUND, 100], -100 * MARGIN, 100, color=GREEN, alpha=0.15, linewidth=0, zorder=0)
-    values = [100 * pair[end] for pair in differences.values() for end in ("low", "high")] or [0]
-    left.set_ylim(min([*values, -2]) - 1, max([*values, 2]) + 1)
+    left.fill_between([100 * FOUND, 100], -100 * MARGIN, 100, color=GREEN, alpha=0.3, linewidth=0, zorder=0)
     baseline = next(iter(differences.values()))["baseline"] if differences else "the baseline"
     left.set_ylabel(f"accuracy, points to {arm_in_words(baseline)}", fontsize=small())
     right.set_ylabel("LM loss (nats)")
-    for axes in (left, right):
-        axes.set_xlim(-3, 103)
+    chance = report["arms"][order[0]][split].get("consecutive_recall_all_chance", {}).get("mean") if order else None
+    for axes, points, form in ((left, accuracies, "+.0f"), (right, losses, ".2f")):
+        axes.set_xscale("log")
+        axes.set_xlim(LEAST * 0.8, 115)
+        axes.set_xticks([1, 10, 100], ["1", "10", "100"])
         axes.set_xlabel("R@1 of the true next step among all (%)")
+        if chance:
+            axes.axvline(100 * chance, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
         grid_lines(axes, "y")
+        _place(axes, points, form)
     colours = {family(report["arms"][arm]["options"]) for arm in order}
     kinds = [Line2D([], [], color=FAMILIES[name], marker="o", linestyle="none", label=name) for name in FAMILIES]
     shown = [handle for handle in kinds if handle.get_label() in colours]
@@ -112,6 +124,57 @@ def family(options: Mapping[str, Any]) -> str:
     return f"{kind}, its own target" if own else f"{kind}, another model's target"
 
 
-def _point(axes: Axes, x: float, y: float, number: int, colour: str) -> None:
-    axes.plot([x], [y], "o", color=colour)
-    axes.annotate(str(number), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=small(), color=colour)
+class Point(NamedTuple):
+    """Where an objective stands, with its interval, and as what."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    number: int
+    colour: str
+
+
+def _place(axes: Axes, points: Sequence[Point], form: str) -> None:
+    """Draw numbered points; `form` is that of the value of one that lies far from the others, at the edge."""
+    if not points:
+        return
+    low, high = _most([value for point in points for value in (point.y, point.low, point.high)])
+    axes.set_ylim(low, high)
+    taken: list[np.ndarray] = []
+    for point in points:
+        outside = not low < point.y < high
+        edge = float(np.clip(point.y, low + 0.02 * (high - low), high - 0.02 * (high - low)))
+        marker = "o" if not outside else "v" if point.y <= low else "^"
+        axes.plot([point.x], [edge], marker, color=point.colour)
+        taken.append(axes.transData.transform((point.x, edge)))
+    pixels = axes.figure.dpi / 72  # in a point, which offsets are in
+    for number, point in enumerate(points):
+        at = taken[number]
+        # Of the places around the point the one farthest from points and from numbers that are there already.
+        places = [radius * np.asarray(direction) for radius in (7, 11) for direction in AROUND]
+        free = [min(np.hypot(*(at + pixels * place - one)) for one in taken) - np.hypot(*place) for place in places]
+        chosen = places[int(np.argmax(free))]
+        if outside := not low < point.y < high:
+            chosen = np.array([7 if point.x < 10 else -7, 0])
+        taken.append(at + pixels * chosen)
+        axes.annotate(
+            f"{point.number} ({point.y:{form}})".replace("-", "−") if outside else str(point.number),
+            tuple(axes.transData.inverted().transform(at)),
+            xytext=tuple(chosen),
+            textcoords="offset points",
+            fontsize=small(),
+            color=point.colour,
+            ha="center" if not outside else "left" if chosen[0] > 0 else "right",
+            va="center",
+        )
+
+
+def _most(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that hold all values but those more than four interquartile ranges from the middle half."""
+    kept = np.asarray(values)
+    if len(kept) >= FEW:
+        first, third = np.quantile(kept, (0.25, 0.75))
+        kept = kept[np.abs(kept - np.clip(kept, first, third)) <= 4 * (third - first)]
+    room = max(0.1 * (kept.max() - kept.min()), 1e-3 * abs(kept.max()), 1e-6)
+    return float(kept.min() - room), float(kept.max() + room)
