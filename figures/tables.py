@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from parts.cells import ROOT
 from parts.costs import drills, growth, plans, price, price_objectives, price_real, streaming
 from parts.findings import findings
-from parts.grids import OBJECTIVE_GRIDS, grid_table, objectives_table, transfer
+from parts.grids import OBJECTIVE_GRIDS, equal_data, grid_table, objectives_table, transfer
 from parts.models import compare, gsm8k, other_tests, representations, train
 from parts.package import files, formats, rooms
 from parts.steps import best_of, detected_steps, detections, next_steps, segmentation
@@ -35,6 +35,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "lowdata": functools.partial(grid_table, "lowdata", "λ = 0"),
         "losses": functools.partial(grid_table, "losses"),
         "transfer": transfer,
+        "equal-data": equal_data,
         **{name: functools.partial(objectives_table, name) for name in OBJECTIVE_GRIDS},
         "price-objectives": price_objectives,
         "streaming": streaming,

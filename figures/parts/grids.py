@@ -69,6 +69,8 @@ def transfer() -> list[str]:
 
 def equal_data() -> list[str]:
     """Each objective after every number of epochs, and the two that the validation split chooses set side by side."""
+    if not known("equal-data"):
+        return ["Not measured yet: `stepjepa ablate equal-data`."]
     said = grid("equal-data")
     arms, paired = said["arms"], {(pair["arm"], pair["baseline"]): pair for pair in said["comparisons"]}
     heads = ["objective", "seeds", "validation: LM loss", "validation: right", "test: right (95%)"]
