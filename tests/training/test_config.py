@@ -81,11 +81,12 @@ def test_the_layout_is_that_of_the_options(tmp_path):
 def test_rivals_are_named_configurations(tmp_path):
     known = options_of(JEPAOptions, RunOptions)
     kinds = {}
-    for name in ("classic", "plain", "llm-jepa", "stp", "ssp", "nextlat", "mtp", "aligned"):
+    for name in ("classic", "plain", "llm-jepa", "stp", "ssp", "nextlat", "mtp", "aligned", "frozen"):
         args = StepJEPAConfig(output_dir=str(tmp_path), **read_configuration(name, known))
         kinds[name] = (args.jepa_loss_type, args.pairs, args.lbd)
     assert kinds["classic"] == ("cosine", "first", 0.1)
     assert kinds["plain"][2] == 0
+    assert kinds["frozen"] == ("infonce", "consecutive", 0.02)
     assert kinds["llm-jepa"] == ("cosine", "question_answer", 1.0)
     assert [kinds[name][0] for name in ("stp", "ssp", "nextlat", "mtp")] == ["stp", "ssp", "nextlat", "mtp"]
     with pytest.raises(ValueError, match="whole_step"):
