@@ -116,7 +116,8 @@ def objective_rows(said: Mapping[str, Any], bench: Mapping[str, Any] | None) -> 
     """The table of `objectives_table`, from the report of a grid and the record of `stepjepa bench --objectives`."""
     screening = max(len(entry["seeds"]) for entry in said["arms"].values()) == 1
     split = "validation" if screening else "test"
-    pairs = {pair["arm"]: pair for pair in said["comparisons"]}
+    arms = said["arms"]
+    pairs = {pair["arm"]: pair for pair in said["comparisons"] if arms[pair["baseline"]]["options"].get("lbd") == 0}
     compared = ["seeds", "accuracy (95%)", "to plain, points (95%)", "detectable", "not worse by 1 point"]
     heads = ["objective", *(["accuracy"] if screening else compared)]
     figures = [

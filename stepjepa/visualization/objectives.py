@@ -49,7 +49,7 @@ TOKENS = ("nextlat", "mtp", "stp", "ssp")
 def objectives_map(report: Mapping[str, Any]) -> Figure:
     """Every objective as a point: R@1 of the true next step among all held-out ones, against accuracy and LM loss.
 
-    Accuracy as its difference to the first baseline with the 95% interval, on the test split. Green: the corner that is
+    Accuracy as its difference to plain fine-tuning with the 95% interval, on the test split. Green: the corner that is
     sought, 92% found and at most one point lost; dotted: chance. Of one seed retrieval and LM loss are those of the
     validation split. What lies far from all else is a triangle at the edge, with its value.
 
@@ -66,8 +66,9 @@ def objectives_map(report: Mapping[str, Any]) -> Figure:
     order = [arm for _, arm in sorted(placed, reverse=True)]
     differences: dict[str, Mapping[str, Any]] = {}
     for pair in report["comparisons"]:
-        differences.setdefault(pair["arm"], pair)
-    baselines = {pair["baseline"] for pair in report["comparisons"]}
+        if report["arms"][pair["baseline"]]["options"].get("lbd") == 0:
+            differences.setdefault(pair["arm"], pair)
+    baselines = {pair["baseline"] for pair in differences.values()}
     beside = across(2, 30)
     columns = legend_columns(3, 40)
     labels = [f"{number} {wrapped(arm_in_words(arm), 190)}" for number, arm in enumerate(order, 1)]
@@ -94,7 +95,7 @@ def objectives_map(report: Mapping[str, Any]) -> Figure:
     chance = report["arms"][order[0]][split].get("consecutive_recall_all_chance", {}).get("mean") if order else None
     for axes, points, form in ((left, accuracies, "+.0f"), (right, losses, ".2f")):
         axes.set_xscale("log")
-        axes.set_xlim(LEAST * 0.8, 115)
+        axes.set_xlim(LEAST * 0.6, 115)
         axes.set_xticks([1, 10, 100], ["1", "10", "100"])
         axes.set_xlabel("R@1 of the true next step among all (%)")
         if chance:
@@ -139,7 +140,8 @@ def _place(axes: Axes, points: Sequence[Point], form: str) -> None:
     """Draw numbered points; `form` is that of the value of one that lies far from the others, at the edge."""
     if not points:
         return
-    low, high = _most([value for point in points for value in (point.y, point.low, point.high)])
+    values = [value for point in points for value in (point.y, point.low, point.high)]
+    low, high = _most(values) if len(points) >= FEW else _room(min(values), max(values))
     axes.set_ylim(low, high)
     taken: list[np.ndarray] = []
     for point in points:
@@ -173,8 +175,12 @@ def _place(axes: Axes, points: Sequence[Point], form: str) -> None:
 def _most(values: Sequence[float]) -> tuple[float, float]:
     """Limits of an axis that hold all values but those more than four interquartile ranges from the middle half."""
     kept = np.asarray(values)
-    if len(kept) >= FEW:
-        first, third = np.quantile(kept, (0.25, 0.75))
-        kept = kept[np.abs(kept - np.clip(kept, first, third)) <= 4 * (third - first)]
-    room = max(0.1 * (kept.max() - kept.min()), 1e-3 * abs(kept.max()), 1e-6)
-    return float(kept.min() - room), float(kept.max() + room)
+    first, third = np.quantile(kept, (0.25, 0.75))
+    kept = kept[np.abs(kept - np.clip(kept, first, third)) <= 4 * (third - first)]
+    return _room(float(kept.min()), float(kept.max()))
+
+
+def _room(low: float, high: float) -> tuple[float, float]:
+    """Limits with some room around the values."""
+    room = max(0.1 * (high - low), 1e-3 * abs(high), 1e-6)
+    return low - room, high + room
