@@ -297,5 +297,7 @@ def test_mistakes_are_named_by_file_and_key(tmp_path, monkeypatch, text, message
 
 
 def test_a_grid_that_is_not_there():
-    with pytest.raises(UserError, match=r"missing\.yaml: no such grid file, and not one of equal-data, isolation, lambda"):
+    with pytest.raises(
+        UserError, match=r"missing\.yaml: no such grid file, and not one of equal-data, isolation, lambda"
+    ):
         read_grid("missing.yaml")
