@@ -86,11 +86,11 @@ def equal_data() -> list[str]:
         for kind in ("aligned", "plain")
     ]
     pair = paired[tuple(chosen)]
-    said_of = (
-        f"Lowest LM loss on the validation split: {chosen[1]}, and {chosen[0]}; {chosen[0]} to {chosen[1]} on the test"
+    found = (
+        f"Lowest LM loss on the validation split: {chosen[1]}; {chosen[0]}. The second to the first on the test split: "
+        f"{in_points(pair)}, smallest detectable difference {100 * pair['detectable']:.1f}."
     )
-    seen = f"{said_of} split: {in_points(pair)}, smallest detectable difference {100 * pair['detectable']:.1f}."
-    return [*table(*rows), "", seen, *still_to_run(said)]
+    return [*table(*rows), "", found, *still_to_run(said)]
 
 
 OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "pretrained")

@@ -239,6 +239,7 @@ def test_the_jepa_loss_alone_trains_the_predictor_row(tmp_path):
     [
         ("nobody/nothing", "No folder here", True),
         ("nothing", "No folder here", True),
+        ("builtn", "No folder here has that name; did you mean builtin?", True),
         ("{here}", "config.json", False),
         ("no/such/folder/here", "no such folder", False),
         ("./mine", "no such folder", False),
