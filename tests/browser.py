@@ -202,19 +202,18 @@ def ask(page: Any, code: str) -> str:
     )
 
 
-def keep_busy(page: Any, until: Path) -> None:
-    """Keep the kernel of the notebook that is open busy until a file is there, and do not wait for that.
+@contextmanager
+def stopped_kernel(page: Any) -> Iterator[None]:
+    """The kernel of the notebook that is open answers nothing meanwhile, whatever it is asked.
 
-    `keptBusy` of the page tells whether it still is; the kernel's own status is also that of the widgets' messages.
+    A cell that runs long would not do: JupyterLab has a second thread of the kernel answer widgets beside it.
     """
-    page.evaluate(
-        """code => {
-            const future = jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
-            window.keptBusy = true;
-            future.done.then(() => { window.keptBusy = false; });
-        }""",
-        f"import pathlib, time\nwhile not pathlib.Path({str(until)!r}).exists(): time.sleep(0.05)",
-    )
+    kernel = int(ask(page, "import os; print(os.getpid())"))
+    os.kill(kernel, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(kernel, signal.SIGCONT)
 
 
 def in_sight(page: Any, *selectors: str) -> bool:

@@ -14,10 +14,10 @@ from browser import (
     chromium,
     in_sight,
     jupyter_lab,
-    keep_busy,
     needs_browser,
     open_and_run,
     still_of,
+    stopped_kernel,
     title_at,
 )
 
@@ -69,7 +69,7 @@ def test_the_attention_explorer_in_jupyterlab(tmp_path, tmp_path_factory):
         look.after(lambda: change_theme(page, "JupyterLab Dark"), words=False)
         page.wait_for_timeout(1000)  # until all small maps are drawn
         page.screenshot(path=artifacts(tmp_path) / "attention-dark.png")
-        a_busy_kernel(page, look, tmp_path / "enough")
+        a_busy_kernel(page, look)
         page.locator(f"{ROOT} label.shown select").select_option(index=1)
         page.wait_for_selector(f"{ROOT}:not(.waiting)")
         times = {"tokens": len(page.locator(f"{ROOT} .token").all()), **milliseconds(look)}
@@ -146,19 +146,18 @@ def the_difference(page, look):
     assert "+0.01" in page.locator(f"{ROOT} .legend").inner_text()
 
 
-def a_busy_kernel(page, look, enough):
+def a_busy_kernel(page, look):
     """What the page has can be looked at; what it has not is waited for, and nothing jumps back."""
     page.wait_for_selector(f"{ROOT}:not(.waiting)")
-    keep_busy(page, enough)
     look.canvas.focus()
-    look.after(lambda: page.keyboard.press("Shift+ArrowRight"))
-    page.keyboard.press("Shift+ArrowDown")
-    page.keyboard.press("Shift+ArrowDown")
-    assert page.locator(f"{ROOT}.waiting").count() == 1
-    assert value(page, "layer") == "2"
-    look.after(lambda: page.keyboard.press("ArrowUp"))
-    position = value(page, "position")
-    enough.touch()
+    with stopped_kernel(page):
+        look.after(lambda: page.keyboard.press("Shift+ArrowRight"))
+        page.keyboard.press("Shift+ArrowDown")
+        page.keyboard.press("Shift+ArrowDown")
+        assert page.locator(f"{ROOT}.waiting").count() == 1
+        assert value(page, "layer") == "2"
+        look.after(lambda: page.keyboard.press("ArrowUp"))
+        position = value(page, "position")
     page.wait_for_selector(f"{ROOT}:not(.waiting)")
     page.wait_for_timeout(500)
     assert (value(page, "layer"), value(page, "head"), value(page, "position")) == ("2", "0", position)

@@ -15,10 +15,10 @@ from browser import (
     exported,
     in_sight,
     jupyter_lab,
-    keep_busy,
     needs_browser,
     open_and_run,
     still_of,
+    stopped_kernel,
     title_at,
 )
 from small_embeddings import make_embeddings
@@ -213,7 +213,7 @@ def test_the_embedding_explorer_in_jupyterlab(lab, tmp_path):
         menus_and_keys(page, look)
         pointer_search_and_lasso(page, look)
         points_move_from_set_to_set(page, look)
-        one_state_while_the_kernel_is_busy(page, look, tmp_path / "enough")
+        one_state_while_the_kernel_is_busy(page, look)
         picture_and_words(page, ".stepjepa-map", tmp_path, "embedding-explorer", look)
         many_points_stay_responsive(page, tmp_path)
         assert watched.errors == []
@@ -340,24 +340,22 @@ def the_state(page) -> list[str]:
     ]
 
 
-def one_state_while_the_kernel_is_busy(page, look, enough):
+def one_state_while_the_kernel_is_busy(page, look):
     """Keys, menu and slider agree at once, and afterwards with Python; nothing jumps back."""
     look.after(lambda: page.locator(".stepjepa-map select").first.select_option(index=4))
     look.canvas.focus()
-    keep_busy(page, enough)
-    for _ in range(5):
-        look.after(lambda: page.keyboard.press("ArrowDown"))
-    assert look.words.startswith("Problem 10: ")
-    assert the_state(page)[0] == "10"
-    page.keyboard.press("Home")
-    look.after(lambda: page.keyboard.press("ArrowRight"))
-    assert the_state(page) == ["10", "2"]
-    page.locator(".stepjepa-map .slider input").first.focus()
-    look.after(lambda: page.keyboard.press("ArrowRight"))
-    assert the_state(page) == ["10", "3"]
-    said = look.words
-    assert page.evaluate("window.keptBusy")
-    enough.touch()
+    with stopped_kernel(page):
+        for _ in range(5):
+            look.after(lambda: page.keyboard.press("ArrowDown"))
+        assert look.words.startswith("Problem 10: ")
+        assert the_state(page)[0] == "10"
+        page.keyboard.press("Home")
+        look.after(lambda: page.keyboard.press("ArrowRight"))
+        assert the_state(page) == ["10", "2"]
+        page.locator(".stepjepa-map .slider input").first.focus()
+        look.after(lambda: page.keyboard.press("ArrowRight"))
+        assert the_state(page) == ["10", "3"]
+        said = look.words
     seen = set()
     for _ in range(40):
         page.wait_for_timeout(50)
