@@ -9,7 +9,7 @@ from parts.cells import DATA, difference, grid, in_points, mean_of, percent, rec
 
 from stepjepa.experiments.grid import read_grid, shipped_grids
 from stepjepa.experiments.options import cost_of
-from stepjepa.experiments.report import has_finished
+from stepjepa.experiments.report import has_finished, to_plain
 from stepjepa.experiments.store import GridFolder
 from stepjepa.visualization.words import arm_in_words
 
@@ -68,29 +68,32 @@ def transfer() -> list[str]:
 
 
 def equal_data() -> list[str]:
-    """Each objective after every number of epochs, and the two that the validation split chooses set side by side."""
+    """Each objective after every number of epochs, and those that the validation split chooses set against plain."""
     if not known("equal-data"):
         return ["Not measured yet: `stepjepa ablate equal-data`."]
     said = grid("equal-data")
-    arms, paired = said["arms"], {(pair["arm"], pair["baseline"]): pair for pair in said["comparisons"]}
+    arms, after_as_many = said["arms"], to_plain(said)
     heads = ["objective", "seeds", "validation: LM loss", "validation: right", "test: right (95%)"]
     rows = [[*heads, "to plain after as many epochs, points (95%)", "test: LM loss", "test: R@1, all steps"]]
     for arm, entry in arms.items():
         test, validation = entry["test"], entry["validation"]
-        to_plain = paired.get((arm, arm.replace("aligned", "plain")))
         cells = [arm, str(len(entry["seeds"])), mean_of(validation, "lm_loss", ".4f"), f"{validation['accuracy']:.1%}"]
-        cells += [percent(test["accuracy"], test["low"], test["high"]), difference(to_plain) if to_plain else ""]
+        cells.append(percent(test["accuracy"], test["low"], test["high"]))
+        cells.append("" if arm.startswith("plain") else difference(after_as_many[arm]))
         rows.append([*cells, mean_of(test, "lm_loss", ".4f"), mean_of(test, "consecutive_recall_all", ".1%")])
-    chosen = [
-        min((arm for arm in arms if arm.startswith(kind)), key=lambda arm: arms[arm]["validation"]["lm_loss"]["mean"])
-        for kind in ("aligned", "plain")
-    ]
-    pair = paired[tuple(chosen)]
-    found = (
-        f"Lowest LM loss on the validation split: {chosen[1]}; {chosen[0]}. The second to the first on the test split: "
-        f"{in_points(pair)}, smallest detectable difference {100 * pair['detectable']:.1f}."
-    )
-    return [*table(*rows), "", found, *still_to_run(said)]
+    kinds = dict.fromkeys(arm.split(",")[0] for arm in arms)
+    best = {
+        kind: min((arm for arm in arms if arm.startswith(kind)), key=lambda a: arms[a]["validation"]["lm_loss"]["mean"])
+        for kind in kinds
+    }
+    paired = {(pair["arm"], pair["baseline"]): pair for pair in said["comparisons"]}
+    found = []
+    for kind in kinds:
+        if pair := paired.get((best[kind], best["plain"])):
+            found.append(f"{kind} {in_points(pair)}, smallest detectable difference {100 * pair['detectable']:.1f}")
+    chosen = f"Lowest LM loss on the validation split: {'; '.join(best.values())}."
+    lines = [chosen, f"To plain at its best, on the test split: {'; '.join(found)}."]
+    return [*table(*rows), "", " ".join(lines), *still_to_run(said)]
 
 
 OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "pretrained")
@@ -116,8 +119,7 @@ def objective_rows(said: Mapping[str, Any], bench: Mapping[str, Any] | None) -> 
     """The table of `objectives_table`, from the report of a grid and the record of `stepjepa bench --objectives`."""
     screening = max(len(entry["seeds"]) for entry in said["arms"].values()) == 1
     split = "validation" if screening else "test"
-    arms = said["arms"]
-    pairs = {pair["arm"]: pair for pair in said["comparisons"] if arms[pair["baseline"]]["options"].get("lbd") == 0}
+    pairs = to_plain(said)
     compared = ["seeds", "accuracy (95%)", "to plain, points (95%)", "detectable", "not worse by 1 point"]
     heads = ["objective", *(["accuracy"] if screening else compared)]
     figures = [
@@ -157,8 +159,20 @@ def objective_rows(said: Mapping[str, Any], bench: Mapping[str, Any] | None) -> 
         "",
         f"The {split} split; all steps: the {steps} consecutive pairs held out, R@1 by chance {chance}."
         + (" One seed: accuracies within several points of each other are alike." if screening else ""),
+        *([] if screening else to_controls(said)),
         *still_to_run(said),
     ]
+
+
+def to_controls(said: Mapping[str, Any]) -> list[str]:
+    """Differences to those baselines of a report that have a JEPA term, a line each."""
+    lines = []
+    for base in dict.fromkeys(pair["baseline"] for pair in said["comparisons"]):
+        if said["arms"][base]["options"].get("lbd") != 0:
+            pairs = [pair for pair in said["comparisons"] if pair["baseline"] == base]
+            found = "; ".join(f"{arm_in_words(pair['arm'])} {difference(pair)}" for pair in pairs)
+            lines += ["", f"To {arm_in_words(base)}, points (95%): {found}."]
+    return lines
 
 
 def cost(said: Mapping[str, Any], arm: str, bench: Mapping[str, Any] | None) -> str:

@@ -83,6 +83,15 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
     }
 
 
+def to_plain(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Of a report, each arm's comparison with plain fine-tuning: with the first baseline that has no JEPA term."""
+    pairs: dict[str, Mapping[str, Any]] = {}
+    for pair in said["comparisons"]:
+        if said["arms"][pair["baseline"]]["options"].get("lbd") == 0:
+            pairs.setdefault(pair["arm"], pair)
+    return pairs
+
+
 def has_finished(grid: Grid, folder: GridFolder) -> bool:
     """Whether any cell of a grid has a record to report."""
     return any((folder.record(cell) or {}).get("status") == FINISHED for cell in grid.cells)

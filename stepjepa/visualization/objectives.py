@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stepjepa.evaluation.statistics import MARGIN
+from stepjepa.experiments.report import to_plain
 from stepjepa.visualization.comparison import grid_lines
 from stepjepa.visualization.style import (
     BLUE,
@@ -64,10 +65,7 @@ def objectives_map(report: Mapping[str, Any]) -> Figure:
         if entry[split].get("consecutive_recall_all", {}).get("mean") is not None
     ]
     order = [arm for _, arm in sorted(placed, reverse=True)]
-    differences: dict[str, Mapping[str, Any]] = {}
-    for pair in report["comparisons"]:
-        if report["arms"][pair["baseline"]]["options"].get("lbd") == 0:
-            differences.setdefault(pair["arm"], pair)
+    differences = to_plain(report)
     baselines = {pair["baseline"] for pair in differences.values()}
     beside = across(2, 30)
     columns = legend_columns(3, 40)
@@ -143,31 +141,33 @@ def _place(axes: Axes, points: Sequence[Point], form: str) -> None:
     values = [value for point in points for value in (point.y, point.low, point.high)]
     low, high = _most(values) if len(points) >= FEW else _room(min(values), max(values))
     axes.set_ylim(low, high)
+    far = ["v" if point.y <= low else "^" if point.y >= high else "" for point in points]
     taken: list[np.ndarray] = []
-    for point in points:
-        outside = not low < point.y < high
-        edge = float(np.clip(point.y, low + 0.02 * (high - low), high - 0.02 * (high - low)))
-        marker = "o" if not outside else "v" if point.y <= low else "^"
-        axes.plot([point.x], [edge], marker, color=point.colour)
-        taken.append(axes.transData.transform((point.x, edge)))
+    for point, marker in zip(points, far, strict=True):
+        y = {"": point.y, "v": low + 0.02 * (high - low), "^": high - 0.02 * (high - low)}[marker]
+        axes.plot([point.x], [y], marker or "o", color=point.colour)
+        taken.append(axes.transData.transform((point.x, y)))
     pixels = axes.figure.dpi / 72  # in a point, which offsets are in
     for number, point in enumerate(points):
-        at = taken[number]
-        # Of the places around the point the one farthest from points and from numbers that are there already.
-        places = [radius * np.asarray(direction) for radius in (7, 11) for direction in AROUND]
-        free = [min(np.hypot(*(at + pixels * place - one)) for one in taken) - np.hypot(*place) for place in places]
-        chosen = places[int(np.argmax(free))]
-        if outside := not low < point.y < high:
-            chosen = np.array([7 if point.x < 10 else -7, 0])
-        taken.append(at + pixels * chosen)
+        at, said, align = taken[number], str(point.number), "center"
+        if far[number]:
+            beside = np.array([7 if point.x < 10 else -7, 0])
+            said = f"{point.number} ({point.y:{form}})".replace("-", "−")
+            align = "left" if beside[0] > 0 else "right"
+        else:
+            # Of the places around the point the one farthest from points and from numbers that are there already.
+            places = [radius * np.asarray(direction) for radius in (7, 11) for direction in AROUND]
+            free = [min(np.hypot(*(at + pixels * place - one)) for one in taken) - np.hypot(*place) for place in places]
+            beside = places[int(np.argmax(free))]
+        taken.append(at + pixels * beside)
         axes.annotate(
-            f"{point.number} ({point.y:{form}})".replace("-", "−") if outside else str(point.number),
+            said,
             tuple(axes.transData.inverted().transform(at)),
-            xytext=tuple(chosen),
+            xytext=tuple(beside),
             textcoords="offset points",
             fontsize=small(),
             color=point.colour,
-            ha="center" if not outside else "left" if chosen[0] > 0 else "right",
+            ha=align,
             va="center",
         )
 

@@ -1,11 +1,12 @@
 """The map and the table of objectives, from records that are made up: what is shown is what the records say."""
 
+import pytest
 from parts.grids import objective_rows, objectives_table
 from small_records import QUESTIONS, invent
 
 from stepjepa.experiments.grid import read_grid
 from stepjepa.experiments.options import cost_of
-from stepjepa.experiments.report import format_report, report
+from stepjepa.experiments.report import format_report, report, to_plain
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import write_json
 from stepjepa.visualization.objectives import FAMILIES, family, objectives_map
@@ -24,15 +25,15 @@ baseline: plain
 CHANCES = {"plain": 0.5, "plain, equal compute": 0.52, "InfoNCE": 0.5, "frozen": 0.2, "nextlat": 0.45}
 
 
-def made_up(folder, seeds):
-    (folder / "g.yaml").write_text(GRID.replace("SEEDS", str(seeds)))
+def made_up(folder, seeds, text=GRID, chances=CHANCES):
+    (folder / "g.yaml").write_text(text.replace("SEEDS", str(seeds)))
     grid, records = read_grid(str(folder / "g.yaml")), GridFolder(folder / "out")
-    invent(grid, records, CHANCES)
+    invent(grid, records, chances)
     for cell in grid.cells:
         record = records.record(cell)
         area = {"estimate": 0.5 + 0.1 * cell.seed, "low": 0.4, "high": 0.9}
         for split in ("validation", "test"):
-            record[split]["representations"]["consecutive"]["recall_all"] = CHANCES[cell.arm] / 2
+            record[split]["representations"]["consecutive"]["recall_all"] = chances[cell.arm] / 2
         kinds = {kind: {"energy": area, "log_probability": area} for kind in ("order", "mean")}
         write_json(record | {"detection": {"kinds": kinds if cell.arm != "plain" else {}}}, records.record_path(cell))
     return report(grid, records, draws=20)
@@ -75,6 +76,39 @@ def test_with_one_seed_there_is_no_test_of_accuracy_and_the_split_is_that_for_ch
     assert "The validation split" in lines[-1]
     assert "not worse" not in "".join(lines)
     assert objectives_table("no such grid") == ["Not measured yet: `stepjepa ablate no such grid`."]
+
+
+def test_a_second_baseline_with_a_term_has_a_line_of_its_own(tmp_path):
+    """The column and the map stay those of plain fine-tuning, whichever baseline stands first."""
+    for baseline in ("[plain, frozen]", "[frozen, plain]"):
+        said = made_up(tmp_path, 5, GRID.replace("baseline: plain", f"baseline: {baseline}"))
+        assert {pair["baseline"] for pair in to_plain(said).values()} == {"plain"}
+        assert set(to_plain(said)) == {*CHANCES} - {"plain"}
+        lines = objective_rows(said, None)
+        (line,) = (line for line in lines if line.startswith("To "))
+        assert line.startswith("To frozen, points (95%): plain fine-tuning +")
+        assert line.count(";") == 3  # of four other arms
+        assert any("| nextlat | 5 |" in one and "| −" in one for one in lines)
+        assert objectives_map(said).axes[0].get_ylabel() == "accuracy, points to plain fine-tuning"
+    assert not [line for line in objective_rows(made_up(tmp_path, 5), None) if line.startswith("To ")]
+
+
+@pytest.mark.parametrize(("chance", "marker"), [(0.05, "v"), (0.99, "^")])
+def test_what_lies_far_from_all_else_is_a_triangle_at_the_edge_with_its_value(tmp_path, chance, marker):
+    alike = {f"alike {number}": 0.5 + 0.001 * number for number in range(1, 9)}
+    arms = [f"{{name: {arm}, lbd: 0.{number}}}" for number, arm in enumerate([*alike, "far"], 1)]
+    text = "\n  - ".join(["base: ablation\narms:", "{name: plain, lbd: 0}", *arms])
+    said = made_up(tmp_path, 5, f"{text}\nseeds: SEEDS\nbaseline: plain\n", {"plain": 0.5, **alike, "far": chance})
+    axes = objectives_map(said).axes[0]
+    (triangle,) = (line for line in axes.lines if line.get_marker() in ("v", "^"))
+    assert triangle.get_marker() == marker
+    low, high = axes.get_ylim()
+    value = 100 * to_plain(said)["far"]["value"]
+    assert low < triangle.get_ydata()[0] < high
+    assert not low < value < high
+    (said_there,) = (text.get_text() for text in axes.texts if "(" in text.get_text())
+    assert said_there.endswith(f" ({value:+.0f})".replace("-", "−"))
+    assert len(axes.texts) == 10
 
 
 def test_every_objective_is_a_point_on_the_map(tmp_path):
