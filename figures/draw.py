@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import has_finished, report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import read_json, write_json
@@ -80,6 +80,8 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "objectives-screen": (objectives_map, ("ablation/objectives-screen",)),
     "rivals-screen": (objectives_map, ("ablation/rivals-screen",)),
     "objectives": (objectives_map, ("ablation/objectives",)),
+    "replication": (arms_forest, ("ablation/replication",)),
+    "equal-data": (arms_forest, ("ablation/equal-data",)),
 }
 """Name of the figure → how it is drawn, and from which records: `NAME.json`, or `ablation/GRID` for a shipped grid."""
 

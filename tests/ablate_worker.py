@@ -8,7 +8,8 @@ import sys
 
 import torch
 
-from stepjepa.experiments.grid import Cell, read_grid
+from stepjepa.experiments.grid import Cell
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.runner import Plan, run_plan
 from stepjepa.experiments.store import GridFolder
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import points, read_json

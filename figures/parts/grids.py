@@ -7,7 +7,7 @@ from typing import Any
 
 from parts.cells import DATA, difference, grid, in_points, mean_of, percent, record_or_none, still_to_run, table
 
-from stepjepa.experiments.grid import read_grid, shipped_grids
+from stepjepa.experiments.grid_file import read_grid, shipped_grids
 from stepjepa.experiments.options import cost_of
 from stepjepa.experiments.report import has_finished, to_plain
 from stepjepa.experiments.store import GridFolder
@@ -96,8 +96,8 @@ def equal_data() -> list[str]:
     return [*table(*rows), "", " ".join(lines), *still_to_run(said)]
 
 
-OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "pretrained")
-"""Screenings of one seed, what is replicated with several, and what somebody else's model does."""
+OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "replication", "pretrained")
+"""Screenings of one seed, what is replicated with several, on other problems too, and somebody else's model."""
 
 
 def known(name: str) -> bool:

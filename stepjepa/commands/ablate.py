@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shard = parse_shard(options.shard)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a cell runs in one process; start several runners with --shard I/N instead of torchrun")
-    from stepjepa.experiments.grid import read_grid
+    from stepjepa.experiments.grid_file import read_grid
     from stepjepa.experiments.report import format_report, report
     from stepjepa.experiments.runner import Plan, list_cells, run_here, run_processes
     from stepjepa.experiments.store import GridFolder

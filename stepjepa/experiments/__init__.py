@@ -1,6 +1,7 @@
 """Is the method right on your model, what does it cost, does it help? `verify`, the benchmark, grids of runs.
 
-grid.py                  a YAML file → cells, one configuration and seed each, and their addresses
+grid.py                  arms and seeds → cells, one configuration and seed each, and their addresses
+grid_file.py             a YAML file → a grid
 store.py                 the folder of a grid: records, locks, work under way
 cell.py                  one cell → one record
 runner.py                runs what has no record yet, here or in several processes

@@ -6,7 +6,8 @@ from argparse import ArgumentTypeError
 import pytest
 from transformers import HfArgumentParser
 
-from stepjepa.experiments.grid import CellOptions, canonical, defaults, read_grid, shipped_grids
+from stepjepa.experiments.grid import CellOptions, canonical, defaults
+from stepjepa.experiments.grid_file import read_grid, shipped_grids
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.configurations import names, options_of, trainer_options
@@ -236,6 +237,7 @@ def test_shipped_grids_share_what_they_share():
         "objectives-screen",
         "objectives",
         "pretrained",
+        "replication",
         "rivals-screen",
         "transfer",
     }

@@ -23,7 +23,8 @@ from stepjepa.commands.score import main as score
 from stepjepa.data.sources import read_examples
 from stepjepa.experiments import cell as cell_module
 from stepjepa.experiments.cell import cell_data, run_cell
-from stepjepa.experiments.grid import CellOptions, defaults, read_grid
+from stepjepa.experiments.grid import CellOptions, defaults
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import format_report, report
 from stepjepa.experiments.runner import Plan, list_cells, run_here, run_plan
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, RUNNING, GridFolder

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from small_records import invent
 
-from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import FAILED, GridFolder
 from stepjepa.visualization.grid_reports import axis_values, metric_panels, missing_cells

@@ -4,7 +4,7 @@ import pytest
 from parts.grids import objective_rows, objectives_table
 from small_records import QUESTIONS, invent
 
-from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.options import cost_of
 from stepjepa.experiments.report import format_report, report, to_plain
 from stepjepa.experiments.store import GridFolder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepjepa.experiments.grid import read_grid
+from stepjepa.experiments.grid_file import read_grid
 from stepjepa.visualization.words import arm_in_words, in_words
 
 
