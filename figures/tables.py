@@ -15,7 +15,7 @@ from parts.costs import drills, growth, plans, price, price_objectives, price_re
 from parts.findings import findings
 from parts.grids import OBJECTIVE_GRIDS, equal_data, grid_table, objectives_table, transfer
 from parts.models import compare, gsm8k, other_tests, representations, train
-from parts.package import files, formats, rooms
+from parts.package import files, formats, options, rooms
 from parts.steps import best_of, detected_steps, detections, next_steps, segmentation
 
 from stepjepa.records import written_whole
@@ -23,7 +23,7 @@ from stepjepa.records import written_whole
 BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
     "README.md": {"findings": findings, "rooms": rooms},
     "stepjepa/README.md": {"files": files},
-    "notebooks/README.md": {"formats": formats},
+    "notebooks/README.md": {"options": options, "formats": formats},
     "figures/README.md": {
         "train": train,
         "compare": compare,

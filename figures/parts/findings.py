@@ -38,7 +38,7 @@ def findings() -> list[str]:
         "no difference in accuracy is shown": all(pair["low"] <= 0 <= pair["high"] for pair in [*shown, models]),
         "the true next step is found better with the term": min(others) > plain > chance,
         "the targets narrow": energy["lbd=0"] == min(energy.values()),
-        "the largest difference is that of longer training": largest["arm"] == "plain, equal compute",
+        "the largest difference is that of longer training": largest["arm"] == "plain, 1.125 × the steps",
         "a wrong target finds no next step": abs(wrong - plain) < 0.1 * (max(others) - plain),
     }.items():
         if not holds:

@@ -1,4 +1,4 @@
-"""The package described by its own docstrings and tables: rooms, modules, formats that are read."""
+"""The package described by its own docstrings and tables: rooms, modules, options, formats that are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from parts.cells import ROOT, table
 from stepjepa.data.files import FILES
 from stepjepa.data.formats import FORMATS
 from stepjepa.data.origins import ORIGINS
+from stepjepa.training.configurations import options_of
+from stepjepa.training.options import JEPAOptions
 
 PACKAGE = ROOT / "stepjepa"
 ROOMS = ("records.py", *"jepa data models evaluation training analysis experiments visualization commands".split())
@@ -59,6 +61,19 @@ def formats() -> list[str]:
             *([f"`{name}`", kind.about, kind.fields] for name, kind in FORMATS.items()),
         ),
     ]
+
+
+def options() -> list[str]:
+    """What Step-JEPA adds to the options of transformers' `TrainingArguments`, one a row."""
+    rows = [["option", "default", "choices", "what it is"]]
+    for option in options_of(JEPAOptions).values():
+        if option.help:
+            names = [f"`--{option.name}`", *(f"`{alias}`" for alias in option.aliases)]
+            default = "" if option.default in (None, []) else str(option.default)
+            default = default.lower() if isinstance(option.default, bool) else default
+            choices = ", ".join(f"`{choice}`" for choice in option.choices)
+            rows.append([", ".join(names), default, choices, option.help])
+    return table(*rows)
 
 
 def named_modules(room: Path) -> list[str]:

@@ -142,7 +142,7 @@ class BranchLayout:
     """
 
     pairs: str = option("first", "which view pairs", choices=PAIR_SETS)
-    horizon: int = option(1, "steps ahead, for --pairs horizon and horizons")
+    horizon: int = option(1, "steps ahead, for --pairs horizon")
     predictors: int = option(1, "predictor tokens before a context view is read")
     isolation: str = option("step", "what a target view sees besides itself", choices=ISOLATIONS)
     max_length: int | None = option(None, "longest example in tokens; a longer one loses whole steps")

@@ -15,7 +15,6 @@ ARMS = {
     "step": "step isolated",
     "none": "not isolated",
     "sink": "step and first token",
-    "plain, equal compute": "plain, equal compute",
     "first": "first pair",
     "consecutive": "consecutive pairs",
     "horizon 2": "two steps ahead",

@@ -10,6 +10,8 @@ from stepjepa.experiments.benchmark_objectives import LINES, WITH_PAIRS, WITH_TH
 from stepjepa.experiments.options import BenchOptions, cost_of
 from stepjepa.records import UserError
 from stepjepa.training import targets
+from stepjepa.training.configurations import options_of, read_configuration
+from stepjepa.training.options import JEPAOptions
 
 SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "vocab_size": 300, "batch_size": 3, "warmup": 0}
 
@@ -31,6 +33,10 @@ def test_every_objective_is_timed_on_the_same_rounds(tmp_path, capsys):
     costs = {name: arm["cost"] for name, arm in record["arms"].items()}
     assert costs["plain"] == "plain"
     assert costs["cosine; first pairs"] == cost_of({})  # the classic objective: all options at their defaults
+    options = read_configuration("frozen", options_of(JEPAOptions))
+    assert costs["`frozen`, recomputed"] == cost_of(options)
+    assert [name for name, cost in costs.items() if cost == cost_of(options)] == ["`frozen`, recomputed"]
+    assert record["arms"]["`frozen`, from its file"]["options"].items() <= options.items()
     assert costs["InfoNCE; all pairs"] == cost_of({"jepa_loss_type": "infonce", "pairs": "consecutive"})
 
 

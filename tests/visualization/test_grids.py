@@ -223,7 +223,7 @@ def test_arms_have_their_figures_in_their_row(isolation):
         "step and first token",
         "shuffled target",
         "random target",
-        "plain, equal compute",
+        "plain, 1.125 × the steps",
     ]
     arms = list(isolation["arms"])
     expected = [(100 * own["test"]["accuracy"], row) for row, own in enumerate(isolation["arms"].values())]
