@@ -34,7 +34,17 @@ SETTINGS = {
         "queue": 8,
         "regularisers": ["variance=1"],
     },
+    # no view pair anywhere
+    "whole_step_without_pairs": {
+        "steps": (1,),
+        "jepa_loss_type": "infonce",
+        "whole_step": True,
+        "queue": 8,
+        "target_model": "ema",
+    },
 }
+OWN_DRAWS = {"control": {"target": "shuffled", "kl": 1.0, "steps": (2, 2, 2, 3)}}
+"""Settings that each process draws for by itself; here a microbatch often has a single pair, and then no other term."""
 
 
 class InOrder(StepJEPATrainer):
@@ -94,7 +104,7 @@ def run(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     StepJEPAConfig(output_dir=tempfile.mkdtemp(), use_cpu=True).device  # noqa: B018  (starts the process group)
-    results = {name: run(**setting) for name, setting in SETTINGS.items()}  # type: ignore[arg-type]
+    results = {name: run(**setting) for name, setting in (SETTINGS | OWN_DRAWS).items()}  # type: ignore[arg-type]
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         torch.save(results, sys.argv[1])
     if torch.distributed.is_initialized():  # left open, its threads may abort the process on the way out

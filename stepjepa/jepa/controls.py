@@ -12,15 +12,20 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stepjepa.jepa.losses import at_least_float32
+from stepjepa.jepa.objectives import Objective
+from stepjepa.jepa.targets import PairKeys, pair_keys_of
 
 TARGETS = ("step", "shuffled", "random")
 
 
-def training_target(kind: str, target: Tensor, batch: dict[str, Tensor], seed: int, moment: str) -> Tensor | None:
-    """What the contexts of a microbatch are trained to predict, `[P, D]`.
+def training_target(
+    kind: str, target: Tensor, batch: dict[str, Tensor], seed: int, moment: str, objective: Objective
+) -> tuple[Tensor, PairKeys] | None:
+    """What the contexts of a microbatch are trained to predict, `[P, D]`, and the keys of the pairs it is taken from.
 
     Everything random is drawn from the arguments, so a resumed run repeats it.
 
@@ -30,18 +35,29 @@ def training_target(kind: str, target: Tensor, batch: dict[str, Tensor], seed: i
         batch: of `StepJEPACollator`, which the views were read from.
         seed: of the run.
         moment: names optimizer step, microbatch and process; `shuffled` draws anew for each.
+        objective: which scales targets before it compares them.
 
     Returns:
-        `step`: the target views. `shuffled`: the same in another order, with their gradient; None for a single pair,
-        which has no other to change places with. `random`: see `random_targets`.
+        `step`: the target views. `shuffled`: the same in another order, with their gradient, and their keys in that
+        order; None for a single pair, which has no other to change places with. `random`: see `random_targets`.
     """
+    keys = pair_keys_of(batch)
     if kind == "random":
-        return random_targets(target, pair_keys(batch, seed))
+        return random_like(target, pair_keys(batch, seed), objective), keys
     if kind == "step" or not len(target):
-        return target
+        return target, keys
     if len(target) == 1:
         return None
-    return target[shuffled_order(len(target), f"shuffled-{seed}-{moment}").to(target.device)]
+    order = shuffled_order(len(target), f"shuffled-{seed}-{moment}").to(target.device)
+    return target[order], PairKeys(*(key[order] for key in keys))
+
+
+def random_like(target: Tensor, names: Sequence[str], objective: Objective) -> Tensor:
+    """Targets `[P, D]` that are `random_targets` of the target views as the objective compares them.
+
+    A scale that shifts dimensions would else give all random vectors the same part, and another length.
+    """
+    return objective.unscaled(random_targets(objective.scaled(target.detach()), names))
 
 
 def shuffled_order(count: int, key: str) -> Tensor:
@@ -66,10 +82,9 @@ def random_targets(target: Tensor, keys: Sequence[str]) -> Tensor:
     Directions are uniform on the sphere. No gradient flows into the target view, not even into its length.
     """
     drawn = [torch.randn(target.shape[-1], generator=_generator(key), dtype=torch.float64) for key in keys]
-    directions = torch.stack(drawn).to(target.device) if drawn else torch.zeros_like(target, dtype=torch.float64)
+    directions = torch.stack(drawn) if drawn else torch.zeros(target.shape, dtype=torch.float64)
     lengths = at_least_float32(target.detach()).norm(dim=-1, keepdim=True)
-    unit = directions / directions.norm(dim=-1, keepdim=True)
-    return unit.to(lengths.dtype) * lengths
+    return F.normalize(directions, dim=-1).to(lengths) * lengths
 
 
 def pair_keys(batch: dict[str, Tensor], seed: int) -> list[str]:

@@ -82,7 +82,7 @@ class Scale(nn.Module):
 
     def measure(self, targets: Tensor) -> None:
         """Take mean and standard deviation of each dimension of `[P, D]`."""
-        deviation, mean = torch.std_mean(targets.double(), dim=0, correction=0)
+        deviation, mean = torch.std_mean(targets.cpu().double(), dim=0, correction=0)
         self.mean.copy_(mean)
         self.deviation.copy_(deviation.clamp(min=1e-6))
 
@@ -94,3 +94,7 @@ class Scale(nn.Module):
         if self.kind == "zscore":
             return (target - self.mean) / self.deviation
         return target
+
+    def back(self, scaled: Tensor) -> Tensor:
+        """A target `[P, D]` that is scaled to this, `[P, D]`; of "layer" as it is, which forgets mean and length."""
+        return scaled * self.deviation + self.mean if self.kind == "zscore" else scaled

@@ -23,9 +23,9 @@ from stepjepa.jepa.targets import PairKeys
 class Objective(nn.Module):
     """What the JEPA term is made of: views → named terms, which the trainer adds up, weights by λ and logs.
 
-    `forward(context, target, keys)` takes context views `[P, D]`, target views `[P, D]` and the pairs' `PairKeys`,
-    which say which belong to the same problem (P may be 0 or 1), and returns terms by name, each in float32 or wider
-    and in the graph of the views:
+    `forward(context, target, keys)` takes context views `[P, D]`, target views `[P, D]` and the `PairKeys` of the
+    targets, which say which belong to the same problem (P may be 0 or 1), and returns terms by name, each in float32
+    or wider and in the graph of the views:
 
     - `[P]`, a number per view pair: the trainer takes its mean over the pairs of the optimizer step;
     - `[]`, a number for the set of views: the trainer takes its mean over the microbatches with a pair, or, with
@@ -54,6 +54,10 @@ class Objective(nn.Module):
     def scaled(self, target: Tensor) -> Tensor:
         """Target views `[P, D]` as they are compared."""
         return target
+
+    def unscaled(self, scaled: Tensor) -> Tensor:
+        """Target views `[P, D]` that are compared as these, `[P, D]`."""
+        return scaled
 
     def end_step(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Called after each optimizer step.
@@ -150,6 +154,10 @@ class StepObjective(Objective):
     def scaled(self, target: Tensor) -> Tensor:
         """`[P, D] → [P, D]`, in float32 or wider."""
         return self.scale(target)
+
+    def unscaled(self, scaled: Tensor) -> Tensor:
+        """`[P, D] → [P, D]`, in float32 or wider."""
+        return self.scale.back(scaled)
 
     def forward(self, context: Tensor, target: Tensor, keys: PairKeys) -> dict[str, Tensor]:
         """`{kind: losses [P]}`, with `kl` `[P]` and each regulariser `[]` where they are asked for."""

@@ -41,9 +41,9 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
     warned of changes.
 
     Raises:
-        ValueError: for values out of range, and for parent options that the loss cannot honour: label
-            smoothing, fused-loss (Liger) kernels, context, sequence and tensor parallelism, per-device token
-            averaging, `torch_compile`.
+        ValueError: for values out of range, and for parent options that the loss cannot honour: label smoothing,
+            half-precision evaluation, fused-loss (Liger) kernels, context, sequence and tensor parallelism, per-device
+            token averaging, `torch_compile`.
     """
 
     @property
@@ -69,7 +69,13 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             value = getattr(self, part.name, None)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{part.name}={value} must be a finite number.")
-        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"Step-JEPA cannot honour {name}: the parent would cast the weights in training too. With bf16, "
+                    "evaluation computes in bfloat16 as it is."
+                )
+        if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # which has bfloat16; the parent would ask to be told so
         super().__post_init__()
         if not torch.accelerator.is_available():
@@ -126,13 +132,32 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
             ("lbd_share", 0 < self.lbd_share <= 1, "in (0, 1]"),
             ("future_tokens", self.future_tokens >= 1, "≥ 1"),
-            ("whole_step", not self.whole_step or self.jepa_loss_type in LOSSES, "false: no pairs are compared"),
+            *(
+                (
+                    name,
+                    not asked or self.jepa_loss_type in LOSSES,
+                    f"{default}: {self.jepa_loss_type} compares no pairs",
+                )
+                for name, asked, default in (
+                    ("whole_step", self.whole_step, "false"),
+                    ("target", self.target != "step", "step"),
+                    ("target_model", self.target_model != "own", "own"),
+                    ("head", self.head != "none", "none"),
+                    ("kl", self.kl, "0"),
+                    ("regularisers", self.regularisers, "empty"),
+                )
+            ),
             ("fp16", not (self.fp16 and self.whole_step), "false with whole_step: its gradients are not scaled"),
             ("kl", self.kl >= 0, "≥ 0"),
             (
                 "kl",
                 not self.kl or self.target_scale == "none",
                 "0 with target_scale: the head reads states as they are",
+            ),
+            (
+                "kl",
+                not self.kl or (self.target_layer == -1 and self.target_top == 1),
+                "0 with target_layer and target_top: the head reads states of the last layer",
             ),
             ("jepa_ratio", 0 < self.jepa_ratio <= 1, "in (0, 1]; for none at all set lbd=0"),
         ):
@@ -177,7 +202,7 @@ MAY_CHANGE = frozenset(RUNNER) - set(CHOOSES) | set(
     """
     use_cpu dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     torch_empty_cache_steps skip_memory_metrics ddp_timeout include_num_input_tokens_seen collapse_threshold
-    per_device_eval_batch_size eval_accumulation_steps eval_use_gather_object bf16_full_eval fp16_full_eval
+    per_device_eval_batch_size eval_accumulation_steps eval_use_gather_object
     """.split()
 )
 """Options that may differ where a run is resumed: they change no weight. (So may the length of a run whose learning

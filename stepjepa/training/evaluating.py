@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalPrediction
 
 from stepjepa.jepa.rivals import TokenObjective
-from stepjepa.jepa.targets import pair_shares
+from stepjepa.jepa.targets import pair_keys_of, pair_shares
 from stepjepa.records import UserError
 from stepjepa.training.monitor import example_sums, summarise
 from stepjepa.training.terms import ObjectiveTerms
@@ -60,7 +60,7 @@ class EvaluatedWhole(ObjectiveTerms):
             losses = torch.stack(list(values.values())).sum(dim=0)
             shares = torch.ones_like(losses)
         else:
-            terms = self.terms(views, inputs, views.target).values()
+            terms = self.terms(views, (views.target, pair_keys_of(inputs))).values()
             losses = torch.stack([term.expand(len(views.context)) for term in terms]).sum(dim=0)
             shares, example = pair_shares(inputs, self.args.pair_weights), views.example
         sums = example_sums(self.compared(views), losses, rows, shares, example)

@@ -157,9 +157,9 @@ class Monitor(TrainerCallback):
             self.add(hits=retrieval_hits(views.context, views.target).sum(), chance=1.0, retrieved=len(views.context))
             self.add(spread=spread(views.target), spread_batches=1.0)
 
-    def progress(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The sums so far over all processes, ready for JSON."""
-        terms = {name: reduce(total.clone()).item() for name, total in self.terms.items()}
+    def progress(self, reduce: Callable[[Tensor], Tensor], names: Sequence[str]) -> dict[str, Any]:
+        """The sums so far over all processes, ready for JSON; `reduce` and `names` as for `read`."""
+        terms = {name: reduce(self._term(name)).item() for name in names}
         return {"sums": reduce(self.sums.clone()).tolist(), "terms": terms, "steps": self.steps}
 
     def restore(self, progress: Mapping[str, Any], first: bool) -> None:
@@ -169,12 +169,17 @@ class Monitor(TrainerCallback):
             self.sums += torch.tensor(progress["sums"], device=self.sums.device)
             self.terms = {name: self.sums.new_tensor(total) for name, total in progress["terms"].items()}
 
-    def read(self, processes: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def _term(self, name: str) -> Tensor:
+        """The sum of a term on this process, which may have had none of it."""
+        return self.terms.get(name, self.sums.new_zeros(())).clone()
+
+    def read(self, processes: int, reduce: Callable[[Tensor], Tensor], names: Sequence[str]) -> dict[str, float]:
         """The interval's figures over all processes; empties the sums.
 
         Args:
             processes: number of processes (a per-process count of steps is divided by it).
             reduce: function that sums a tensor over processes.
+            names: of the terms that any process has, in the same order for each, so that all sum alike.
         """
         sums = dict(zip(FIELDS, reduce(self.sums).tolist(), strict=True))
         elapsed = time.perf_counter() - self.since
@@ -183,7 +188,7 @@ class Monitor(TrainerCallback):
         jepa_steps = sums["jepa_steps"] / processes
         if jepa_steps:
             logs["jepa_loss"] = sums["jepa"] / jepa_steps
-            logs |= {f"jepa_{name}": reduce(total).item() / jepa_steps for name, total in self.terms.items()}
+            logs |= {f"jepa_{name}": reduce(self._term(name)).item() / jepa_steps for name in names}
             logs["without_pair"] = sums["without_pair"] / max(sums["examples"], 1)
         if sums["retrieved"]:
             logs["retrieval"] = sums["hits"] / sums["retrieved"]

@@ -27,13 +27,25 @@ class TrainedObjective(CompleteCheckpoints):
     objective: Objective
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As the parent's, with the weights of the objective in a group of their own."""
+        """As the parent's, with the weights of the objective in a group of their own, also in an optimizer given.
+
+        Raises:
+            ValueError: a learning-rate schedule was given with an optimizer that lacks them.
+        """
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        weights = list(self.objective.parameters())
-        if is_new:
-            if weights:
-                optimizer.add_param_group({"params": weights, "weight_decay": self.args.weight_decay})
+        trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        weights = [weight for weight in self.objective.parameters() if id(weight) not in trained]
+        if weights and self.lr_scheduler is not None:
+            raise ValueError(
+                "optimizers=(optimizer, schedule): the objective has weights of its own, which the optimizer lacks, "
+                "and a schedule takes no group added later. Give (optimizer, None), or an objective=… whose "
+                "parameters are in the optimizer."
+            )
+        if weights:
+            own = {"weight_decay": self.args.weight_decay} if is_new else {}
+            optimizer.add_param_group({"params": weights, **own})
+        if not any(isinstance(callback, AfterMicrobatches) for callback in self.callback_handler.callbacks):
             self.add_callback(AfterMicrobatches(self.objective, self.accelerator))
         return optimizer
 
@@ -44,8 +56,15 @@ class TrainedObjective(CompleteCheckpoints):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_objective(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_objective(str(self.state.best_model_checkpoint))
+
+    def _load_objective(self, checkpoint: str) -> None:
         if self.objective.state_dict():
-            path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+            path = Path(checkpoint) / OBJECTIVE_FILE
             if not path.is_file():
                 raise UserError(f"{path} is missing: the checkpoint is of a run with another objective.")
             self.objective.load_state_dict(load_file(path, device=str(self.args.device)))
@@ -74,6 +93,8 @@ def gather_rows(accelerator: Accelerator, rows: torch.Tensor) -> torch.Tensor:
     if accelerator.num_processes == 1:
         return rows
     counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    if not any(counts):
+        return rows
     padding = rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])
     everyone = accelerator.gather(torch.cat([rows, padding]))
     return torch.cat([part[:count] for part, count in zip(everyone.split(max(counts)), counts, strict=True)])

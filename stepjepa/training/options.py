@@ -16,6 +16,8 @@ from stepjepa.models.checkpoint import BUILTIN, DTYPES
 from stepjepa.records import option
 
 LBD_SCHEDULES = ("constant", "warmup", "decay")
+OVER_TOKENS = ("nextlat", "mtp", "stp", "ssp")
+"""Objectives that look at no view pair, so that all options over pairs are idle."""
 
 
 def _without_lora(options: Mapping[str, Any]) -> bool:
@@ -24,6 +26,11 @@ def _without_lora(options: Mapping[str, Any]) -> bool:
 
 def _without_infonce(options: Mapping[str, Any]) -> bool:
     return options["jepa_loss_type"] != "infonce"
+
+
+def over_tokens(options: Mapping[str, Any]) -> bool:
+    """Whether the objective looks at no view pair."""
+    return options["jepa_loss_type"] in OVER_TOKENS
 
 
 @dataclass
@@ -90,27 +97,30 @@ class JEPAOptions:
     lbd: float = option(0.1, "λ, the weight of the JEPA loss. 0 is plain fine-tuning.", aliases=["--lambda"])
     gamma: float = option(1.0, "γ, the weight of the language-modelling loss.")
     jepa_loss_type: str = option("cosine", "The JEPA loss.", choices="jepa.registry.OBJECTIVES", jepa_only=True)
-    pairs: str = option("first", "Which view pairs.", choices=PAIR_SETS, jepa_only=True)
+    pairs: str = option("first", "Which view pairs.", choices=PAIR_SETS, jepa_only=True, idle_if=over_tokens)
     horizon: int = option(
         1,
         "Steps ahead, for pairs=horizon, or how many at most, for pairs=horizons.",
         jepa_only=True,
-        idle_if=lambda options: not options["pairs"].startswith("horizon"),
+        idle_if=lambda options: over_tokens(options) or not options["pairs"].startswith("horizon"),
     )
     pair_weights: list[float] = option(
         [],
         "Weights, all 1 by default: of 1, 2, … steps ahead for pairs=horizons; of question to answer, step to step, "
         "part to part of a step for pairs=hierarchy.",
         jepa_only=True,
-        idle_if=lambda options: options["pairs"] not in ("horizons", "hierarchy"),
+        idle_if=lambda options: over_tokens(options) or options["pairs"] not in ("horizons", "hierarchy"),
     )
-    isolation: str = option("step", "What a target view sees besides itself.", choices=ISOLATIONS, jepa_only=True)
+    isolation: str = option(
+        "step", "What a target view sees besides itself.", choices=ISOLATIONS, jepa_only=True, idle_if=over_tokens
+    )
     pooling: str = option(
         "last",
         "How the states of a step's tokens become its target view: the state of the last one, of the last one before "
         "the separator, or the mean of all.",
         choices=POOLINGS,
         jepa_only=True,
+        idle_if=over_tokens,
     )
     target_model: str = option(
         "own",
@@ -118,16 +128,23 @@ class JEPAOptions:
         "model before training (frozen).",
         choices="jepa.targets.TARGET_MODELS",
         jepa_only=True,
+        idle_if=over_tokens,
     )
     ema_decay: float = option(
         0.99,
         "Share of the running mean that each optimizer step keeps, for target_model=ema.",
         jepa_only=True,
-        idle_if=lambda options: options["target_model"] != "ema",
+        idle_if=lambda options: over_tokens(options) or options["target_model"] != "ema",
     )
-    target_layer: int = option(-1, "Layer of the target view: -1 the last, 0 the embedding output.", jepa_only=True)
+    target_layer: int = option(
+        -1, "Layer of the target view: -1 the last, 0 the embedding output.", jepa_only=True, idle_if=over_tokens
+    )
     target_top: int = option(
-        1, "Mean over so many layers up to that one, each layer-normalised.", jepa_only=True, least=1
+        1,
+        "Mean over so many layers up to that one, each layer-normalised.",
+        jepa_only=True,
+        idle_if=over_tokens,
+        least=1,
     )
     target_scale: str = option(
         "none",
@@ -135,6 +152,7 @@ class JEPAOptions:
         "training data (zscore).",
         choices="jepa.heads.SCALES",
         jepa_only=True,
+        idle_if=over_tokens,
     )
     head: str = option(
         "none",
@@ -142,6 +160,7 @@ class JEPAOptions:
         "at first.",
         choices="jepa.heads.HEADS",
         jepa_only=True,
+        idle_if=over_tokens,
     )
     target: str = option(
         "step",
@@ -149,13 +168,16 @@ class JEPAOptions:
         "view, and a random vector of the same length.",
         choices="jepa.controls.TARGETS",
         jepa_only=True,
+        idle_if=over_tokens,
     )
     predictors: int = option(1, "K, predictor tokens before a context view is read.")
     target_gradient: bool = option(
         True,
         "Let the JEPA gradient flow into the target view, as in the original.",
         jepa_only=True,
-        idle_if=lambda options: options["target"] == "random" or options["target_model"] != "own",
+        idle_if=lambda options: (
+            over_tokens(options) or options["target"] == "random" or options["target_model"] != "own"
+        ),
     )
     temperature: float = option(0.07, "Temperature of InfoNCE.", jepa_only=True, idle_if=_without_infonce)
     own_negatives: bool = option(
@@ -176,6 +198,7 @@ class JEPAOptions:
         "Weight, within the JEPA loss, of the divergence of what the language model's head makes of target and "
         "prediction.",
         jepa_only=True,
+        idle_if=over_tokens,
         least=0,
     )
     future_tokens: int = option(
@@ -190,6 +213,7 @@ class JEPAOptions:
         "Terms of the JEPA loss that keep views from becoming alike: NAME or NAME=WEIGHT of variance, covariance, "
         "sigreg.",
         jepa_only=True,
+        idle_if=over_tokens,
     )
     whole_step: bool = option(
         False,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from stepjepa.jepa.controls import training_target
 from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.rivals import Terms, TokenObjective
-from stepjepa.jepa.targets import pair_keys_of, pair_shares
+from stepjepa.jepa.targets import PairKeys, pair_keys_of, pair_shares
 from stepjepa.jepa.views import Views
-from stepjepa.training.whole_step import WholeSteps
-
-logger = logging.get_logger(__name__)
+from stepjepa.training.whole_step import ALONE, WholeSteps
 
 
 class ObjectiveTerms(WholeSteps):
@@ -22,7 +19,6 @@ class ObjectiveTerms(WholeSteps):
     _pairs_in_step: Tensor
     """View pairs by weight, or what an objective over tokens counts, on all processes."""
     _microbatches_in_step: Tensor | int
-    _warned: set[str]
     _microbatch: int
 
     def means(self, views: Views, inputs: dict[str, Tensor], training: bool, weight: float) -> dict[str, Tensor]:
@@ -42,20 +38,18 @@ class ObjectiveTerms(WholeSteps):
                 return {"jepa": views.token_losses.sum() * 0}
             return {name: value.sum() / many for name, value in self.token_terms(views, inputs).values.items()}
         share = pair_shares(inputs, self.args.pair_weights)
-        found = self.terms(views, inputs, self.target(views, inputs) if training else views.target)
+        given = self.target(views, inputs) if training else (views.target, pair_keys_of(inputs))
+        found = self.terms(views, given)
         return {name: (term * share).sum() / many if term.ndim else term / microbatches for name, term in found.items()}
 
-    def target(self, views: Views, inputs: dict[str, Tensor]) -> Tensor | None:
-        """What contexts predict in training, `[P, D]`; None where the control target of a single pair is missing."""
+    def target(self, views: Views, inputs: dict[str, Tensor]) -> tuple[Tensor, PairKeys] | None:
+        """What contexts predict in training, `[P, D]`, and its keys; None where a single pair has no control target."""
         moment = f"{self.state.global_step}-{self._microbatch}-{self.accelerator.process_index}"
         self._microbatch += 1
-        target = training_target(self.args.target, views.target, inputs, self.args.seed, moment)
-        if target is None:
-            self.warn_once(
-                "target=shuffled takes another pair's target from the microbatch, and a microbatch had a single view "
-                "pair: its loss is 0 there. Raise the batch size or use more view pairs (pairs=consecutive)."
-            )
-        return target
+        given = training_target(self.args.target, views.target, inputs, self.args.seed, moment, self.objective)
+        if given is None:
+            self.warn_once(ALONE)
+        return given
 
     def count(self, inputs: dict[str, Tensor]) -> Tensor:
         """How many the terms of a microbatch are a mean over: view pairs by weight, or what the objective counts."""
@@ -70,8 +64,8 @@ class ObjectiveTerms(WholeSteps):
         with torch.autocast(self.args.device.type, enabled=False):
             return self.objective.of_tokens(views.states, inputs)
 
-    def terms(self, views: Views, inputs: dict[str, Tensor], target: Tensor | None) -> dict[str, Tensor]:
-        """The objective's terms by name, `[P]` or `[]`; a 0 of each pair without a target."""
+    def terms(self, views: Views, given: tuple[Tensor, PairKeys] | None) -> dict[str, Tensor]:
+        """The objective's terms by name, `[P]` or `[]`, with the targets given; a 0 of each pair without one."""
         if self.objective.few_pairs is not None and len(views.context) == 1:
             self.warn_once(self.objective.few_pairs)
         if self.objective.of_the_microbatch is not None and self.is_in_train and self.shares > 1:
@@ -80,15 +74,10 @@ class ObjectiveTerms(WholeSteps):
                 "in an optimizer step: accumulation and processes add no others, and other sizes of them give other "
                 "gradients. whole_step=true compares those of the whole step."
             )
-        if target is None:
+        if given is None:
             return {"jepa": at_least_float32(views.context).sum(dim=-1) * 0}
         with torch.autocast(self.args.device.type, enabled=False):  # views as they are; losses in float32 or wider
-            return self.objective(views.context, target, pair_keys_of(inputs))
-
-    def warn_once(self, message: str) -> None:
-        if message[:40] not in self._warned:
-            self._warned.add(message[:40])
-            logger.warning(message)
+            return self.objective(views.context, *given)
 
 
 def at_least_one(count: Tensor | int) -> Tensor | int:

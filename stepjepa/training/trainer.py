@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -161,7 +162,8 @@ class StepJEPATrainer(EvaluatedWhole):
         if self.args.lbd > 0 and weight == 0:  # dropped in this step: do not compute what does not count
             batches = [without_branches(batch) if self.args.packing_length is None else batch for batch in batches]
         counts = torch.zeros(2, dtype=torch.long, device=device)
-        shares = torch.zeros((), dtype=torch.float64, device=device)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs lack
+        shares = torch.zeros((), dtype=exact, device=device)
         for batch in batches:
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
             counts[1] += (batch["context_index"] >= 0).any().to(device)
@@ -243,7 +245,7 @@ class StepJEPATrainer(EvaluatedWhole):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the parent's; training logs gain both losses and the collapse monitors."""
         if "loss" in logs and self.is_in_train:
-            extra = self.monitor.read(self.accelerator.num_processes, self._sum_of_processes)
+            extra = self.monitor.read(self.accelerator.num_processes, self._sum_of_processes, self._term_names())
             logs.update({name: round(value, 6) for name, value in extra.items()})
             if message := collapse_message(extra, self.state.log_history, self.args.collapse_threshold):
                 self.warn_once(message)
@@ -251,12 +253,17 @@ class StepJEPATrainer(EvaluatedWhole):
 
     def progress(self) -> dict[str, Any]:
         """As the parent's, with the monitor's sums of the interval under way."""
-        return super().progress() | {"monitor": self.monitor.progress(self._sum_of_processes)}
+        return super().progress() | {"monitor": self.monitor.progress(self._sum_of_processes, self._term_names())}
 
     def restore(self, progress: Mapping[str, Any]) -> None:
         """As the parent's."""
         super().restore(progress)
         self.monitor.restore(progress["monitor"], first=self.accelerator.is_main_process)
+
+    def _term_names(self) -> list[str]:
+        """Terms of the objective that were logged on any process: which those are depends on its pairs."""
+        mine = list(self.monitor.terms)
+        return mine if self.accelerator.num_processes == 1 else sorted(set(gather_object(mine)))
 
     def _sum_of_processes(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum")

@@ -16,12 +16,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
-from stepjepa.jepa.controls import pair_keys, random_targets, shuffled_order
+from stepjepa.jepa.controls import pair_keys, random_like, shuffled_order
 from stepjepa.jepa.objectives import Objective
 from stepjepa.jepa.targets import PairKeys, pair_keys_of, pair_shares
 from stepjepa.training.objective import gather_rows
 from stepjepa.training.targets import TrainedTargets
+
+logger = logging.get_logger(__name__)
+ALONE = (
+    "target=shuffled takes another pair's target from the microbatch (with whole_step, from the optimizer step), and "
+    "there was a single view pair: its loss is 0 there. Raise the batch size or use more view pairs "
+    "(pairs=consecutive)."
+)
+"""What is warned of where a control target is missing."""
 
 
 @dataclass
@@ -33,6 +42,8 @@ class WholeStep:
     by_context: Sequence[Tensor]
     by_target: Sequence[Tensor]
     """`[P, D]` of each microbatch."""
+    alone: bool
+    """Whether a single pair should have changed places with another: its loss is 0."""
 
     def of_microbatch(self, number: int, context: Tensor, target: Tensor) -> Tensor:
         """A scalar with the gradient of all terms by the views `[P, D]` of a microbatch; its value says nothing."""
@@ -61,11 +72,12 @@ def whole_step(
     mine = [torch.cat(column) for column in zip(*parts, strict=True)]
     context, target, share, *keys = (gather_rows(accelerator, column) for column in mine)
     context, target = context.detach().requires_grad_(), target.detach().requires_grad_()
-    given = target
+    given, alone = target, order is not None and len(target) == 1
     if order is not None and len(target) > 1:
-        given = target[order(len(target)).to(target.device)]
+        places = order(len(target)).to(target.device)
+        given, keys = target[places], [key[places] for key in keys]
     with torch.enable_grad(), torch.autocast(context.device.type, enabled=False):
-        terms = objective(context, given, PairKeys(*keys))
+        terms = {"jepa": context.sum() * 0} if alone else objective(context, given, PairKeys(*keys))
         total = share.sum().clamp(min=1e-12)
         means = {name: (term * share).sum() / total if term.ndim else term for name, term in terms.items()}
         jepa = torch.stack(list(means.values())).sum()
@@ -76,17 +88,20 @@ def whole_step(
     own = slice(start, start + sum(sizes))
     if fresh := getattr(objective, "fresh", None):  # a queue gathers by itself
         fresh[-1] = tuple(column[own] for column in fresh[-1])
-    slices = []
-    for views in (context, target):
+
+    def derivatives(views: Tensor) -> Sequence[Tensor]:
         by = torch.zeros_like(views) if views.grad is None else views.grad
-        slices.append(by[own].split(sizes))
-    return WholeStep({name: mean.detach() for name, mean in means.items()}, *slices)
+        return by[own].split(sizes)
+
+    values = {name: mean.detach() for name, mean in means.items()}
+    return WholeStep(values, derivatives(context), derivatives(target), alone)
 
 
 class WholeSteps(TrainedTargets):
     """`TrainedTargets` that knows the microbatches of its optimizer step."""
 
     _batches: list[dict[str, Tensor]]
+    _warned: set[str]
     _whole: WholeStep | None = None
 
     @property
@@ -113,8 +128,19 @@ class WholeSteps(TrainedTargets):
                 views = self.views(model, inputs)
                 target = views.target
                 if args.target == "random":
-                    target = random_targets(target, pair_keys(inputs, args.seed))
+                    target = random_like(target, pair_keys(inputs, args.seed), self.objective)
                 parts.append((views.context, target, pair_shares(inputs, args.pair_weights), *pair_keys_of(inputs)))
-        order = partial(shuffled_order, key=f"shuffled-{args.seed}-{self.state.global_step}")
+        order = None
+        if args.target == "shuffled":
+            order = partial(shuffled_order, key=f"shuffled-{args.seed}-{self.state.global_step}")
         self.objective.train()
-        return whole_step(self.objective, parts, order if args.target == "shuffled" else None, weight, self.accelerator)
+        step = whole_step(self.objective, parts, order, weight, self.accelerator)
+        if step.alone:
+            self.warn_once(ALONE)
+        return step
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning, unless one that begins alike was logged before."""
+        if message[:40] not in self._warned:
+            self._warned.add(message[:40])
+            logger.warning(message)

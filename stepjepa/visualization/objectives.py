@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from stepjepa.evaluation.statistics import MARGIN
 from stepjepa.experiments.report import to_plain
+from stepjepa.training.options import OVER_TOKENS
 from stepjepa.visualization.comparison import grid_lines
 from stepjepa.visualization.style import (
     BLUE,
@@ -43,7 +44,6 @@ FAMILIES = {
 LEAST = 0.2  # per cent: what is found less often stands there
 FEW = 8  # points, of which none is called far from the others
 AROUND = [(0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7), (1, 0), (-1, 0), (0, 1), (0, -1)]
-TOKENS = ("nextlat", "mtp", "stp", "ssp")
 
 
 @styled
@@ -116,7 +116,7 @@ def family(options: Mapping[str, Any]) -> str:
     loss = options.get("jepa_loss_type", "cosine")
     if options.get("lbd") == 0:
         return "no JEPA term"
-    if loss in TOKENS:
+    if loss in OVER_TOKENS:
         return "over tokens"
     kind = "InfoNCE" if loss == "infonce" else "a distance"
     own = options.get("target_model", "own") == "own"

@@ -9,7 +9,11 @@ from small_trainer import flat_weights, losses, make_trainer, step_of
 
 from stepjepa.jepa.controls import pair_keys, random_targets, shuffled_order, training_target
 from stepjepa.jepa.losses import jepa_losses
+from stepjepa.jepa.objectives import StepObjective
+from stepjepa.jepa.targets import pair_keys_of
 from stepjepa.jepa.views import encode_views
+
+COSINE = StepObjective("cosine")
 
 
 def test_a_shuffled_order_leaves_nothing_in_place():
@@ -63,12 +67,53 @@ def test_the_key_of_a_pair_depends_on_the_pair_alone():
 def test_targets_by_name():
     batch = collator(pairs="consecutive")(small_rows(4))
     target = torch.randn(6, 8, requires_grad=True)
-    assert training_target("step", target, batch, 0, "0") is target
-    shuffled = training_target("shuffled", target, batch, 0, "0")
-    assert torch.equal(shuffled, target[shuffled_order(6, "shuffled-0-0")])
-    assert not torch.equal(shuffled, training_target("shuffled", target, batch, 0, "1"))
-    assert training_target("shuffled", target[:1], batch, 0, "0") is None
-    assert training_target("shuffled", target[:0], batch, 0, "0").shape == (0, 8)
+    keys = pair_keys_of(batch)
+    given, own = training_target("step", target, batch, 0, "0", COSINE)
+    assert given is target
+    assert torch.equal(own.step, keys.step)
+    shuffled, moved = training_target("shuffled", target, batch, 0, "0", COSINE)
+    order = shuffled_order(6, "shuffled-0-0")
+    assert torch.equal(shuffled, target[order])
+    assert torch.equal(moved.step, keys.step[order])
+    assert torch.equal(moved.problem, keys.problem[order])
+    assert not torch.equal(shuffled, training_target("shuffled", target, batch, 0, "1", COSINE)[0])
+    assert training_target("shuffled", target[:1], batch, 0, "0", COSINE) is None
+    assert training_target("shuffled", target[:0], batch, 0, "0", COSINE)[0].shape == (0, 8)
+
+
+def test_shuffled_targets_are_told_from_those_that_the_true_ones_are(tmp_path):
+    """InfoNCE of shuffled pairs is that of the contexts in another order: the targets keep their negatives."""
+    batch = collator(pairs="consecutive")(small_rows(4))
+    context, target = torch.randn(6, 8), torch.randn(6, 8)
+    keys = pair_keys_of(batch)
+    objective = StepObjective("infonce", own_negatives=False, size=8, queue=6).train()
+    shuffled, moved = training_target("shuffled", target, batch, 0, "0", objective)
+    losses = objective(context, shuffled, moved)["infonce"]
+    order = shuffled_order(6, "shuffled-0-0")
+    back = torch.empty_like(order)
+    back[order] = torch.arange(6)
+    same = StepObjective("infonce", own_negatives=False)(context[back], target, keys)["infonce"]
+    torch.testing.assert_close(losses, same[order])
+    objective.end_step(lambda rows: rows)
+    place = {tuple(key): row for key, row in zip(torch.stack(keys, dim=1).tolist(), target, strict=True)}
+    for row, key in zip(objective.queue, objective.queue_keys.tolist(), strict=True):
+        assert torch.equal(row, place[tuple(key)])
+
+
+@pytest.mark.parametrize("scale", ["none", "layer", "zscore"])
+def test_random_targets_are_random_as_they_are_compared(scale):
+    """A scale gives them neither a part in common nor another length."""
+    batch = collator(pairs="consecutive")(small_rows(400))
+    pairs = len(pair_keys_of(batch).step)
+    target = 5 + torch.arange(64.0) + torch.randn(pairs, 64)
+    objective = StepObjective("cosine", size=64, target_scale=scale)
+    if scale == "zscore":
+        objective.scale.measure(target)
+    drawn, _ = training_target("random", target, batch, 0, "0", objective)
+    compared, true = objective.scaled(drawn), objective.scaled(target)
+    torch.testing.assert_close(compared.norm(dim=-1), true.norm(dim=-1), rtol=1e-4, atol=1e-4)
+    directions = torch.nn.functional.normalize(compared, dim=-1)
+    assert directions.mean(dim=0).norm() < 3 / pairs**0.5
 
 
 @pytest.mark.parametrize("target_gradient", [True, False])
@@ -115,7 +160,7 @@ def test_no_gradient_reaches_the_target_of_a_random_vector():
     batch = collator()(small_rows(4))
     target = torch.randn(3, 8, requires_grad=True)
     context = torch.randn(3, 8, requires_grad=True)
-    drawn = training_target("random", target, batch, 0, "0")
+    drawn, _ = training_target("random", target, batch, 0, "0", COSINE)
     jepa_losses(context, drawn, "l2").sum().backward()
     assert target.grad is None
     assert (context.grad != 0).all()

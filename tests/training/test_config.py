@@ -2,10 +2,12 @@
 
 import pytest
 
+from stepjepa.jepa.losses import LOSSES
 from stepjepa.jepa.pairs import BranchLayout
+from stepjepa.jepa.registry import OBJECTIVES
 from stepjepa.training.config import RUNNER, StepJEPAConfig, idle_options, settings
 from stepjepa.training.configurations import options_of, read_configuration
-from stepjepa.training.options import JEPAOptions, RunOptions
+from stepjepa.training.options import OVER_TOKENS, JEPAOptions, RunOptions
 
 FIELDS = StepJEPAConfig.__dataclass_fields__
 VALUES = {
@@ -44,6 +46,38 @@ def test_an_option_is_idle_where_another_leaves_it_without_effect():
     of_the_jepa_term = idle(lbd=0) - {"collapse_threshold"}
     assert of_the_jepa_term == {name for name, field in FIELDS.items() if field.metadata.get("jepa_only")}
     assert "predictors" not in of_the_jepa_term  # it adds rows to the embedding
+
+
+def test_options_over_pairs_are_idle_or_refused_where_tokens_are_compared(tmp_path):
+    """A control arm that is the same run as its own treatment would show no difference by construction."""
+    assert {*OVER_TOKENS} == {*OBJECTIVES} - {*LOSSES}
+    idle = idle_options({**VALUES, "lora": False, "jepa_loss_type": "stp"}, FIELDS.values())
+    assert {"pairs", "pooling", "target", "head", "target_model", "target_layer", "target_scale", "queue"} <= idle
+    assert "future_tokens" in idle
+    assert not {"lbd", "jepa_ratio", "predictors", "lbd_schedule"} & idle
+    for name, value in (
+        ("target", "random"),
+        ("target_model", "frozen"),
+        ("head", "mlp"),
+        ("kl", 0.1),
+        ("regularisers", ["sigreg"]),
+        ("whole_step", True),
+    ):
+        StepJEPAConfig(output_dir=str(tmp_path), jepa_loss_type="cosine", **{name: value})
+        with pytest.raises(ValueError, match=f"^{name}=.* must be .*: ssp compares no pairs"):
+            StepJEPAConfig(output_dir=str(tmp_path), jepa_loss_type="ssp", **{name: value})
+
+
+@pytest.mark.parametrize("option", ["bf16_full_eval", "fp16_full_eval"])
+def test_evaluation_that_would_cast_the_weights_is_refused(tmp_path, option):
+    with pytest.raises(ValueError, match=f"cannot honour {option}: the parent would cast the weights in training too"):
+        StepJEPAConfig(output_dir=str(tmp_path), **{option: True})
+
+
+@pytest.mark.parametrize("options", [{"target_layer": 0}, {"target_top": 2}])
+def test_the_head_reads_states_of_the_last_layer_alone(tmp_path, options):
+    with pytest.raises(ValueError, match=r"kl=0\.5 must be 0 with target_layer and target_top"):
+        StepJEPAConfig(output_dir=str(tmp_path), kl=0.5, **options)
 
 
 def test_where_things_are_written_never_changes_the_result():

@@ -1,6 +1,7 @@
 """Two processes give the step, the logs and the evaluation of one."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def test_two_processes_equal_one(results, setting):
     for a, b in zip(one["logs"], two["logs"], strict=True):
         assert a == pytest.approx(b, rel=1e-4)
     assert one["eval"] == pytest.approx(two["eval"], rel=1e-5)
+
+
+def test_processes_with_and_without_a_term_log_alike(results):
+    assert all(map(math.isfinite, (figure for entry in results[1]["control"]["logs"] for figure in entry)))
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch"])

@@ -1,10 +1,13 @@
 """An objective may add terms over the set of views, and have weights and state: trained, logged, saved, resumed."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_models import collator, small_model, small_rows
 from small_objective import SIZE, Distance, Head
-from small_trainer import flat_weights, make_trainer, saving_trainer
+from small_trainer import flat_weights, make_trainer, saving_trainer, step_of
 from transformers import AutoModelForCausalLM
 
 from stepjepa.jepa.losses import LOSSES
@@ -15,6 +18,7 @@ from stepjepa.jepa.views import encode_views
 from stepjepa.records import UserError
 from stepjepa.training.checkpoints import OBJECTIVE_FILE
 from stepjepa.training.config import StepJEPAConfig
+from stepjepa.training.objective import gather_rows
 
 
 def trainer_of(folder, make=make_trainer, **options):
@@ -117,3 +121,75 @@ def test_the_model_saved_beside_an_objective_loads_without_it(tmp_path):
     assert (tmp_path / "model" / OBJECTIVE_FILE).is_file()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(flat_weights(loaded), flat_weights(trainer.model))
+
+
+@pytest.mark.parametrize("options", [{"head": "linear"}, {"target_model": "ema", "ema_decay": 0.5}])
+def test_the_best_model_comes_with_its_objective(tmp_path, options):
+    trainer = make_trainer(
+        tmp_path,
+        rows=small_rows(16),
+        eval_rows=small_rows(6, seed=5),
+        pairs="consecutive",
+        max_steps=3,
+        learning_rate=0.01,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_lm_loss",
+        greater_is_better=True,  # so that it is not the last one
+        **options,
+    )
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert not best.endswith("checkpoint-3")
+    now, then = trainer.objective.state_dict(), load_file(Path(best) / OBJECTIVE_FILE)
+    assert now.keys() == then.keys()
+    assert all(torch.equal(now[name], then[name]) for name in then)
+    evaluated = {
+        entry["step"]: entry["eval_jepa_loss"] for entry in trainer.state.log_history if "eval_jepa_loss" in entry
+    }
+    assert trainer.evaluate()["eval_jepa_loss"] == pytest.approx(evaluated[int(best.split("-")[-1])], rel=1e-6)
+
+
+def test_an_optimizer_of_the_caller_trains_the_objective_too(tmp_path):
+    def trained(*optimizers):
+        model = small_model("llama")
+        given = [make(model) for make in optimizers]
+        options = {"optimizers": (given[0], given[1](given[0]) if given[1:] else None)} if given else {}
+        trainer = make_trainer(
+            tmp_path, model=model, pairs="consecutive", head="linear", max_steps=2, trainer_options=options
+        )
+        trainer.train()
+        return trainer
+
+    own, callers = trained(), trained(lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+    torch.testing.assert_close(callers.objective.head.weight, own.objective.head.weight)
+    torch.testing.assert_close(flat_weights(callers.model), flat_weights(own.model))
+    with pytest.raises(ValueError, match="the objective has weights of its own, which the optimizer lacks"):
+        trained(
+            lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+            lambda _: lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer),
+        )
+
+
+@pytest.mark.parametrize("whole_step", [False, True])
+def test_a_single_pair_has_no_shuffled_target(tmp_path, whole_step, warnings_of_transformers):
+    """The control arm must not become the treatment."""
+    settings = {"rows": small_rows(1, steps=(2,)), "per_device_train_batch_size": 1}
+    control, _ = step_of(tmp_path, lbd=0.7, target="shuffled", whole_step=whole_step, **settings)
+    assert any("a single view pair: its loss is 0 there" in text for text in warnings_of_transformers.messages)
+    plain, _ = step_of(tmp_path, lbd=0.0, **settings)
+    torch.testing.assert_close(control, plain, atol=1e-7, rtol=1e-5)
+
+
+def test_rows_of_several_processes_where_none_has_any():
+    class Two:
+        num_processes = 2
+
+        def gather(self, rows):
+            return torch.cat([rows, rows])
+
+    assert gather_rows(Two(), torch.zeros(0, 3)).shape == (0, 3)
+    assert gather_rows(Two(), torch.ones(2, 3)).shape == (4, 3)
