@@ -167,7 +167,7 @@ class StepJEPATrainer(EvaluatedWhole):
         for batch in batches:
             counts[0] += (next_labels(batch["labels"]) != IGNORE).sum().to(device)
             counts[1] += (batch["context_index"] >= 0).any().to(device)
-            shares += self.count(batch).to(device)
+            shares += self.count(batch).to(shares)
         tokens, self._microbatches_in_step = self.accelerator.reduce(counts, reduction="sum").unbind()
         self._pairs_in_step = self.accelerator.reduce(shares, reduction="sum")
         self.monitor.start_step(jepa=weight > 0)
