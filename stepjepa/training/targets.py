@@ -133,11 +133,12 @@ class TrainedTargets(TrainedObjective):
     def vocabulary(self, states: Tensor) -> Tensor:
         """The language model's head, without a gradient for its weights, `[P, D] → [P, V]`.
 
+        It is called and not read, as an adapter may wrap it: trained rows of an embedding that it is tied to count.
         Soft-capping and scaling of logits, which some architectures add, are left out.
         """
         head = base_model(self.model).get_output_embeddings()
-        bias = None if head.bias is None else head.bias.detach().to(states)
-        return nn.functional.linear(states, head.weight.detach().to(states), bias)
+        weights = {name: weight.detach().to(states) for name, weight in head.named_parameters()}
+        return torch.func.functional_call(head, weights, (states,))
 
     def embedding(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, without a gradient, `[N] → [N, D]`."""

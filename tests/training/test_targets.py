@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.objectives import StepObjective
 from stepjepa.jepa.views import encode_views
+from stepjepa.models.loading import add_lora
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.targets import FROZEN_FILE
 from stepjepa.training.trainer import StepJEPATrainer
@@ -242,6 +243,52 @@ def test_lambda_follows_its_schedule(tmp_path):
     assert weights(lbd_schedule="decay", lbd_share=1.0) == [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05]
     with pytest.raises(ValueError, match="lbd_share"):
         weights(lbd_share=0.0)
+
+
+def model_with_head(head):
+    """A small model whose head is of one kind, and whose adapters, if any, are no longer as they were made."""
+    torch.manual_seed(0)
+    config = CONFIGS["llama"]()
+    config.tie_word_embeddings = head != "bias"
+    model = AutoModelForCausalLM.from_config(config)
+    if head == "bias":
+        model.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+    if head == "tied-lora":
+        model = add_lora(model, [150, 151], rank=4)
+    if head == "tied-peft":  # without the layers of this package
+        model = get_peft_model(
+            model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=[150])
+        )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) / 10)
+    return model
+
+
+@pytest.mark.parametrize("head", ["tied", "bias", "tied-lora", "tied-peft"])
+def test_the_vocabulary_of_objectives_is_the_head_of_the_model(tmp_path, head):
+    model = model_with_head(head)
+    trainer = make_trainer(tmp_path, model=model, **PAIRS)
+    states = torch.randn(5, 32, requires_grad=True)
+    logits = trainer.vocabulary(states)
+    inner = model.get_base_model() if "-" in head else model
+    decoder_output = {}
+    hook = inner.get_decoder().register_forward_hook(lambda *args: decoder_output.update(args[2]))
+    expected = model(torch.tensor([[5, 6, 150, 7]])).logits
+    hook.remove()
+    assert torch.equal(trainer.vocabulary(decoder_output["last_hidden_state"]), expected)
+    assert logits.shape == (5, 160)
+    logits.square().sum().backward()
+    assert states.grad.norm() > 0
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{"kl": 1.0}, {"jepa_loss_type": "nextlat"}, {"jepa_loss_type": "mtp"}], ids=str)
+def test_objectives_over_the_vocabulary_train_adapters_of_a_tied_model(tmp_path, options):
+    change, trainer = step_of(tmp_path, model=model_with_head("tied-lora"), max_steps=2, **{**PAIRS, **options})
+    assert change.norm() > 0
+    assert np.isfinite([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]).all()
 
 
 def test_layers_that_the_model_does_not_have_are_named(tmp_path):
