@@ -1,9 +1,9 @@
 """A trainer that knows what its contexts predict: whose target views, from which layers, how scaled.
 
 Other targets than the model's own have no gradient. A running mean of the trained weights is kept with the objective's
-state, and saved with it. The model before training is, under LoRA, the model with its adapters off, and else a copy of
-the trained weights in main memory; its targets of the training data are computed once, before training, and kept in a
-file of the output folder, so that training costs next to nothing more.
+state, and saved with it. Of the model before training a copy of the trained weights is in main memory, which under LoRA
+are few; its targets of the training data are computed once, before training, and kept in a file of the output folder,
+so that training costs next to nothing more.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TrainedTargets(TrainedObjective):
             mean = RunningMean(weights, args.ema_decay)
             self.objective.add_module("target_weights", mean.to(args.device))
             self.add_callback(MoveMean(mean, weights))
-        elif not hasattr(model, "disable_adapter"):
+        else:  # also under LoRA: an adapter that was trained before is part of the model before this training
             self._frozen = [weight.detach().to("cpu", copy=True) for weight in weights]
 
     def trained_weights(self) -> list[nn.Parameter]:
@@ -109,11 +109,6 @@ class TrainedTargets(TrainedObjective):
     @contextmanager
     def other_model(self) -> Iterator[None]:
         """Inside, `self.model` has the weights that targets come from."""
-        model: Any = self.model
-        if self.args.target_model == "frozen" and hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
-                yield
-            return
         mean = getattr(self.objective, "target_weights", None)
         with exchanged(self.trained_weights(), self._frozen if mean is None else list(mean.buffers())):
             yield

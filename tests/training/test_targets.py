@@ -19,9 +19,16 @@ from stepjepa.training.trainer import StepJEPATrainer
 PAIRS = {"pairs": "consecutive", "lbd": 0.7}
 
 
-def with_adapters():
+def with_adapters(fresh=True, **options):
     torch.manual_seed(1)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=[150])
+    config = LoraConfig(
+        r=4,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=[150],
+        init_lora_weights=fresh,
+        **options,
+    )
     return get_peft_model(small_model("llama"), config)
 
 
@@ -75,9 +82,38 @@ def test_under_lora_the_frozen_model_is_the_one_without_adapters(tmp_path):
     expected = encode_views(small_model("llama"), collator(pairs="consecutive")(new)).target
     found = trainer.compared_views(trainer.model, collator(pairs="consecutive")(new)).target
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert not trainer._frozen  # no second copy
+    assert sum(weight.numel() for weight in trainer._frozen) < 0.5 * flat_weights(small_model("llama")).numel()
     own = encode_views(trainer.model, collator(pairs="consecutive")(new)).target
     assert (own - expected).abs().max() > 1e-3
+
+
+def test_of_an_adapter_that_goes_on_the_frozen_model_is_the_one_with_the_adapter_as_it_was(tmp_path):
+    """Before training, in its file and outside it, and where the run is resumed from a checkpoint."""
+
+    def trainer_in(folder):
+        model = with_adapters(fresh=False, lora_dropout=0.2)
+        return saving_trainer(folder, model=model, target_model="frozen", max_grad_norm=1.0, **PAIRS)
+
+    def targets(model, rows):
+        return encode_views(model.eval(), collator(pairs="consecutive")(rows)).target.detach()
+
+    new = small_rows(3, seed=7)
+    before = with_adapters(fresh=False)
+    assert (targets(before, new) - targets(small_model("llama"), new)).abs().max() > 0.1
+    whole = trainer_in(tmp_path)
+    whole.train()
+    (tmp_path / FROZEN_FILE).rename(tmp_path / "written.npy")
+    (tmp_path / "frozen_targets.json").unlink()
+    resumed = trainer_in(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))
+    np.testing.assert_array_equal(np.load(tmp_path / FROZEN_FILE), np.load(tmp_path / "written.npy"))
+    of_training = targets(before, small_rows(14))
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / FROZEN_FILE)), of_training, atol=1e-5, rtol=0)
+    for trainer in (whole, resumed):
+        found = trainer.compared_views(trainer.model, collator(pairs="consecutive")(new)).target
+        torch.testing.assert_close(found, targets(before, new), atol=1e-5, rtol=0)
+        assert (targets(trainer.model, new) - found).abs().max() > 1e-3
 
 
 def test_the_running_mean_is_the_closed_form(tmp_path):
