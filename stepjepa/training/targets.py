@@ -24,7 +24,7 @@ from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.jepa.controls import pair_keys
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.losses import at_least_float32
-from stepjepa.jepa.targets import isolation_of
+from stepjepa.jepa.targets import isolation_of, tokens_read
 from stepjepa.jepa.views import Views, encode_targets, encode_views
 from stepjepa.records import UserError, read_json, write_json
 from stepjepa.training.config import StepJEPAConfig
@@ -35,6 +35,8 @@ MEASURED = 1024
 ROWS = 32
 FROZEN_FILE = "frozen_targets.npy"
 """In the output folder: the frozen model's target views of the training data."""
+ORIGIN = ("_name_or_path", "base_model_name_or_path", "revision", "auto_map", "transformers_version", "peft_version")
+"""Of a configuration: what no target follows from."""
 
 
 class TrainedTargets(TrainedObjective):
@@ -224,20 +226,33 @@ class TrainedTargets(TrainedObjective):
     def _about_frozen(self, keys: Sequence[bytes]) -> str:
         """A digest of all that frozen targets follow from."""
         args = self.args
+        model: Any = self.model
+        config = base_model(model).config
+        about = [args.isolation, args.pooling, args.target_layer, args.target_top, args.predictors]
+        about += [_content(config.to_dict()), config.get_text_config()._attn_implementation]
+        about += [_content(adapter.to_dict()) for adapter in getattr(model, "peft_config", {}).values()]
         digest = hashlib.sha256(b"".join(keys))
-        digest.update(
-            repr([args.isolation, args.pooling, args.target_layer, args.target_top, args.predictors]).encode()
-        )
+        digest.update(repr(about).encode())
         with self.other_model():
-            model: Any = self.model
-            for weight in model.parameters():
-                digest.update(weight.detach().float().cpu().numpy().tobytes())
+            for name, weight in model.state_dict().items():
+                digest.update(repr([name, weight.dtype, weight.shape]).encode())
+                digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 
+def _content(configuration: Any) -> Any:
+    """A configuration in one order, without what says where it is from and what has written it."""
+    if isinstance(configuration, dict):
+        kept = {str(name): value for name, value in configuration.items() if name not in ORIGIN}
+        return {name: _content(kept[name]) for name in sorted(kept)}
+    return sorted(configuration) if isinstance(configuration, set) else configuration
+
+
 def _digests(batch: dict[str, Tensor]) -> list[bytes]:
-    """A short name for each view pair of a batch, whatever the batch."""
-    return [hashlib.sha256(key.encode()).digest()[:16] for key in pair_keys(batch, 0)]
+    """A short name for each view pair of a batch and the tokens its target is read from, whatever the batch."""
+    read = torch.stack(tokens_read(batch), dim=1).tolist()
+    named = zip(pair_keys(batch, 0), read, strict=True)
+    return [hashlib.sha256(f"{key}-{tokens}".encode()).digest()[:16] for key, tokens in named]
 
 
 @contextmanager

@@ -75,6 +75,74 @@ def test_the_file_of_frozen_targets_is_taken_up_again_only_by_the_same_run(tmp_p
         np.save(tmp_path / FROZEN_FILE, np.array(other._cache))
 
 
+def configured(dtype=torch.float32, **options):
+    """The small model with its weights rounded to bfloat16, whatever they are kept in, and other options."""
+    config = CONFIGS["llama"]()
+    for name, value in options.items():
+        setattr(config, name, value)
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(small_model("llama").state_dict())
+    return model.to(torch.bfloat16).to(dtype)
+
+
+def with_separators(*contents):
+    """The same example for each of `contents`, which is how many tokens before the separator each of its steps has."""
+    row = small_rows(1)[0]
+    steps = np.array(row["step_ids"])
+    within = np.array([(steps[:place] == step).sum() for place, step in enumerate(steps)])
+    return [{**row, "separator": ((steps >= 0) & (within >= content)).astype(int).tolist()} for content in contents]
+
+
+def rank_one(alpha):
+    torch.manual_seed(2)
+    config = LoraConfig(r=1, lora_alpha=alpha, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(small_model("llama"), config)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda: {"model": configured(torch.bfloat16)}, lambda: {"model": configured()}),
+        (lambda: {"model": configured()}, lambda: {"model": configured(rms_norm_eps=0.01)}),
+        (lambda: {"model": rank_one(1)}, lambda: {"model": rank_one(2)}),
+        (
+            lambda: {"rows": with_separators(1, 1), "pooling": "content"},
+            lambda: {"rows": with_separators(2, 2), "pooling": "content"},
+        ),
+    ],
+    ids=["dtype", "configuration", "adapter", "separators"],
+)
+def test_the_file_of_frozen_targets_is_of_all_that_they_follow_from(tmp_path, first, second):
+    def targets(name, options):
+        trainer = make_trainer(tmp_path / name, target_model="frozen", **options, **PAIRS)
+        trainer.measure_targets()
+        return np.array(trainer._cache)
+
+    one, taken_up, expected = targets("a", first()), targets("a", second()), targets("b", second())
+    np.testing.assert_array_equal(taken_up, expected)
+    assert np.abs(one - expected).max() > 1e-3
+
+
+def test_the_origin_of_a_model_is_nothing_that_frozen_targets_follow_from(tmp_path):
+    names = []
+    for name in ("one", "two"):
+        model = rank_one(1)
+        model.get_base_model().config._name_or_path = model.peft_config["default"].base_model_name_or_path = name
+        names.append(make_trainer(tmp_path, model=model, target_model="frozen", **PAIRS)._about_frozen([]))
+    assert names[0] == names[1]
+
+
+def test_frozen_targets_of_the_same_tokens_are_told_apart_by_where_they_are_read(tmp_path):
+    rows = with_separators(1, 2)
+    trainer = make_trainer(tmp_path, rows=rows, target_model="frozen", pooling="content", **PAIRS)
+    trainer.measure_targets()
+    for row in rows:
+        batch = trainer.data_collator([row])
+        expected = encode_views(small_model("llama"), collator(pairs="consecutive", pooling="content")([row])).target
+        torch.testing.assert_close(trainer.other_targets(batch), expected, atol=1e-5, rtol=0)
+        assert len(trainer._known) == len(rows) * len(expected)
+
+
 def test_under_lora_the_frozen_model_is_the_one_without_adapters(tmp_path):
     trainer = make_trainer(tmp_path, model=with_adapters(), target_model="frozen", max_steps=3, **PAIRS)
     trainer.train()
