@@ -27,6 +27,7 @@ from stepjepa.jepa.losses import at_least_float32
 from stepjepa.jepa.targets import isolation_of, tokens_read
 from stepjepa.jepa.views import Views, encode_targets, encode_views
 from stepjepa.records import UserError, read_json, write_json
+from stepjepa.training.checkpoints import by_first_process
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.objective import TrainedObjective
 
@@ -199,7 +200,8 @@ class TrainedTargets(TrainedObjective):
         size = base_model(self.model).config.get_text_config().hidden_size
         about = {"targets": self._about_frozen(keys)}
         described = path.with_suffix(".json")
-        if not (path.is_file() and described.is_file() and read_json(described) == about):
+        # The others do not look: the first may be about to remove what they read.
+        if not by_first_process(lambda: path.is_file() and described.is_file() and read_json(described) == about):
             if process.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 described.unlink(missing_ok=True)
