@@ -159,11 +159,11 @@ def _targets_by(run: Checkpoint, model: Any, targets: str) -> Callable[[], Abstr
         saved = _saved(run)
         others = [saved[name] for name in sorted(saved, key=_number) if name.startswith("target_weights.")]
         where = f"the running mean in {run.folder / OBJECTIVE_FILE}"
-    elif hasattr(model, "disable_adapter"):
-        return model.disable_adapter
     else:
         assert run.record is not None
         settings = run.record["settings"]
+        if settings["lora"] and hasattr(model, "disable_adapter"):  # the run made the adapter, which did nothing then
+            return model.disable_adapter
         where = f"the model before training, {settings['model_name']},"
         try:
             before, _ = load_model(
@@ -177,7 +177,9 @@ def _targets_by(run: Checkpoint, model: Any, targets: str) -> Callable[[], Abstr
             raise UserError(
                 f"the targets of {run.given} were those of the model before training: {error}\n{ADVICE}"
             ) from error
-        others = [weight.detach() for weight in before.parameters()]
+        if hasattr(before, "merge_and_unload") and not hasattr(model, "merge_and_unload"):
+            before = before.merge_and_unload().requires_grad_()
+        others = [weight.detach() for weight in before.parameters() if weight.requires_grad]
     if [weight.shape for weight in weights] != [other.shape for other in others]:
         raise UserError(f"{where} has weights of other shapes than {run.given}. {ADVICE}")
     return partial(exchanged, weights, others)

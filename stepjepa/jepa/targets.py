@@ -75,6 +75,19 @@ def isolation_of(batch: dict[str, Tensor]) -> str | None:
     return "step" if int(batch["prefix_end"][row[0], target]) < 0 else "sink"
 
 
+def tokens_read(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """First and last of the tokens that each target view of a batch is read from, `[P]`, from 0 at the target's start.
+
+    They are the same with copies and without.
+    """
+    row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
+    start, first, last = (batch[name][row, pair] for name in ("target_start", "target_first", "target_index"))
+    segment = batch["segment_ids"][row]
+    copy = (segment == segment.gather(1, last[:, None])).int().argmax(dim=1)  # where the segment of the target begins
+    begin = torch.where(batch["example_ids"][row, last] >= 0, start, copy)
+    return first - begin, last - begin
+
+
 def isolated_steps(batch: dict[str, Tensor], predictors: int, isolation: str) -> dict[str, Tensor]:
     """The target steps of a batch by themselves: a row for each view pair, which has the copy that a branch would have.
 
@@ -88,12 +101,8 @@ def isolated_steps(batch: dict[str, Tensor], predictors: int, isolation: str) ->
         `target_index`.
     """
     row, pair = (batch["context_index"] >= 0).nonzero(as_tuple=True)
-    start, end, first, last = (
-        batch[name][row, pair] for name in ("target_start", "target_end", "target_first", "target_index")
-    )
-    segment = batch["segment_ids"][row]
-    copy = (segment == segment.gather(1, last[:, None])).int().argmax(dim=1)  # where the segment of the target begins
-    begin = torch.where(batch["example_ids"][row, last] >= 0, start, copy)
+    start, end = (batch[name][row, pair] for name in ("target_start", "target_end"))
+    first, last = tokens_read(batch)
     lead = int(isolation == "sink")
     width = int((end - start).max()) + lead if len(row) else lead
     column = start[:, None] - lead + torch.arange(width, device=row.device)
@@ -112,6 +121,6 @@ def isolated_steps(batch: dict[str, Tensor], predictors: int, isolation: str) ->
         "segment_ids": torch.where(inside, 0, none),
         "prefix_segment": none,
         "prefix_end": none,
-        "target_first": first - begin + lead,
-        "target_index": last - begin + lead,
+        "target_first": first + lead,
+        "target_index": last + lead,
     }

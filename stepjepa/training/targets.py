@@ -1,9 +1,9 @@
 """A trainer that knows what its contexts predict: whose target views, from which layers, how scaled.
 
 Other targets than the model's own have no gradient. A running mean of the trained weights is kept with the objective's
-state, and saved with it. The model before training is, under LoRA, the model with its adapters off, and else a copy of
-the trained weights in main memory; its targets of the training data are computed once, before training, and kept in a
-file of the output folder, so that training costs next to nothing more.
+state, and saved with it. Of the model before training a copy of the trained weights is in main memory, which under LoRA
+are few; its targets of the training data are computed once, before training, and kept in a file of the output folder,
+so that training costs next to nothing more.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from stepjepa.jepa.architectures import base_model, evaluating
 from stepjepa.jepa.controls import pair_keys
 from stepjepa.jepa.layout import IGNORE
 from stepjepa.jepa.losses import at_least_float32
-from stepjepa.jepa.targets import isolation_of
+from stepjepa.jepa.targets import isolation_of, tokens_read
 from stepjepa.jepa.views import Views, encode_targets, encode_views
 from stepjepa.records import UserError, read_json, write_json
+from stepjepa.training.checkpoints import by_first_process
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.objective import TrainedObjective
 
@@ -35,6 +36,8 @@ MEASURED = 1024
 ROWS = 32
 FROZEN_FILE = "frozen_targets.npy"
 """In the output folder: the frozen model's target views of the training data."""
+ORIGIN = ("_name_or_path", "base_model_name_or_path", "revision", "auto_map", "transformers_version", "peft_version")
+"""Of a configuration: what no target follows from."""
 
 
 class TrainedTargets(TrainedObjective):
@@ -70,7 +73,7 @@ class TrainedTargets(TrainedObjective):
             mean = RunningMean(weights, args.ema_decay)
             self.objective.add_module("target_weights", mean.to(args.device))
             self.add_callback(MoveMean(mean, weights))
-        elif not hasattr(model, "disable_adapter"):
+        else:  # also under LoRA: an adapter that was trained before is part of the model before this training
             self._frozen = [weight.detach().to("cpu", copy=True) for weight in weights]
 
     def trained_weights(self) -> list[nn.Parameter]:
@@ -109,11 +112,6 @@ class TrainedTargets(TrainedObjective):
     @contextmanager
     def other_model(self) -> Iterator[None]:
         """Inside, `self.model` has the weights that targets come from."""
-        model: Any = self.model
-        if self.args.target_model == "frozen" and hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
-                yield
-            return
         mean = getattr(self.objective, "target_weights", None)
         with exchanged(self.trained_weights(), self._frozen if mean is None else list(mean.buffers())):
             yield
@@ -133,11 +131,12 @@ class TrainedTargets(TrainedObjective):
     def vocabulary(self, states: Tensor) -> Tensor:
         """The language model's head, without a gradient for its weights, `[P, D] → [P, V]`.
 
+        It is called and not read, as an adapter may wrap it: trained rows of an embedding that it is tied to count.
         Soft-capping and scaling of logits, which some architectures add, are left out.
         """
         head = base_model(self.model).get_output_embeddings()
-        bias = None if head.bias is None else head.bias.detach().to(states)
-        return nn.functional.linear(states, head.weight.detach().to(states), bias)
+        weights = {name: weight.detach().to(states) for name, weight in head.named_parameters()}
+        return torch.func.functional_call(head, weights, (states,))
 
     def embedding(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, without a gradient, `[N] → [N, D]`."""
@@ -201,7 +200,8 @@ class TrainedTargets(TrainedObjective):
         size = base_model(self.model).config.get_text_config().hidden_size
         about = {"targets": self._about_frozen(keys)}
         described = path.with_suffix(".json")
-        if not (path.is_file() and described.is_file() and read_json(described) == about):
+        # The others do not look: the first may be about to remove what they read.
+        if not by_first_process(lambda: path.is_file() and described.is_file() and read_json(described) == about):
             if process.is_main_process:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 described.unlink(missing_ok=True)
@@ -228,20 +228,33 @@ class TrainedTargets(TrainedObjective):
     def _about_frozen(self, keys: Sequence[bytes]) -> str:
         """A digest of all that frozen targets follow from."""
         args = self.args
+        model: Any = self.model
+        config = base_model(model).config
+        about = [args.isolation, args.pooling, args.target_layer, args.target_top, args.predictors]
+        about += [_content(config.to_dict()), config.get_text_config()._attn_implementation]
+        about += [_content(adapter.to_dict()) for adapter in getattr(model, "peft_config", {}).values()]
         digest = hashlib.sha256(b"".join(keys))
-        digest.update(
-            repr([args.isolation, args.pooling, args.target_layer, args.target_top, args.predictors]).encode()
-        )
+        digest.update(repr(about).encode())
         with self.other_model():
-            model: Any = self.model
-            for weight in model.parameters():
-                digest.update(weight.detach().float().cpu().numpy().tobytes())
+            for name, weight in model.state_dict().items():
+                digest.update(repr([name, weight.dtype, weight.shape]).encode())
+                digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 
+def _content(configuration: Any) -> Any:
+    """A configuration in one order, without what says where it is from and what has written it."""
+    if isinstance(configuration, dict):
+        kept = {str(name): value for name, value in configuration.items() if name not in ORIGIN}
+        return {name: _content(kept[name]) for name in sorted(kept)}
+    return sorted(configuration) if isinstance(configuration, set) else configuration
+
+
 def _digests(batch: dict[str, Tensor]) -> list[bytes]:
-    """A short name for each view pair of a batch, whatever the batch."""
-    return [hashlib.sha256(key.encode()).digest()[:16] for key in pair_keys(batch, 0)]
+    """A short name for each view pair of a batch and the tokens its target is read from, whatever the batch."""
+    read = torch.stack(tokens_read(batch), dim=1).tolist()
+    named = zip(pair_keys(batch, 0), read, strict=True)
+    return [hashlib.sha256(f"{key}-{tokens}".encode()).digest()[:16] for key, tokens in named]
 
 
 @contextmanager

@@ -35,14 +35,15 @@ def before(tmp_path_factory):
     return folder
 
 
-def trained(folder, before, lora=False, **options):
+def trained(folder, before, lora=False, merge_lora=False, **options):
     """One optimizer step; the run's folder."""
     args = StepJEPAConfig(
         output_dir=str(folder), max_steps=1, learning_rate=0.05, use_cpu=True, report_to="none", save_strategy="no",
         disable_tqdm=True, optim="sgd", max_grad_norm=0, warmup_steps=0, lr_scheduler_type="constant", seed=5, **LAYOUT, **options,
     )  # fmt: skip
     data = {"problems": 16, "eval_problems": 2, "accuracy_problems": 0}
-    run_training(RunOptions(model_name=str(before), lora=lora, lora_dropout=0.0, lora_rank=4, **data), args)
+    adapter = {"lora": lora, "lora_dropout": 0.0, "lora_rank": 4, "merge_lora": merge_lora}
+    run_training(RunOptions(model_name=str(before), **adapter, **data), args)
     return folder
 
 
@@ -77,6 +78,31 @@ def check_targets(run, before, targets, kept, lora):
     assert torch.equal(encode_views(model, batch).target, own.target)  # the model is itself again
     assert reading.targets == targets
     assert torch.equal(reading.of_itself()(model, batch).target, own.target)
+
+
+def test_targets_of_an_adapter_that_went_on_are_those_of_the_adapter_it_began_with(tmp_path, before):
+    first, tokenizer = load_model(str(before), lora=True, lora_rank=4, seed=5)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in first.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) / 5)
+    first.save_pretrained(tmp_path / "first")
+    tokenizer.save_pretrained(tmp_path / "first")
+    run = trained(tmp_path / "run", tmp_path / "first", merge_lora=True, target_model="frozen", lbd=1.0)
+    examples, _ = read_examples("builtin", split="test", count=3)
+    batch = StepJEPACollator(tokenizer, BranchLayout(**LAYOUT))(tokenize_dataset(examples, tokenizer)[0])
+    with torch.no_grad():
+        expected = encode_views(first.eval(), batch).target
+    for folder in (run, run / "merged"):
+        model, _ = load_model(str(folder))
+        own = encode_views(model.eval(), batch).target
+        found = trained_reading(locate_model(str(folder)), model)(model, batch).target
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert (found - own).abs().max() > 1e-3
+    shutil.rmtree(tmp_path / "first")
+    with pytest.raises(UserError, match=r"(?s)before training.*first.*--no_as_trained"):
+        trained_reading(locate_model(str(run)), load_model(str(run))[0])
 
 
 def test_embed_reads_a_run_as_it_compared_its_views(tmp_path, before, capsys):

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.objectives import StepObjective
 from stepjepa.jepa.views import encode_views
+from stepjepa.models.loading import add_lora
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.targets import FROZEN_FILE
 from stepjepa.training.trainer import StepJEPATrainer
@@ -18,9 +19,16 @@ from stepjepa.training.trainer import StepJEPATrainer
 PAIRS = {"pairs": "consecutive", "lbd": 0.7}
 
 
-def with_adapters():
+def with_adapters(fresh=True, **options):
     torch.manual_seed(1)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=[150])
+    config = LoraConfig(
+        r=4,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=[150],
+        init_lora_weights=fresh,
+        **options,
+    )
     return get_peft_model(small_model("llama"), config)
 
 
@@ -67,6 +75,74 @@ def test_the_file_of_frozen_targets_is_taken_up_again_only_by_the_same_run(tmp_p
         np.save(tmp_path / FROZEN_FILE, np.array(other._cache))
 
 
+def configured(dtype=torch.float32, **options):
+    """The small model with its weights rounded to bfloat16, whatever they are kept in, and other options."""
+    config = CONFIGS["llama"]()
+    for name, value in options.items():
+        setattr(config, name, value)
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(small_model("llama").state_dict())
+    return model.to(torch.bfloat16).to(dtype)
+
+
+def with_separators(*contents):
+    """The same example for each of `contents`, which is how many tokens before the separator each of its steps has."""
+    row = small_rows(1)[0]
+    steps = np.array(row["step_ids"])
+    within = np.array([(steps[:place] == step).sum() for place, step in enumerate(steps)])
+    return [{**row, "separator": ((steps >= 0) & (within >= content)).astype(int).tolist()} for content in contents]
+
+
+def rank_one(alpha):
+    torch.manual_seed(2)
+    config = LoraConfig(r=1, lora_alpha=alpha, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(small_model("llama"), config)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda: {"model": configured(torch.bfloat16)}, lambda: {"model": configured()}),
+        (lambda: {"model": configured()}, lambda: {"model": configured(rms_norm_eps=0.01)}),
+        (lambda: {"model": rank_one(1)}, lambda: {"model": rank_one(2)}),
+        (
+            lambda: {"rows": with_separators(1, 1), "pooling": "content"},
+            lambda: {"rows": with_separators(2, 2), "pooling": "content"},
+        ),
+    ],
+    ids=["dtype", "configuration", "adapter", "separators"],
+)
+def test_the_file_of_frozen_targets_is_of_all_that_they_follow_from(tmp_path, first, second):
+    def targets(name, options):
+        trainer = make_trainer(tmp_path / name, target_model="frozen", **options, **PAIRS)
+        trainer.measure_targets()
+        return np.array(trainer._cache)
+
+    one, taken_up, expected = targets("a", first()), targets("a", second()), targets("b", second())
+    np.testing.assert_array_equal(taken_up, expected)
+    assert np.abs(one - expected).max() > 1e-3
+
+
+def test_the_origin_of_a_model_is_nothing_that_frozen_targets_follow_from(tmp_path):
+    names = []
+    for name in ("one", "two"):
+        model = rank_one(1)
+        model.get_base_model().config._name_or_path = model.peft_config["default"].base_model_name_or_path = name
+        names.append(make_trainer(tmp_path, model=model, target_model="frozen", **PAIRS)._about_frozen([]))
+    assert names[0] == names[1]
+
+
+def test_frozen_targets_of_the_same_tokens_are_told_apart_by_where_they_are_read(tmp_path):
+    rows = with_separators(1, 2)
+    trainer = make_trainer(tmp_path, rows=rows, target_model="frozen", pooling="content", **PAIRS)
+    trainer.measure_targets()
+    for row in rows:
+        batch = trainer.data_collator([row])
+        expected = encode_views(small_model("llama"), collator(pairs="consecutive", pooling="content")([row])).target
+        torch.testing.assert_close(trainer.other_targets(batch), expected, atol=1e-5, rtol=0)
+        assert len(trainer._known) == len(rows) * len(expected)
+
+
 def test_under_lora_the_frozen_model_is_the_one_without_adapters(tmp_path):
     trainer = make_trainer(tmp_path, model=with_adapters(), target_model="frozen", max_steps=3, **PAIRS)
     trainer.train()
@@ -74,9 +150,38 @@ def test_under_lora_the_frozen_model_is_the_one_without_adapters(tmp_path):
     expected = encode_views(small_model("llama"), collator(pairs="consecutive")(new)).target
     found = trainer.compared_views(trainer.model, collator(pairs="consecutive")(new)).target
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert not trainer._frozen  # no second copy
+    assert sum(weight.numel() for weight in trainer._frozen) < 0.5 * flat_weights(small_model("llama")).numel()
     own = encode_views(trainer.model, collator(pairs="consecutive")(new)).target
     assert (own - expected).abs().max() > 1e-3
+
+
+def test_of_an_adapter_that_goes_on_the_frozen_model_is_the_one_with_the_adapter_as_it_was(tmp_path):
+    """Before training, in its file and outside it, and where the run is resumed from a checkpoint."""
+
+    def trainer_in(folder):
+        model = with_adapters(fresh=False, lora_dropout=0.2)
+        return saving_trainer(folder, model=model, target_model="frozen", max_grad_norm=1.0, **PAIRS)
+
+    def targets(model, rows):
+        return encode_views(model.eval(), collator(pairs="consecutive")(rows)).target.detach()
+
+    new = small_rows(3, seed=7)
+    before = with_adapters(fresh=False)
+    assert (targets(before, new) - targets(small_model("llama"), new)).abs().max() > 0.1
+    whole = trainer_in(tmp_path)
+    whole.train()
+    (tmp_path / FROZEN_FILE).rename(tmp_path / "written.npy")
+    (tmp_path / "frozen_targets.json").unlink()
+    resumed = trainer_in(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert torch.equal(flat_weights(resumed.model), flat_weights(whole.model))
+    np.testing.assert_array_equal(np.load(tmp_path / FROZEN_FILE), np.load(tmp_path / "written.npy"))
+    of_training = targets(before, small_rows(14))
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / FROZEN_FILE)), of_training, atol=1e-5, rtol=0)
+    for trainer in (whole, resumed):
+        found = trainer.compared_views(trainer.model, collator(pairs="consecutive")(new)).target
+        torch.testing.assert_close(found, targets(before, new), atol=1e-5, rtol=0)
+        assert (targets(trainer.model, new) - found).abs().max() > 1e-3
 
 
 def test_the_running_mean_is_the_closed_form(tmp_path):
@@ -242,6 +347,52 @@ def test_lambda_follows_its_schedule(tmp_path):
     assert weights(lbd_schedule="decay", lbd_share=1.0) == [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05]
     with pytest.raises(ValueError, match="lbd_share"):
         weights(lbd_share=0.0)
+
+
+def model_with_head(head):
+    """A small model whose head is of one kind, and whose adapters, if any, are no longer as they were made."""
+    torch.manual_seed(0)
+    config = CONFIGS["llama"]()
+    config.tie_word_embeddings = head != "bias"
+    model = AutoModelForCausalLM.from_config(config)
+    if head == "bias":
+        model.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+    if head == "tied-lora":
+        model = add_lora(model, [150, 151], rank=4)
+    if head == "tied-peft":  # without the layers of this package
+        model = get_peft_model(
+            model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=[150])
+        )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) / 10)
+    return model
+
+
+@pytest.mark.parametrize("head", ["tied", "bias", "tied-lora", "tied-peft"])
+def test_the_vocabulary_of_objectives_is_the_head_of_the_model(tmp_path, head):
+    model = model_with_head(head)
+    trainer = make_trainer(tmp_path, model=model, **PAIRS)
+    states = torch.randn(5, 32, requires_grad=True)
+    logits = trainer.vocabulary(states)
+    inner = model.get_base_model() if "-" in head else model
+    decoder_output = {}
+    hook = inner.get_decoder().register_forward_hook(lambda *args: decoder_output.update(args[2]))
+    expected = model(torch.tensor([[5, 6, 150, 7]])).logits
+    hook.remove()
+    assert torch.equal(trainer.vocabulary(decoder_output["last_hidden_state"]), expected)
+    assert logits.shape == (5, 160)
+    logits.square().sum().backward()
+    assert states.grad.norm() > 0
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{"kl": 1.0}, {"jepa_loss_type": "nextlat"}, {"jepa_loss_type": "mtp"}], ids=str)
+def test_objectives_over_the_vocabulary_train_adapters_of_a_tied_model(tmp_path, options):
+    change, trainer = step_of(tmp_path, model=model_with_head("tied-lora"), max_steps=2, **{**PAIRS, **options})
+    assert change.norm() > 0
+    assert np.isfinite([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]).all()
 
 
 def test_layers_that_the_model_does_not_have_are_named(tmp_path):
