@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from parts.cells import ROOT
 from parts.costs import drills, growth, plans, price, price_objectives, price_real, streaming
-from parts.findings import findings
+from parts.findings import findings, objectives_found
 from parts.grids import OBJECTIVE_GRIDS, equal_data, grid_table, objectives_table, transfer
 from parts.models import compare, gsm8k, other_tests, representations, train
 from parts.package import files, formats, options, rooms
@@ -21,7 +21,7 @@ from parts.steps import best_of, detected_steps, detections, next_steps, segment
 from stepjepa.records import written_whole
 
 BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
-    "README.md": {"findings": findings, "rooms": rooms},
+    "README.md": {"objectives-found": objectives_found, "findings": findings, "rooms": rooms},
     "stepjepa/README.md": {"files": files},
     "notebooks/README.md": {"options": options, "formats": formats},
     "figures/README.md": {

@@ -81,19 +81,22 @@ def equal_data() -> list[str]:
         cells.append(percent(test["accuracy"], test["low"], test["high"]))
         cells.append("" if arm.startswith("plain") else difference(after_as_many[arm]))
         rows.append([*cells, mean_of(test, "lm_loss", ".4f"), mean_of(test, "consecutive_recall_all", ".1%")])
-    kinds = dict.fromkeys(arm.split(",")[0] for arm in arms)
-    best = {
-        kind: min((arm for arm in arms if arm.startswith(kind)), key=lambda a: arms[a]["validation"]["lm_loss"]["mean"])
-        for kind in kinds
-    }
+    best = best_epochs(said)
     paired = {(pair["arm"], pair["baseline"]): pair for pair in said["comparisons"]}
     found = []
-    for kind in kinds:
+    for kind in best:
         if pair := paired.get((best[kind], best["plain"])):
             found.append(f"{kind} {in_points(pair)}, smallest detectable difference {100 * pair['detectable']:.1f}")
     chosen = f"Lowest LM loss on the validation split: {'; '.join(best.values())}."
     lines = [chosen, f"To plain at its best, on the test split: {'; '.join(found)}."]
     return [*table(*rows), "", " ".join(lines), *still_to_run(said)]
+
+
+def best_epochs(said: Mapping[str, Any]) -> dict[str, str]:
+    """Of each objective of `equal-data` the arm with the lowest LM loss on the validation split."""
+    losses = {arm: entry["validation"]["lm_loss"]["mean"] for arm, entry in said["arms"].items()}
+    kinds = dict.fromkeys(arm.split(",")[0] for arm in losses)
+    return {kind: min((arm for arm in losses if arm.startswith(kind)), key=lambda arm: losses[arm]) for kind in kinds}
 
 
 OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "replication", "pretrained")
