@@ -38,7 +38,7 @@ from stepjepa.jepa.metrics import metrics_of
 from stepjepa.records import as_json
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
-from stepjepa.training.run import load_run_model, usual_system_prompt
+from stepjepa.training.run import load_run_model, run_trainer, usual_system_prompt
 from stepjepa.training.splits import TEST_SEED, drawn_kinds, mixed, one_in_turn, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
@@ -92,9 +92,7 @@ def run_cell(
     )
     train, validation, test = cell_data(options)
     model, tokenizer = load_run_model(options, args)
-    trainer = StepJEPATrainer(
-        model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=list(callbacks)
-    )
+    trainer = run_trainer(model, tokenizer, options, args, train, callbacks=callbacks)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     checkpoint = _newest(folder)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from small_records import cell_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -245,20 +247,49 @@ def wait_for(condition, process, seconds=300):
         time.sleep(0.05)
 
 
-def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
-    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1, save_steps=8)
+def interrupted(plan, step_wanted=9):
+    """Run a plan until its first cell is in that optimizer step."""
 
-    def stop(cell, number, total):
-        if number == 9:
+    def stop(_cell, number, _total):
+        if number == step_wanted:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, step=stop)
+
+
+def perturb(model):
+    """Give a model folder other weights of the same shapes."""
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight + 0.05 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+
+
+def own_grid(tiny, folder, **files):
+    """The tiny grid over a copy of its model, which a test may change, and over files of its own."""
+    content = yaml.safe_load(tiny)
+    shutil.copytree(content["base"]["model_name"], folder / "model")
+    content["base"] |= {"model_name": str(folder / "model"), **files}
+    return write(folder, yaml.safe_dump(content))
+
+
+def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
+    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1, save_steps=8)
+    interrupted(plan)
     assert plan.folder.state(plan.cells[0]) == INTERRUPTED
     steps = []
     assert run_plan(plan, step=lambda cell, number, total: steps.append((number, total))) == 1
     assert steps == [(n, 18) for n in range(9, 19)]
     assert records(tmp_path) == {k: v for k, v in records(finished.folder.path).items() if k in records(tmp_path)}
+
+
+def test_a_cell_does_not_go_on_over_another_model(tiny, tmp_path):
+    plan = Plan(read_grid(own_grid(tiny, tmp_path)), GridFolder(tmp_path / "out"), max_cells=1, save_steps=8)
+    interrupted(plan)
+    perturb(tmp_path / "model")
+    assert run_plan(plan) == 1
+    record = plan.folder.record(plan.cells[0])
+    assert record["status"] == FAILED
+    assert "different: model weights." in record["error"]["message"]
 
 
 def test_checkpoints_of_other_code_are_not_gone_on_with(finished, tmp_path):
