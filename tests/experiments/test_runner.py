@@ -292,6 +292,33 @@ def test_a_cell_does_not_go_on_over_another_model(tiny, tmp_path):
     assert "different: model weights." in record["error"]["message"]
 
 
+def test_a_cell_whose_data_were_corrected_begins_anew_when_it_is_retried(tiny, tmp_path):
+    train = tmp_path / "mine.jsonl"
+    rows = [{"question": f"{n} + 1?", "answer": f"One more.\nThat is {n + 1}.\n#### {n + 1}"} for n in range(20)]
+    write_jsonl(rows, train)
+    builtin = {"eval_file": ["builtin"], "test_file": ["builtin"]}
+    file = own_grid(tiny, tmp_path, train_file=[str(train)], **builtin)
+    plan = Plan(read_grid(file), GridFolder(tmp_path / "out"), max_cells=1, save_steps=8)
+    cell, other, _ = plan.cells
+    interrupted(plan)
+    write_jsonl(rows[1:], train)
+    assert run_plan(plan) == 1
+    failed = plan.folder.record(cell)
+    assert "different: training rows." in failed["error"]["message"]
+    checkpoints = [plan.folder.prepare(one, failed["environment"]) / "checkpoint-8" for one in (cell, other)]
+    assert checkpoints[0].is_dir()
+    checkpoints[1].mkdir()
+    about = {"address": other.address, "cell": other.options, "seed": other.seed}
+    plan.folder.write(other, failed | about | {"error": {"type": "OSError", "message": "disk full", "where": []}})
+
+    plan.forget_failures()
+    assert [plan.folder.state(one) for one in (cell, other)] == [OPEN, INTERRUPTED]
+    assert [folder.is_dir() for folder in checkpoints] == [False, True]  # a full disk is no reason to begin anew
+    assert run_plan(plan) == 1
+    record = plan.folder.record(cell)
+    assert (record["status"], record["attempt"]["resumed_at_step"]) == (FINISHED, 0)
+
+
 def test_checkpoints_of_other_code_are_not_gone_on_with(finished, tmp_path):
     folder, cell = GridFolder(tmp_path), finished.cells[0]
     work = folder.prepare(cell, {"git": "a"})
