@@ -1,5 +1,6 @@
 """Running grids: nothing finished is lost or run twice, whatever happens to the runners; what the report says."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -113,6 +114,11 @@ def test_a_record_holds_what_a_reader_needs(finished):
         defaults()["optim"],
     )
     assert record["configuration"]["run"]["problem_seed"] == 0
+    model = Path(record["configuration"]["run"]["model_name"]) / "model.safetensors"
+    weights = json.dumps({model.name: hashlib.sha256(model.read_bytes()).hexdigest()})
+    assert record["digests"]["model weights"] == hashlib.sha256(weights.encode()).hexdigest()
+    assert record["digests"] == finished.folder.record(finished.cells[0])["digests"]  # another arm, the same data
+    assert set(record["digests"]) == {"model weights", "training rows"}
     assert record["train"]["step"] == [1, 8, 16]
     assert all(len(column) == 3 for column in record["train"].values())
     for split, count in (("validation", 3), ("test", 4)):
@@ -626,6 +632,33 @@ def test_missing_and_diverged_cells_are_said(tiny, tmp_path):
     ):
         assert words in said
     assert f"to run: {grid.cell('plain', 1).address}  plain, seed 1" in format_report(found)
+
+
+def test_cells_of_changed_files_are_named(tiny, tmp_path):
+    arms = "  - {name: few, lbd: 0.3, problems: 20}\nseeds: 2"
+    grid = read_grid(write(tmp_path, tiny.replace("seeds: 1", arms)))
+    folder = GridFolder(tmp_path / "out")
+    invent(grid, folder, dict.fromkeys(grid.arms, (0.5, 0.5)))
+
+    def warnings(changed):
+        for cell in grid.cells:
+            few = "few " * (cell.arm == "few")
+            own = {"training rows": f"{few}rows of seed {cell.seed}", "model weights": "a"}
+            folder.write(cell, folder.record(cell) | {"digests": own | changed.get(cell.name, {})})
+        return report(grid, folder, draws=50)["warnings"]
+
+    assert warnings({}) == []
+    rows, model = {"training rows": "other rows"}, {"model weights": "b"}
+    assert warnings({"step, seed 1": rows}) == [
+        "training rows differ under the same names, as files have changed: some in plain with seed 1, shuffled with "
+        "seed 1; others in step with seed 1"
+    ]
+    assert warnings({"few, seed 0": rows}) == []  # there is nothing to compare it with
+    found = warnings({"plain, seed 1": model, "few, seed 1": model})
+    assert found == [
+        "model weights differ under the same names, as files have changed: some in plain with seed 0, step with seed "
+        "0, 1, shuffled with seed 0, 1, few with seed 0; others in plain with seed 1, few with seed 1"
+    ]
 
 
 def test_different_questions_are_not_compared(tiny, tmp_path):
