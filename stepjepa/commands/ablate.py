@@ -33,7 +33,9 @@ class AblateOptions:
     threads_per_process: int = option(1, "processor threads of each", metavar="N")
     shard: str = option("1/1", "run the I-th of N parts of the cells, I from 1", metavar="I/N")
     max_cells: int | None = option(None, "stop after K cells", metavar="K")
-    retry_failed: bool = option(False, "run failed cells again")
+    retry_failed: bool = option(
+        False, "run failed cells again, from their checkpoints, or anew where these are of other data or another model"
+    )
     worker: bool = option(False, hidden=True)
     list: bool = option(False, "list all cells and their states; run nothing")
     dry_run: bool = option(False, "list the cells that would be run; run nothing")

@@ -9,8 +9,9 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,29 @@ class Origin:
         if self.saved:
             return _saved_rows(*self.saved)
         return chain.from_iterable(map(file_rows, self.files))
+
+    def stamp(self) -> list[Any]:
+        """What changes when the rows do, and is known without reading them.
+
+        Name, size and time of each file; of a data set on the Hub its commit, or, without network, that of the copy in
+        the cache of `datasets`.
+
+        Raises:
+            UserError: a data set on the Hub cannot be reached, and there is no copy.
+        """
+        if self.hub:
+            return [_hub_commit(*self.hub[:2])]
+        files = sorted(path for path in self.saved[0].rglob("*") if path.is_file()) if self.saved else self.files
+        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def stamp_of(source: Source) -> list[Any]:
+    """The stamp of what a source names, see `Origin.stamp`; built-in problems change with the package alone.
+
+    Raises:
+        UserError: as `locate`, or as `Origin.stamp`.
+    """
+    return [version("stepjepa")] if is_builtin(source) else locate(source).stamp()
 
 
 def locate(source: Source, config: str | None = None, split: str = "train") -> Origin:
@@ -169,17 +193,27 @@ def name_of(path: Path) -> str:
 
 def _hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
     from datasets import load_dataset
+
+    return _numbered(_from_hub(load_dataset, name, config, split=split), f"{name}[{split}]", name)
+
+
+def _hub_commit(name: str, config: str | None) -> str:
+    from datasets import load_dataset_builder
+
+    return str(_from_hub(load_dataset_builder, name, config).hash)
+
+
+def _from_hub(load: Callable[..., Any], name: str, config: str | None, **options: Any) -> Any:
     from datasets.exceptions import DatasetsError
 
     try:
-        rows = load_dataset(name, config, split=split)
+        return load(name, config, **options)
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(
             f"'{name}' is neither a file here nor a data set that could be loaded from the Hugging Face Hub. "
             f"If it is gated or private, ask for access on its page and log in with `hf auth login`. "
             f"The Hub said: {type(error).__name__}: {error}"
         ) from error
-    return _numbered(rows, f"{name}[{split}]", name)
 
 
 def _saved_rows(folder: Path, split: str) -> Iterator[Row]:

@@ -38,7 +38,8 @@ from stepjepa.jepa.metrics import metrics_of
 from stepjepa.records import as_json
 from stepjepa.training.checkpoints import NoCheckpointError, newest_complete
 from stepjepa.training.config import StepJEPAConfig, plain_arguments
-from stepjepa.training.run import load_run_model, usual_system_prompt
+from stepjepa.training.identity import content
+from stepjepa.training.run import load_run_model, run_trainer, usual_system_prompt
 from stepjepa.training.splits import TEST_SEED, drawn_kinds, mixed, one_in_turn, read_training
 from stepjepa.training.trainer import StepJEPATrainer
 
@@ -92,9 +93,7 @@ def run_cell(
     )
     train, validation, test = cell_data(options)
     model, tokenizer = load_run_model(options, args)
-    trainer = StepJEPATrainer(
-        model=model, args=args, train_dataset=train, processing_class=tokenizer, callbacks=list(callbacks)
-    )
+    trainer = run_trainer(model, tokenizer, options, args, train, callbacks=callbacks)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     checkpoint = _newest(folder)
@@ -116,6 +115,7 @@ def run_cell(
         "seed": cell.seed,
         "configuration": configuration(options, args),
         "environment": dict(environment),
+        "digests": content(trainer),
         "data": {name: asdict(report) for name, report in trainer.token_reports.items() if name == "train"},
         "optimizer_steps": trained.global_step,
         "train": curves(trainer.state.log_history),

@@ -8,6 +8,7 @@ no mean, and neither it nor a cell not yet run is left unsaid.
 from __future__ import annotations
 
 import itertools
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,19 @@ from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
 from stepjepa.jepa.metrics import METRICS
 from stepjepa.records import UserError, environment, text_table
+from stepjepa.training.identity import SHOWN_ONLY
 
 DRAWS, SEED = 10_000, 0
 SPLITS = ("validation", "test")
 PAIRS = ("first", "consecutive")
 LEAST_SEEDS = 5
 """For a claim that an arm is not worse than its baseline."""
+
+DIGESTS_FOLLOW_FROM = {
+    "training rows": (*SHOWN_ONLY, "train_examples", "max_length", "predictors"),
+    "model weights": ("model_name", "revision"),
+}
+"""The options that decide what each digest of a record is of, as long as no file changes."""
 
 Records = dict[int, dict[str, Any]]
 """Finished records of an arm, by seed."""
@@ -235,6 +243,31 @@ def _warnings(
                 f"{name}: training diverged with seed {', '.join(map(str, diverged))}; its accuracy counts, its losses "
                 "and representations are not numbers"
             )
+    return warnings + _changed_between(arms)
+
+
+def _changed_between(arms: Mapping[str, Records]) -> list[str]:
+    """Which cells name the same data or the same model, and were trained with different ones.
+
+    Records that were written before digests were have none, and are not compared.
+    """
+    warnings = []
+    for what, options in DIGESTS_FOLLOW_FROM.items():
+        groups: dict[str, dict[str, dict[str, list[str]]]] = {}
+        for name, records in arms.items():
+            for seed, record in records.items():
+                if (digest := record.get("digests", {}).get(what)) is not None:
+                    named = json.dumps([record["cell"].get(option) for option in options])
+                    groups.setdefault(named, {}).setdefault(digest, {}).setdefault(name, []).append(str(seed))
+        for group in groups.values():
+            if len(group) > 1:
+                of_each = [
+                    ", ".join(f"{name} with seed {', '.join(seeds)}" for name, seeds in cells.items())
+                    for cells in group.values()
+                ]
+                warnings.append(
+                    f"{what} differ under the same names, as files have changed: some in {'; others in '.join(of_each)}"
+                )
     return warnings
 
 

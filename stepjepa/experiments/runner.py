@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from stepjepa.experiments.grid import Cell, Grid
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
 from stepjepa.records import UserError, environment, printable
+from stepjepa.training.checkpoints import OtherRunError
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30  # for a process to stop after Ctrl-C; it may be writing a checkpoint
@@ -53,9 +54,15 @@ class Plan:
         return [cell for cell in self.cells if self.folder.state(cell) in (OPEN, INTERRUPTED)]
 
     def forget_failures(self) -> None:
-        """Delete the records of failed cells, so that they are run again."""
+        """Delete the records of failed cells, so that they are run again.
+
+        A cell goes on from its checkpoints, unless it failed because these are of other data or another model.
+        """
         for cell in self.cells:
-            if self.folder.state(cell) == FAILED:
+            record = self.folder.record(cell)
+            if record is not None and record["status"] == FAILED:
+                if record["error"]["type"] == OtherRunError.__name__:
+                    self.folder.tidy(cell)
                 self.folder.record_path(cell).unlink()
 
 

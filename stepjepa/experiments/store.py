@@ -81,7 +81,10 @@ class GridFolder:
             shutil.rmtree(discarded)
 
     def tidy(self, cell: Cell) -> None:
-        """Remove what a runner has left that was killed between writing a record and tidying up."""
+        """Remove the work folder of a cell with a record, unless another runner has it.
+
+        It is left by a runner that was killed between writing the record and tidying up, or by a failed cell.
+        """
         if any(self.work.glob(f"{cell.address}*")):
             with self.taken(cell) as mine:
                 if mine:

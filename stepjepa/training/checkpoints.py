@@ -40,6 +40,10 @@ class NoCheckpointError(UserError):
     """There is no complete checkpoint to resume from."""
 
 
+class OtherRunError(UserError):
+    """A checkpoint is of a run with other settings, other data or another model."""
+
+
 # -------- written whole or not at all --------
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stepjepa.data.examples import Example
-from stepjepa.data.origins import is_builtin, locate
+from stepjepa.data.origins import stamp_of
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
 from stepjepa.jepa.pairs import BranchLayout
@@ -99,8 +99,7 @@ def examples_on_disk(
     import pyarrow as pa
     from accelerate import PartialState
 
-    files = [file.stat() for source in train_file if not is_builtin(source) for file in locate(source).files]
-    stamps = [[stat.st_size, stat.st_mtime_ns] for stat in files]
+    stamps = [stamp_of(source) for source in train_file]
     path = folder / f"examples-{_digest(list(train_file), options, stamps)}.arrow"
     about = path.with_suffix(".json")
     with PartialState().main_process_first():

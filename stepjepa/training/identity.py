@@ -45,6 +45,12 @@ def identity(trainer: Any) -> dict[str, Any]:
     return described
 
 
+def content(trainer: Any) -> dict[str, Any]:
+    """The digests of a trainer's data and model, by `CONTENT`; its `about_run` has that of the model."""
+    described = identity(trainer)
+    return {name: described[name] for name in CONTENT}
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What differs between two identities, old → new; empty if nothing does.
 

@@ -13,9 +13,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from stepjepa.models.loading import check_finite
-from stepjepa.records import UserError, environment, read_json
+from stepjepa.records import environment, read_json
 from stepjepa.training.checkpoints import (
     MANIFEST,
+    OtherRunError,
     by_first_process,
     check_complete,
     newest_complete,
@@ -47,7 +48,7 @@ class CompleteCheckpoints(Trainer):
 
         Raises:
             NoCheckpointError: the checkpoint, or every one, is damaged or incomplete.
-            UserError: the checkpoint is of a run with other settings or data; see `identity`.
+            OtherRunError: the checkpoint is of a run with other settings or data; see `identity`.
         """
         if resume_from_checkpoint is True:
             path, skipped = by_first_process(lambda: newest_complete(str(self.args.output_dir)))
@@ -67,11 +68,11 @@ class CompleteCheckpoints(Trainer):
         """Compare the run that a checkpoint is of with this one.
 
         Raises:
-            UserError: what differs.
+            OtherRunError: what differs.
         """
         manifest = read_json(Path(checkpoint) / MANIFEST)
         if differing := differences(manifest["run"], identity(self)):
-            raise UserError(
+            raise OtherRunError(
                 f"{checkpoint} is of a run with other settings or data; different: {differing}. Give what that run "
                 "had to go on with it, or another --output_dir to start a run of its own."
             )

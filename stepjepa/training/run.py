@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 from stepjepa.evaluation.results import share
 from stepjepa.evaluation.scoring import accuracy, generate_answers
@@ -169,24 +169,39 @@ def _set_up(options: RunOptions, args: StepJEPAConfig, say: Say) -> tuple[StepJE
     model, tokenizer = load_run_model(options, args)
     if options.merge_lora and not hasattr(model, "merge_and_unload"):
         raise ValueError("--merge_lora has nothing to merge: there is no LoRA adapter; add --lora.")
-    trainer = StepJEPATrainer(
-        model=model,
-        args=args,
-        train_dataset=data.train,
-        eval_dataset=data.evaluation or None,
-        processing_class=tokenizer,
-    )
-    trainer.about_run = {
-        part.name: getattr(options, part.name)
-        for part in fields(options)
-        if not {"measures", "runner"} & {*part.metadata}
-    } | {"model weights": locate_model(options.model_name, options.revision).identity()}
+    trainer = run_trainer(model, tokenizer, options, args, data.train, data.evaluation or None)
     trainer.add_callback(LastFigure)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(QuietProgress)
     for name, report in trainer.token_reports.items():
         say(f"{name}: {report}")
     return trainer, tokenizer, data
+
+
+def run_trainer(
+    model: Any,
+    tokenizer: Any,
+    options: RunOptions,
+    args: StepJEPAConfig,
+    train: Sequence[Mapping[str, Any]],
+    evaluation: Sequence[Mapping[str, Any]] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> StepJEPATrainer:
+    """The trainer of a run, whose checkpoints are gone on with by the same options and model alone."""
+    trainer = StepJEPATrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    trainer.about_run = {
+        part.name: getattr(options, part.name)
+        for part in fields(options)
+        if not {"measures", "runner"} & {*part.metadata}
+    } | {"model weights": locate_model(options.model_name, options.revision).identity()}
+    return trainer
 
 
 def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]:

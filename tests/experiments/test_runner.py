@@ -1,8 +1,10 @@
 """Running grids: nothing finished is lost or run twice, whatever happens to the runners; what the report says."""
 
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from small_records import cell_record
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -111,6 +114,11 @@ def test_a_record_holds_what_a_reader_needs(finished):
         defaults()["optim"],
     )
     assert record["configuration"]["run"]["problem_seed"] == 0
+    model = Path(record["configuration"]["run"]["model_name"]) / "model.safetensors"
+    weights = json.dumps({model.name: hashlib.sha256(model.read_bytes()).hexdigest()})
+    assert record["digests"]["model weights"] == hashlib.sha256(weights.encode()).hexdigest()
+    assert record["digests"] == finished.folder.record(finished.cells[0])["digests"]  # another arm, the same data
+    assert set(record["digests"]) == {"model weights", "training rows"}
     assert record["train"]["step"] == [1, 8, 16]
     assert all(len(column) == 3 for column in record["train"].values())
     for split, count in (("validation", 3), ("test", 4)):
@@ -245,20 +253,76 @@ def wait_for(condition, process, seconds=300):
         time.sleep(0.05)
 
 
-def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
-    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1, save_steps=8)
+def interrupted(plan, step_wanted=9):
+    """Run a plan until its first cell is in that optimizer step."""
 
-    def stop(cell, number, total):
-        if number == 9:
+    def stop(_cell, number, _total):
+        if number == step_wanted:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, step=stop)
+
+
+def perturb(model):
+    """Give a model folder other weights of the same shapes."""
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight + 0.05 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+
+
+def own_grid(tiny, folder, **files):
+    """The tiny grid over a copy of its model, which a test may change, and over files of its own."""
+    content = yaml.safe_load(tiny)
+    shutil.copytree(content["base"]["model_name"], folder / "model")
+    content["base"] |= {"model_name": str(folder / "model"), **files}
+    return write(folder, yaml.safe_dump(content))
+
+
+def test_an_interrupt_leaves_the_cell_to_be_resumed(finished, tmp_path):
+    plan = Plan(finished.grid, GridFolder(tmp_path), max_cells=1, save_steps=8)
+    interrupted(plan)
     assert plan.folder.state(plan.cells[0]) == INTERRUPTED
     steps = []
     assert run_plan(plan, step=lambda cell, number, total: steps.append((number, total))) == 1
     assert steps == [(n, 18) for n in range(9, 19)]
     assert records(tmp_path) == {k: v for k, v in records(finished.folder.path).items() if k in records(tmp_path)}
+
+
+def test_a_cell_does_not_go_on_over_another_model(tiny, tmp_path):
+    plan = Plan(read_grid(own_grid(tiny, tmp_path)), GridFolder(tmp_path / "out"), max_cells=1, save_steps=8)
+    interrupted(plan)
+    perturb(tmp_path / "model")
+    assert run_plan(plan) == 1
+    record = plan.folder.record(plan.cells[0])
+    assert record["status"] == FAILED
+    assert "different: model weights." in record["error"]["message"]
+
+
+def test_a_cell_whose_data_were_corrected_begins_anew_when_it_is_retried(tiny, tmp_path):
+    train = tmp_path / "mine.jsonl"
+    rows = [{"question": f"{n} + 1?", "answer": f"One more.\nThat is {n + 1}.\n#### {n + 1}"} for n in range(20)]
+    write_jsonl(rows, train)
+    builtin = {"eval_file": ["builtin"], "test_file": ["builtin"]}
+    file = own_grid(tiny, tmp_path, train_file=[str(train)], **builtin)
+    plan = Plan(read_grid(file), GridFolder(tmp_path / "out"), max_cells=1, save_steps=8)
+    cell, other, _ = plan.cells
+    interrupted(plan)
+    write_jsonl(rows[1:], train)
+    assert run_plan(plan) == 1
+    failed = plan.folder.record(cell)
+    assert "different: training rows." in failed["error"]["message"]
+    checkpoints = [plan.folder.prepare(one, failed["environment"]) / "checkpoint-8" for one in (cell, other)]
+    assert checkpoints[0].is_dir()
+    checkpoints[1].mkdir()
+    about = {"address": other.address, "cell": other.options, "seed": other.seed}
+    plan.folder.write(other, failed | about | {"error": {"type": "OSError", "message": "disk full", "where": []}})
+
+    plan.forget_failures()
+    assert [plan.folder.state(one) for one in (cell, other)] == [OPEN, INTERRUPTED]
+    assert [folder.is_dir() for folder in checkpoints] == [False, True]  # a full disk is no reason to begin anew
+    assert run_plan(plan) == 1
+    record = plan.folder.record(cell)
+    assert (record["status"], record["attempt"]["resumed_at_step"]) == (FINISHED, 0)
 
 
 def test_checkpoints_of_other_code_are_not_gone_on_with(finished, tmp_path):
@@ -568,6 +632,33 @@ def test_missing_and_diverged_cells_are_said(tiny, tmp_path):
     ):
         assert words in said
     assert f"to run: {grid.cell('plain', 1).address}  plain, seed 1" in format_report(found)
+
+
+def test_cells_of_changed_files_are_named(tiny, tmp_path):
+    arms = "  - {name: few, lbd: 0.3, problems: 20}\nseeds: 2"
+    grid = read_grid(write(tmp_path, tiny.replace("seeds: 1", arms)))
+    folder = GridFolder(tmp_path / "out")
+    invent(grid, folder, dict.fromkeys(grid.arms, (0.5, 0.5)))
+
+    def warnings(changed):
+        for cell in grid.cells:
+            few = "few " * (cell.arm == "few")
+            own = {"training rows": f"{few}rows of seed {cell.seed}", "model weights": "a"}
+            folder.write(cell, folder.record(cell) | {"digests": own | changed.get(cell.name, {})})
+        return report(grid, folder, draws=50)["warnings"]
+
+    assert warnings({}) == []
+    rows, model = {"training rows": "other rows"}, {"model weights": "b"}
+    assert warnings({"step, seed 1": rows}) == [
+        "training rows differ under the same names, as files have changed: some in plain with seed 1, shuffled with "
+        "seed 1; others in step with seed 1"
+    ]
+    assert warnings({"few, seed 0": rows}) == []  # there is nothing to compare it with
+    found = warnings({"plain, seed 1": model, "few, seed 1": model})
+    assert found == [
+        "model weights differ under the same names, as files have changed: some in plain with seed 0, step with seed "
+        "0, 1, shuffled with seed 0, 1, few with seed 0; others in plain with seed 1, few with seed 1"
+    ]
 
 
 def test_different_questions_are_not_compared(tiny, tmp_path):

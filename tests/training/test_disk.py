@@ -1,9 +1,11 @@
 """Training data on disk: the same rows, in the same order, as in memory; found again; nothing held that grows."""
 
 import json
+import os
 import shutil
 import tracemalloc
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +88,64 @@ def test_the_files_are_found_again_and_other_data_are_others(tmp_path, tokenizer
     source.write_text("\n".join(map(json.dumps, rows[:5])))
     assert len(examples_on_disk([str(source)], folder, 1)[0]) == 5
     assert len(list(folder.glob("rows-*.arrow"))) == len(list(folder.glob("examples-*.arrow"))) == 2
+
+
+def solved(count, what):
+    return [{"question": f"{n} {what}?", "answer": f"One more.\nThat is {n + 1}.\n#### {n + 1}"} for n in range(count)]
+
+
+def questions_on_disk(source, folder):
+    examples, _ = examples_on_disk([str(source)], folder, 1, count=4)
+    return [example["question"] for example in examples]
+
+
+def test_a_saved_data_set_that_was_saved_anew_is_read_again(tmp_path):
+    from datasets import Dataset
+
+    source, folder = tmp_path / "saved", tmp_path / "cache"
+    Dataset.from_list(solved(3, "apples")).save_to_disk(source)
+    assert questions_on_disk(source, folder) == questions_on_disk(source, folder) == [f"{n} apples?" for n in range(3)]
+    shutil.rmtree(source)
+    Dataset.from_list(solved(3, "melons")).save_to_disk(source)
+    assert questions_on_disk(source, folder) == [f"{n} melons?" for n in range(3)]
+    assert len(list(folder.glob("examples-*.arrow"))) == 2
+
+
+def test_a_file_of_another_name_and_the_same_length_is_read_again(tmp_path):
+    source, folder = tmp_path / "mine", tmp_path / "cache"
+    source.mkdir()
+    for name, what in (("a", "apples"), ("b", "melons")):
+        (source / f"{name}.jsonl").write_text(json.dumps(solved(1, what)[0]))
+        os.utime(source / f"{name}.jsonl", ns=(1, 1))
+    assert questions_on_disk(source, folder) == ["0 apples?", "0 melons?"]
+    (source / "a.jsonl").rename(source / "c.jsonl")
+    assert questions_on_disk(source, folder) == ["0 melons?", "0 apples?"]
+
+
+def test_a_data_set_of_another_commit_on_the_hub_is_read_again(tmp_path, monkeypatch):
+    hub = {"commit": "1a", "rows": solved(2, "apples")}
+    asked = []
+
+    def load(name, config, *, split):
+        asked.append((name, config, split))
+        return hub["rows"]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr(
+        "datasets.load_dataset_builder", lambda _name, config: SimpleNamespace(hash=f"{hub['commit']} {config}")
+    )
+    first = [questions_on_disk("some/data:easy:test", tmp_path) for _ in range(2)]
+    assert first == [["0 apples?", "1 apples?"]] * 2
+    assert asked == [("some/data", "easy", "test")]  # once
+    hub |= {"commit": "2b", "rows": solved(2, "melons")}
+    assert questions_on_disk("some/data:easy:test", tmp_path) == ["0 melons?", "1 melons?"]
+
+
+def test_built_in_problems_of_another_version_are_drawn_again(tmp_path, monkeypatch):
+    assert len(questions_on_disk("builtin", tmp_path)) == 4
+    monkeypatch.setattr("stepjepa.data.origins.version", lambda _package: "99")
+    questions_on_disk("builtin", tmp_path)
+    assert len(list(tmp_path.glob("examples-*.arrow"))) == 2
 
 
 def test_what_reading_holds_does_not_grow_with_the_file(tmp_path, monkeypatch):
