@@ -33,7 +33,7 @@ def in_words(name: str) -> str:
     """A name that follows options, in words: `problems=64, lbd=0` → 64 problems, λ = 0. Others stay as they are."""
     if match := SYMBOL.fullmatch(name):
         return f"{SYMBOLS[match[1]]} = {float(match[2]):g}"
-    parts = [part.partition("=") for part in name.split(", ")]
+    parts = [tuple(map(str.strip, part.partition("="))) for part in name.split(", ")]
     if not all(equals for _, equals, _ in parts):
         return name
     return ", ".join(filter(None, (_option(option, value) for option, _, value in parts)))

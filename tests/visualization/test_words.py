@@ -19,6 +19,7 @@ from stepjepa.visualization.words import arm_in_words, in_words
         ("weight_decay=0.1, lbd=1", "weight decay = 0.1, λ = 1"),
         ("plain", "plain"),
         ("none", "none"),
+        ("λ = 0", "λ = 0"),
         ("lbd0.1 again", "lbd0.1 again"),
         ("$x=1$, b", "$x=1$, b"),
         ("", ""),
