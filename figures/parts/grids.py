@@ -182,7 +182,9 @@ def cost(said: Mapping[str, Any], arm: str, bench: Mapping[str, Any] | None) -> 
     """What an arm's training takes, as a multiple of plain fine-tuning's: time of a step by the bench × steps."""
     options = {name: said["arms"][name]["options"] for name in said["arms"]}
     plain = next((own for own in options.values() if own.get("lbd") == 0), {})
-    timed = {} if bench is None else {entry["cost"]: entry["ratio"]["median"] for entry in bench["arms"].values()}
+    lines = {} if bench is None else bench["arms"]
+    first_pass = {name: entry for name, entry in lines.items() if "from its file" not in name}
+    timed = {entry["cost"]: entry["ratio"]["median"] for entry in first_pass.values()}
     ratio = 1.0 if options[arm].get("lbd") == 0 else timed.get(cost_of(options[arm]))
     if ratio is None:
         return "–"
