@@ -77,6 +77,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "pairs": (arms_forest, ("ablation/pairs",)),
     "lowdata": (low_data, ("ablation/lowdata",)),
     "pretrained": (arms_forest, ("ablation/pretrained",)),
+    "pretrained-gsm8k": (arms_forest, ("ablation/pretrained-gsm8k",)),
     "objectives-screen": (objectives_map, ("ablation/objectives-screen",)),
     "rivals-screen": (objectives_map, ("ablation/rivals-screen",)),
     "objectives": (objectives_map, ("ablation/objectives",)),

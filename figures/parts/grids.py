@@ -99,7 +99,7 @@ def best_epochs(said: Mapping[str, Any]) -> dict[str, str]:
     return {kind: min((arm for arm in losses if arm.startswith(kind)), key=lambda arm: losses[arm]) for kind in kinds}
 
 
-OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "replication", "pretrained")
+OBJECTIVE_GRIDS = ("objectives-screen", "rivals-screen", "objectives", "replication", "pretrained", "pretrained-gsm8k")
 """Screenings of one seed, what is replicated with several, on other problems too, and somebody else's model."""
 
 

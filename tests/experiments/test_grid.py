@@ -234,10 +234,10 @@ def test_shipped_grids_share_what_they_share():
     ablations = {"lambda", "losses", "isolation", "pairs", "lowdata"}
     assert set(grids) == ablations | {
         "equal-data",
-        "gsm8k",
         "objectives-screen",
         "objectives",
         "pretrained",
+        "pretrained-gsm8k",
         "replication",
         "rivals-screen",
         "transfer",
