@@ -143,7 +143,7 @@ class Monitor(TrainerCallback):
     def add_terms(self, means: Mapping[str, Tensor]) -> None:
         """Add the terms of an objective that has several."""
         for name, value in means.items():
-            self.terms[name] = self.terms.get(name, 0) + value.detach()
+            self.terms[name] = self.terms.get(name, 0) + value.detach().to(self.sums)
 
     @torch.no_grad()
     def add_views(self, views: Views, batch: dict[str, Tensor], jepa: bool) -> None:
