@@ -6,6 +6,7 @@ store.py                 the folder of a grid: records, locks, work under way
 cell.py                  one cell → one record
 runner.py                runs what has no record yet, here or in several processes
 report.py                records → arms, differences, representations
+report_warnings.py       what a reader of the report is warned of
 run_report.py            runs → what a page about them shows
 options.py               what `verify`, `bench` and `plan` can be asked, without torch
 verify.py                the checks of a model and its data, as a table and a record
