@@ -26,6 +26,19 @@ def train() -> list[str]:
     return table(*rows)
 
 
+def second_family() -> list[str]:
+    """Short runs of another pretrained model, with the term and without."""
+    rows = [["objective", "LM loss", "objective's loss", "retrieval (chance {:.1%})"]]
+    for name in ("plain", "aligned"):
+        moments = [record(f"train-gemma-{name}")[when] for when in ("before", "after")]
+        row = [name]
+        for key, form in (("lm_loss", ".3f"), ("jepa_loss", ".2f"), ("retrieval", ".1%")):
+            row.append(" → ".join(format(moment[f"eval_{key}"], form) for moment in moments))
+        rows.append(row)
+    rows[0][-1] = rows[0][-1].format(moments[0]["eval_retrieval_chance"])
+    return table(*rows)
+
+
 def compare() -> list[str]:
     """Three models on 1,000 problems."""
     head = ["model", "accuracy (95% interval)", "difference to λ = 0, points", "exact McNemar", "smallest detectable"]

@@ -59,8 +59,8 @@ WITH_PAIRS: dict[str, dict[str, Any]] = {
 WITH_THEIR_OWN: dict[str, dict[str, Any]] = {
     "horizons 1 to 3": INFONCE | {"pairs": "horizons", "horizon": HORIZONS, "predictors": HORIZONS},
     "hierarchy": INFONCE | {"pairs": "hierarchy"},
-    f"`frozen`, {FIRST_PASS}": FROZEN,
-    f"`frozen`, {FROM_FILE}": FROZEN,
+    f"configuration frozen, {FIRST_PASS}": FROZEN,
+    f"configuration frozen, {FROM_FILE}": FROZEN,
     "llm-jepa": {"pairs": "question_answer"},
     "nextlat": {"jepa_loss_type": "nextlat"},
     "mtp": {"jepa_loss_type": "mtp"},

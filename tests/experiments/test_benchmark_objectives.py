@@ -34,9 +34,9 @@ def test_every_objective_is_timed_on_the_same_rounds(tmp_path, capsys):
     assert costs["plain"] == "plain"
     assert costs["cosine; first pairs"] == cost_of({})  # the classic objective: all options at their defaults
     options = read_configuration("frozen", options_of(JEPAOptions))
-    assert costs["`frozen`, recomputed"] == cost_of(options)
-    assert [name for name, cost in costs.items() if cost == cost_of(options)] == ["`frozen`, recomputed"]
-    assert record["arms"]["`frozen`, from its file"]["options"].items() <= options.items()
+    assert costs["configuration frozen, recomputed"] == cost_of(options)
+    assert [name for name, cost in costs.items() if cost == cost_of(options)] == ["configuration frozen, recomputed"]
+    assert record["arms"]["configuration frozen, from its file"]["options"].items() <= options.items()
     assert costs["InfoNCE; all pairs"] == cost_of({"jepa_loss_type": "infonce", "pairs": "consecutive"})
 
 
