@@ -28,14 +28,19 @@ def train() -> list[str]:
 
 def second_family() -> list[str]:
     """Short runs of another pretrained model, with the term and without."""
-    rows = [["objective", "LM loss", "objective's loss", "retrieval (chance {:.1%})"]]
-    for name in ("plain", "aligned"):
-        moments = [record(f"train-gemma-{name}")[when] for when in ("before", "after")]
-        row = [name]
-        for key, form in (("lm_loss", ".3f"), ("jepa_loss", ".2f"), ("retrieval", ".1%")):
-            row.append(" → ".join(format(moment[f"eval_{key}"], form) for moment in moments))
-        rows.append(row)
-    rows[0][-1] = rows[0][-1].format(moments[0]["eval_retrieval_chance"])
+    figures = {
+        "recall_all": "R@1, all steps",
+        "recall_own": "R@1, own steps",
+        "effective_rank_context": "rank, context",
+        "mean_energy_context": "energy in the mean direction: context",
+        "mean_energy_target": "target",
+    }
+    views = {file["label"].removeprefix("gemma-"): file["measures"] for file in record("inspect-gemma")["files"]}
+    rows = [["objective", "LM loss", *figures.values()]]
+    for name, measures in views.items():
+        run = record(f"train-gemma-{name}")
+        losses = " → ".join(f"{run[when]['eval_lm_loss']:.3f}" for when in ("before", "after"))
+        rows.append([name, losses, *(measure(measures[key]) for key in figures)])
     return table(*rows)
 
 
