@@ -91,8 +91,8 @@ def _pretrained() -> str:
     stories, gsm8k = found("pretrained"), found("pretrained-gsm8k")
     gemma = {file["label"]: file["measures"]["recall_all"]["estimate"] for file in record("inspect-gemma")["files"]}
     return (
-        "In pretrained models, 32 optimizer steps of `aligned` under LoRA bring the true next step to the first place in "
-        f"{stories['aligned']:.1%} of the cases with SmolLM2-135M-Instruct on easy stories (plain "
+        "In pretrained models, 32 optimizer steps of `aligned` under LoRA bring the true next step to the first place "
+        f"in {stories['aligned']:.1%} of the cases with SmolLM2-135M-Instruct on easy stories (plain "
         f"{stories['plain']:.1%}), in {gsm8k['aligned']:.0%} on GSM8K ({gsm8k['plain']:.0%}), and in "
         f"{gemma['gemma-aligned']:.0%} with Gemma 3 270M on the stories ({gemma['gemma-plain']:.1%}). Accuracy, "
         f"measured of the first with {len(pair['seeds'])} seeds, differs by {in_points(pair)} "
