@@ -30,6 +30,8 @@ def cost_of(options: Mapping[str, Any]) -> str:
     if options.get("lbd") == 0:
         return "plain"
     kept = {name: options[name] for name in COSTS if options.get(name)}
+    if options.get("gradient_accumulation_steps") == 1:  # a step of one microbatch needs no second pass
+        kept.pop("whole_step", None)
     for name in ("queue", "kl", "regularisers"):  # of whatever size or weight
         if name in kept:
             kept[name] = True

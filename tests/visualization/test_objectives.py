@@ -139,3 +139,5 @@ def test_what_changes_the_cost_and_what_does_not():
     other = [{"pairs": "first"}, {"queue": 8}, {"whole_step": True}, {"target_model": "ema"}, {"head": "mlp"}]
     assert len({cost_of(base | more) for more in [*other, {}, {"lbd": 0}]}) == len(other) + 2
     assert cost_of(base | {"queue": 8}) == cost_of(base | {"queue": 9})
+    assert cost_of(base | {"whole_step": True, "gradient_accumulation_steps": 1}) == cost_of(base)
+    assert cost_of(base | {"whole_step": True, "gradient_accumulation_steps": 2}) != cost_of(base)
