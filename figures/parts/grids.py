@@ -7,6 +7,7 @@ from typing import Any
 
 from parts.cells import DATA, difference, grid, in_points, mean_of, percent, record_or_none, still_to_run, table
 
+from stepjepa.experiments.benchmark_objectives import FROM_FILE
 from stepjepa.experiments.grid_file import read_grid, shipped_grids
 from stepjepa.experiments.options import cost_of
 from stepjepa.experiments.report import has_finished, to_plain
@@ -183,7 +184,7 @@ def cost(said: Mapping[str, Any], arm: str, bench: Mapping[str, Any] | None) -> 
     options = {name: said["arms"][name]["options"] for name in said["arms"]}
     plain = next((own for own in options.values() if own.get("lbd") == 0), {})
     lines = {} if bench is None else bench["arms"]
-    first_pass = {name: entry for name, entry in lines.items() if "from its file" not in name}
+    first_pass = {name: entry for name, entry in lines.items() if FROM_FILE not in name}
     timed = {entry["cost"]: entry["ratio"]["median"] for entry in first_pass.values()}
     ratio = 1.0 if options[arm].get("lbd") == 0 else timed.get(cost_of(options[arm]))
     if ratio is None:
