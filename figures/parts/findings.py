@@ -13,16 +13,32 @@ from stepjepa.records import points
 
 
 def objectives_found() -> list[str]:
-    """Accuracy and retrieval of the objectives that were replicated with several seeds."""
+    """How many objectives were screened; accuracy and retrieval of those that were replicated with several seeds."""
     said = grid("objectives")
     pairs = to_plain(said)
+    plain = said["arms"]["plain"]
+    screened = {
+        address
+        for name in ("objectives-screen", "rivals-screen")
+        for arm in grid(name)["arms"].values()
+        for address in arm["addresses"]
+        if arm["options"].get("lbd") != 0
+    }
+    introduction = (
+        f"All results are from a CPU; intervals are 95%. Of {len(screened)} objectives and rivals that were screened, "
+        "two were chosen and run with "
+        f"{len(plain['seeds'])} new seeds beside plain fine-tuning and controls: built-in model (1.75 million "
+        f"parameters), {plain['options']['problems']:,} story problems seen once, {plain['options']['max_steps']} "
+        f"optimizer steps, {plain['test']['questions']} test questions, the true next step among "
+        f"{plain['test']['consecutive_pairs']['mean']:,.0f} ([all figures](figures/README.md#which-objective)):"
+    )
     rows = [["objective", "right (95%)", "to plain, points (95%)", "true next step first"]]
     for arm, entry in said["arms"].items():
         test = entry["test"]
         cells = [arm, percent(test["accuracy"], test["low"], test["high"])]
         cells.append(difference(pairs[arm]) if arm in pairs else "")
         rows.append([*cells, mean_of(test, "consecutive_recall_all", ".1%")])
-    return table(*rows)
+    return [introduction, "", *table(*rows)]
 
 
 def findings() -> list[str]:

@@ -13,8 +13,8 @@ from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.training.disk import DiskExamples, rows_on_disk
 
 COLUMNS = ("input_ids", "labels", "step_ids")
-FURTHER = ("separator", "part_ids")
-"""Columns that only `pooling=content` and `pairs=hierarchy` need."""
+FURTHER = {"separator": ("pooling", "content"), "part_ids": ("pairs", "hierarchy")}
+"""Columns that only one value of an argument needs."""
 
 
 class TrainingRows:

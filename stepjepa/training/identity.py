@@ -1,21 +1,21 @@
 """What the result of a training run follows from, and how that of a checkpoint differs from the run that goes on.
 
 A run that is resumed has the settings and data that it began with: every training argument but those in `MAY_CHANGE`,
-the rows as they are tokenized, the model's architecture and size, the number of processes, and what the run adds
-(`about_run`: options and the digest of the model's weights).
+what the objective reads of the tokenized rows, the model's architecture and size, the number of processes, and what the
+run adds (`about_run`: options and the digest of the model's weights).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from stepjepa.records import as_json
 from stepjepa.training.config import MAY_CHANGE, plain_arguments
-from stepjepa.training.dataset import COLUMNS
+from stepjepa.training.dataset import COLUMNS, FURTHER
 from stepjepa.training.disk import DiskRows
 
 SHOWN_ONLY = (
@@ -24,7 +24,7 @@ SHOWN_ONLY = (
 )
 """Names of what is compared by its content: they may change, and explain a difference of content where there is one."""
 CONTENT = ("training rows", "model weights")
-"""What is compared by a digest, whose values say nothing."""
+"""What is compared by a digest, whose values say nothing, as are the columns in `FURTHER` where they are read."""
 LENGTHS = ("max_steps", "num_train_epochs")
 
 
@@ -39,7 +39,7 @@ def identity(trainer: Any) -> dict[str, Any]:
     described: dict[str, Any] = as_json(
         arguments
         | {"processes": trainer.accelerator.num_processes, "model": f"{type(model).__name__} of {size:,} weights"}
-        | {"training rows": _digest_once(trainer)}
+        | _digests_once(trainer)
         | dict(trainer.about_run)
     )
     return described
@@ -59,25 +59,30 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     differing = [name for name in there if name in here and there[name] != here[name]]
     if not set(differing) - set(SHOWN_ONLY):
         return ""
-    return ", ".join(name if name in CONTENT else f"{name} ({there[name]} → {here[name]})" for name in differing)
+    return ", ".join(
+        name if name in (*CONTENT, *FURTHER) else f"{name} ({there[name]} → {here[name]})" for name in differing
+    )
 
 
-def _digest_once(trainer: Any) -> str | None:
-    """The digest of a trainer's rows, computed once for each set of rows."""
+def _digests_once(trainer: Any) -> dict[str, str | None]:
+    """The digests of a trainer's rows, by the name that they are compared under; computed once for each set of rows."""
     rows = trainer.train_dataset
-    known = getattr(trainer, "_rows_digest", None)
+    known = getattr(trainer, "_rows_digests", None)
     if known is None or known[0] is not rows:
-        known = trainer._rows_digest = (rows, rows_digest(rows))
+        read = [name for name, (argument, value) in FURTHER.items() if getattr(trainer.args, argument) == value]
+        # Apart, so that "training rows" are the same for all arms of a grid that train on the same data.
+        digests = {"training rows": rows_digest(rows)} | {name: rows_digest(rows, (name,)) for name in read}
+        known = trainer._rows_digests = (rows, digests)
     return known[1]
 
 
-def rows_digest(rows: Any) -> str | None:
-    """A digest of tokenized rows, in their order; None for a dataset without a length, which is not compared."""
+def rows_digest(rows: Any, columns: Sequence[str] = COLUMNS) -> str | None:
+    """A digest of columns of tokenized rows, in their order; None for a dataset without a length, not compared."""
     if not hasattr(rows, "__len__"):
         return None
     digest = hashlib.sha256()
-    for row in rows.arrays(COLUMNS) if isinstance(rows, DiskRows) else rows:
-        for column in COLUMNS:
+    for row in rows.arrays(columns) if isinstance(rows, DiskRows) else rows:
+        for column in columns:
             numbers = np.asarray(row[column], dtype=np.int64)
             digest.update(len(numbers).to_bytes(8, "little") + numbers.tobytes())
     return digest.hexdigest()

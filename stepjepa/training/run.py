@@ -28,6 +28,7 @@ from stepjepa.records import UserError, as_json, environment, write_json, write_
 from stepjepa.training.checkpoints import by_first_process, flush, staging
 from stepjepa.training.config import StepJEPAConfig, plain_arguments, settings
 from stepjepa.training.folder import Claim, claim_folder
+from stepjepa.training.identity import content
 from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import RunData, read_data
 from stepjepa.training.summary import LastFigure, QuietProgress, describe_row
@@ -126,6 +127,7 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
             "environment": started_with,
             "processes": state.num_processes,
             "system_prompt": usual_system_prompt(data.train),
+            "digests": content(trainer),
             "data": {name: asdict(report) for name, report in trainer.token_reports.items()} | data.description(),
             "before": before,
             "after": after,

@@ -14,6 +14,7 @@ import pytest
 from stepjepa.commands.main import COMMANDS, main
 from stepjepa.commands.prepare import PrepareOptions
 from stepjepa.commands.train import parse_train
+from stepjepa.models.checkpoint import locate_model
 
 SMALL = [
     "--max_steps",
@@ -245,6 +246,8 @@ def test_train_writes_model_record_and_figure_and_is_reproducible(trained, monke
     assert record["configuration"]["run"]["problems"] == 40
     assert record["environment"]["packages"]["torch"].startswith("2.")
     assert record["before"]["accuracy_problems"] == 4
+    assert record["digests"]["model weights"] == locate_model("builtin").identity()
+    assert len({each["digests"]["training rows"] for each in records} - {None}) == 1
     assert (trained / "a" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert any("tfevents" in path.name for path in (trained / "a").rglob("*"))
     assert main(["train", *SMALL, "--output_dir", "a"]) == 1

@@ -158,6 +158,30 @@ def test_a_resume_with_other_settings_or_data_stops_and_names_them(uninterrupted
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("column", "option"), [("separator", {"pooling": "content"}), ("part_ids", {"pairs": "hierarchy"})]
+)
+def test_what_rows_say_beside_their_tokens_is_compared_where_it_is_read(tmp_path, column, option):
+    def rows(last):
+        """With the last token of each step as its separator and a part of its own, or with neither."""
+        made = small_rows(4)
+        for row in made:
+            step_ids = row["step_ids"]
+            ends = [step >= 0 and after != step for step, after in zip(step_ids, [*step_ids[1:], -1], strict=True)]
+            row["separator"] = [last * int(end) for end in ends]
+            row["part_ids"] = [-1 if step < 0 else last * int(end) for step, end in zip(step_ids, ends, strict=True)]
+        return made
+
+    short = {"max_steps": 1, "save_steps": 1, "eval_strategy": "no"}
+    read, unread = tmp_path / "read", tmp_path / "unread"
+    make(str(read), rows=rows(0), **short, **option).train()
+    make(str(read), rows=rows(0), **short, **option).train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match=rf"different: {column}\."):
+        make(str(read), rows=rows(1), **short, **option).train(resume_from_checkpoint=True)
+    make(str(unread), rows=rows(0), **short).train()
+    make(str(unread), rows=rows(1), **short).train(resume_from_checkpoint=True)
+
+
 def test_what_changes_no_weight_may_differ(uninterrupted, tmp_path):
     where = Path(uninterrupted.args.output_dir) / "checkpoint-10"
     trainer = make(str(tmp_path), save_steps=7, logging_steps=2, save_total_limit=None, dataloader_num_workers=0)
