@@ -17,7 +17,7 @@ from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
 from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
-from stepjepa.data.problems import generate_problems
+from stepjepa.data.stories import generate_stories
 
 VOCABULARY = 2048
 
@@ -97,7 +97,7 @@ def corpus() -> tuple[str, ...]:
             a, b = rng.randrange(1, 400), rng.randrange(1, 90)
             lines.append(form.format(n=rng.choice(names), t=rng.choice(things), a=a, b=b, c=a + b))
         texts.append("\n\n".join(lines))
-    problems = generate_problems(300)
+    problems = generate_stories(300)
     texts += [f"{problem['question']}\n\n{DEFAULT_SYSTEM_PROMPT}" for problem in problems]
     texts += ["\n\n".join(problem["steps"]) for problem in problems]
     # Without the full stop the blank line must be learnt as a token of its own, as in the real vocabularies.

@@ -61,7 +61,7 @@ def right_and_wrong(problems: Sequence[Mapping[str, Any]], seed: int = 0) -> Ste
     The first step follows no step, and the closing one states the answer in a form of its own: both are left out.
 
     Args:
-        problems: of `generate_problems`; they are the examples of the candidates, in this order.
+        problems: of `generate_stories`; they are the examples of the candidates, in this order.
         seed: of `plant_mistakes`.
     """
     numbers = {problem["question"]: n for n, problem in enumerate(problems)}

@@ -73,11 +73,11 @@ def find_mistakes(scorer: Scorer) -> dict[str, Any]:
     from stepjepa.analysis.detection import detect, retrieval, right_and_wrong
     from stepjepa.analysis.encode import random_weights
     from stepjepa.analysis.energies import energies
-    from stepjepa.data.problems import generate_problems
+    from stepjepa.data.stories import generate_stories
 
     options = scorer.options
     examples = scorer.read([BUILTIN], options.split, options.problems, options.problem_seed)
-    problems = generate_problems(options.problems, options.problem_seed, options.split)
+    problems = generate_stories(options.problems, options.problem_seed, options.split)
     steps = right_and_wrong(problems)
     source = options.scale_file or [BUILTIN]
     texts = [c.text or examples[c.example]["steps"][c.step] for c in steps.candidates]

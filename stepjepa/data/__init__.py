@@ -19,7 +19,9 @@ mathematics.py  where a solution must not be cut: formulas, drawings, code
 steps.py        a solution's text → its steps
 mixtures.py     several sources in given shares
 sources.py      any sources and the built-in problems → examples, with an account of what was left out
-problems.py     the built-in story problems, worded by `stories.yaml`
+drawing.py      built-in problems of a split, drawn until there are enough, none twice
+chains.py       the numbers of a story: operations on a running amount
+stories.py      the built-in story problems: chains worded by `stories.yaml`
 programs.py     built-in programs, traced line by line
 logic.py        built-in problems of implications, sets and orderings
 mistakes.py     built-in solutions with one planted wrong step

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from stepjepa.data.problems import PEOPLE, distinct_problems
+from stepjepa.data.drawing import distinct_problems
+from stepjepa.data.stories import PEOPLE
 
 VERBS = {"comes": "come", "plays": "play", "helps": "help", "wins": "win"}
 """What implications are about, of one and of many."""
@@ -34,7 +35,7 @@ SETS: dict[str, tuple[str, Callable[[set[int], set[int]], set[int]]]] = {
 def draw_logic(
     n: int, seed: int = 0, split: str = "train", facts: tuple[int, int] = (2, 6)
 ) -> Iterator[dict[str, Any]]:
-    """Draw `n` different problems of a split, one by one, as `draw_problems` draws stories.
+    """Draw `n` different problems of a split, one by one, as `draw_stories` draws stories.
 
     Args:
         n, seed, split: as there.

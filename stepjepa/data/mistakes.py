@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepjepa.data.problems import OPERATIONS
+from stepjepa.data.chains import OPERATIONS
 
 MISTAKES = ("operation", "arithmetic", "order", "foreign")
 """Kinds of wrong steps: another operation on the same numbers, with its right result; the right operation with a wrong
@@ -30,7 +30,7 @@ def plant_mistakes(problems: Sequence[Mapping[str, Any]], kind: str, seed: int =
     number that is not. The closing step, which states the answer, is never the wrong one.
 
     Args:
-        problems: of `generate_problems`; where the wrong step is put is drawn from `seed` and each question alone, the
+        problems: of `generate_stories`; where the wrong step is put is drawn from `seed` and each question alone, the
             foreign step from the other problems too.
         kind: one of `MISTAKES`.
 

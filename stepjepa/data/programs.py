@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from stepjepa.data.problems import distinct_problems
+from stepjepa.data.drawing import distinct_problems
 
 OPERATIONS = {
     "add": ("+", operator.add),
@@ -29,7 +29,7 @@ _CHANGE, _FACTOR = (2, 20), (2, 5)  # ranges of the numbers that are added or su
 def draw_programs(
     n: int, seed: int = 0, split: str = "train", traced: tuple[int, int] = (2, 6), largest: int = 100
 ) -> Iterator[dict[str, Any]]:
-    """Draw `n` different programs of a split, one by one, as `draw_problems` draws stories.
+    """Draw `n` different programs of a split, one by one, as `draw_stories` draws stories.
 
     Args:
         n, seed, split: as there.

@@ -201,9 +201,9 @@ def _builtin_examples(
 
         problems = draw_logic(count, seed, split)
     else:
-        from stepjepa.data.problems import draw_problems
+        from stepjepa.data.stories import draw_stories
 
-        problems = draw_problems(count, seed, split, "easy" if kind == "easy" else "default")
+        problems = draw_stories(count, seed, split, "easy" if kind == "easy" else "default")
     if mistake is not None:
         from stepjepa.data.mistakes import plant_mistakes
 

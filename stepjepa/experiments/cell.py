@@ -28,8 +28,8 @@ from stepjepa.analysis.energies import Candidate, StepViews, ZScore, encode_cand
 from stepjepa.analysis.measurements import Ranks, pair_views, true_ranks
 from stepjepa.analysis.trained import AS_IT_IS, Reading, predicts_at_predictor
 from stepjepa.data.origins import is_builtin
-from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import read_examples
+from stepjepa.data.stories import generate_stories
 from stepjepa.evaluation.results import question_ids
 from stepjepa.evaluation.scoring import generate_answers
 from stepjepa.experiments.grid import Cell, CellOptions, set_by_runner
@@ -261,7 +261,7 @@ def measure_detection(
         elsewhere = None if args.target_model == "own" else trainer.other_model
         objective = trainer.objective.eval()
         reading = Reading(objective, args.target_layer, args.target_top, elsewhere, args.target_model)
-    drawn = generate_problems(problems, TEST_SEED, "test")
+    drawn = generate_stories(problems, TEST_SEED, "test")
     examples, others = (
         with_system_prompt(read_examples("builtin", split=split, count=count, seed=TEST_SEED)[0], system_prompt)
         for split, count in (("test", problems), ("validation", SCALE_PROBLEMS))

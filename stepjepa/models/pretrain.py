@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from stepjepa.data.boundaries import byte_level_bpe
 from stepjepa.data.encoding import chat_encoder
-from stepjepa.data.problems import generate_problems
+from stepjepa.data.stories import generate_stories
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end_of_turn|>"
 ROLES = ("system", "user", "assistant")
@@ -111,10 +111,10 @@ def pretrain(
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    train = generate_problems(problems, seed=seed, split="train", difficulty="easy")
-    held_out = generate_problems(check, seed=seed, split="validation", difficulty="easy")
+    train = generate_stories(problems, seed=seed, split="train", difficulty="easy")
+    held_out = generate_stories(check, seed=seed, split="validation", difficulty="easy")
     # The tokenizer also sees some default problems, so that words of irrelevant sentences are no byte soup.
-    wording = train[:6000] + generate_problems(6000, seed=seed, split="train")
+    wording = train[:6000] + generate_stories(6000, seed=seed, split="train")
     tokenizer = train_tokenizer([text for problem in wording for text in (problem["question"], *problem["steps"])])
     model = build_model(tokenizer)
     documents = [_document(problem, tokenizer) for problem in train]

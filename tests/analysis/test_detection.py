@@ -22,7 +22,7 @@ from stepjepa.analysis.detection import (
 )
 from stepjepa.analysis.energies import StepViews, ZScore
 from stepjepa.data.mistakes import MISTAKES
-from stepjepa.data.problems import generate_problems
+from stepjepa.data.stories import generate_stories
 from stepjepa.records import UserError, as_json
 from stepjepa.visualization.detection import error_detection
 
@@ -31,7 +31,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def steps():
-    return right_and_wrong(generate_problems(150, seed=4, split="test"))
+    return right_and_wrong(generate_stories(150, seed=4, split="test"))
 
 
 def views_of(context, target, tokens):
@@ -61,7 +61,7 @@ def unscaled(views):
 
 
 def test_rows_are_worked_steps_after_the_first(steps):
-    problems = generate_problems(150, seed=4, split="test")
+    problems = generate_stories(150, seed=4, split="test")
     assert steps.kind.tolist().count(RIGHT) == sum(len(problem["latents"]) - 1 for problem in problems)
     for candidate, kind, problem, step in zip(steps.candidates, steps.kind, steps.problem, steps.step, strict=True):
         assert (candidate.example, candidate.step) == (problem, step)
@@ -177,7 +177,7 @@ def test_shuffled_contexts_are_those_of_the_same_place_of_another_problem(steps)
     assert (other.round() != steps.problem).all()
     has = set(zip(steps.problem, steps.step, strict=True))
     assert all(pair in has for pair in zip(other.round().astype(int), steps.step, strict=True))
-    few = right_and_wrong(generate_problems(1, seed=4))
+    few = right_and_wrong(generate_stories(1, seed=4))
     with pytest.raises(UserError, match="take more with --problems"):
         scores(views[: len(few.kind)], ZScore(0 * one, one, 0 * one, one), few, "l2")
 

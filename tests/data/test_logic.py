@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
+from stepjepa.data.drawing import SPLITS, split_of
 from stepjepa.data.logic import draw_logic
-from stepjepa.data.problems import SPLITS, split_of
 from stepjepa.evaluation.answers import answers_match, extract_answer
 
 STATEMENT = r"([A-Z][a-z]+) (?:(does not) )?(?:comes?|plays?|helps?|wins?)"

@@ -9,15 +9,15 @@ import pytest
 
 from stepjepa.commands.prepare import main as prepare
 from stepjepa.data.mistakes import MISTAKES, plant_mistakes
-from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import read_examples
+from stepjepa.data.stories import generate_stories
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return generate_problems(400, seed=5, split="test")
+    return generate_stories(400, seed=5, split="test")
 
 
 def is_true(step: str) -> bool:
@@ -71,7 +71,7 @@ def test_each_kind_is_wrong_in_its_own_way(problems):
 
 def test_the_seed_decides_in_any_process(problems):
     code = (
-        "import json; from stepjepa.data.mistakes import *; from stepjepa.data.problems import generate_problems as g;"
+        "import json; from stepjepa.data.mistakes import *; from stepjepa.data.stories import generate_stories as g;"
         "print(json.dumps([plant_mistakes(g(40, 7), kind, 3) for kind in MISTAKES]))"
     )
     first, second = (
@@ -85,7 +85,7 @@ def test_the_seed_decides_in_any_process(problems):
         for hash_seed in ("1", "2")
     )
     assert first == second
-    assert json.loads(first)[0] == plant_mistakes(generate_problems(40, 7), "operation", 3)
+    assert json.loads(first)[0] == plant_mistakes(generate_stories(40, 7), "operation", 3)
     assert plant_mistakes(problems, "operation", 0) != plant_mistakes(problems, "operation", 1)
 
 
@@ -107,6 +107,6 @@ def test_prepare_writes_them_and_reads_them_back(tmp_path, capsys):
     assert prepare(["--output_file", str(path), *words]) == 0
     assert "next: stepjepa verify" in capsys.readouterr().out
     examples, _ = read_examples(path)
-    planted = plant_mistakes(generate_problems(30, seed=0, split="test"), "arithmetic", seed=0)
+    planted = plant_mistakes(generate_stories(30, seed=0, split="test"), "arithmetic", seed=0)
     for name in ("question", "steps", "wrong_step", "mistake", "right_step"):
         assert [example[name] for example in examples] == [row[name] for row in planted]

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from stepjepa.data.problems import SPLITS, split_of
+from stepjepa.data.drawing import SPLITS, split_of
 from stepjepa.data.programs import draw_programs
 
 EQUATION = re.compile(r"([abc] = .+) = (\d+) (\+|-|\*|//|%) (\d+) = (\d+)\.")  # c = a // b = 3 // 16 = 0.

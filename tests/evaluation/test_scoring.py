@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stepjepa.data.problems import generate_problems
+from stepjepa.data.stories import generate_stories
 from stepjepa.evaluation.answers import answers_match
 from stepjepa.evaluation.generation import Answer
 from stepjepa.evaluation.scoring import accuracy, generate_answers, majority, verdict, vote
@@ -43,7 +43,7 @@ def examples():
             ],
             "answer": problem["answer"],
         }
-        for problem in generate_problems(8, split="validation")
+        for problem in generate_stories(8, split="validation")
     ]
 
 

@@ -19,8 +19,8 @@ from stepjepa.commands import main as cli
 from stepjepa.commands import verify as verify_command
 from stepjepa.data import tokens as data
 from stepjepa.data.encoding import Prompt, chat_encoder
-from stepjepa.data.problems import generate_problems
 from stepjepa.data.sources import make_example
+from stepjepa.data.stories import generate_stories
 from stepjepa.experiments import checks_data, verify
 from stepjepa.experiments.checks import CannotRun, Check, Outcome, Subject, run_check
 from stepjepa.experiments.options import VerifyOptions
@@ -78,7 +78,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def train_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("data") / "train.jsonl"
     write_jsonl(
-        (make_example(p["question"], p["steps"], p["answer"], "problems", None) for p in generate_problems(12)), path
+        (make_example(p["question"], p["steps"], p["answer"], "problems", None) for p in generate_stories(12)), path
     )
     return str(path)
 

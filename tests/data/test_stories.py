@@ -9,7 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from stepjepa.data.problems import DIFFICULTIES, FAMILIES, SPLITS, Difficulty, forms, generate_problems, split_of
+from stepjepa.data.chains import DIFFICULTIES, Difficulty
+from stepjepa.data.drawing import SPLITS, split_of
+from stepjepa.data.stories import FAMILIES, forms, generate_stories
 
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+) ")
 OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
@@ -17,7 +19,7 @@ OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 @pytest.fixture(scope="module")
 def problems():
-    return generate_problems(1500, seed=3)
+    return generate_stories(1500, seed=3)
 
 
 def evaluate(left: int, symbol: str, right: int) -> int:
@@ -86,15 +88,15 @@ def test_one_thing_is_singular_and_others_are_plural(problems):
 
 def test_questions_count_irrelevant_sentences(problems):
     assert any(problem["distractors"] for problem in problems)
-    assert all(problem["distractors"] == 0 for problem in generate_problems(200, difficulty="easy"))
+    assert all(problem["distractors"] == 0 for problem in generate_stories(200, difficulty="easy"))
     always = Difficulty(distractor_rate=1.0)
-    for problem in generate_problems(50, difficulty=always):
+    for problem in generate_stories(50, difficulty=always):
         assert problem["distractors"] >= 6 - 1
 
 
 def test_splits_are_disjoint_whatever_the_seed():
     questions = {
-        split: {problem["question"] for seed in (0, 1) for problem in generate_problems(400, seed, split)}
+        split: {problem["question"] for seed in (0, 1) for problem in generate_stories(400, seed, split)}
         for split in SPLITS
     }
     assert not questions["train"] & questions["validation"]
@@ -108,16 +110,16 @@ def test_split_is_a_fixed_function_of_the_text():
 
 
 def test_no_duplicates_and_longer_lists_begin_with_shorter_ones():
-    long = generate_problems(600, seed=5, difficulty="easy")
+    long = generate_stories(600, seed=5, difficulty="easy")
     assert len({problem["question"] for problem in long}) == 600
-    assert generate_problems(20, seed=5, difficulty="easy") == long[:20]
-    assert generate_problems(20, seed=6, difficulty="easy") != long[:20]
-    assert generate_problems(0) == []
+    assert generate_stories(20, seed=5, difficulty="easy") == long[:20]
+    assert generate_stories(20, seed=6, difficulty="easy") != long[:20]
+    assert generate_stories(0) == []
 
 
 def test_same_problems_in_another_process():
     code = (
-        "import hashlib, json; from stepjepa.data.problems import generate_problems as g;"
+        "import hashlib, json; from stepjepa.data.stories import generate_stories as g;"
         "print(hashlib.sha256(json.dumps([g(50, 7), g(50, 7, 'test')]).encode()).hexdigest())"
     )
     digests = {
@@ -135,12 +137,12 @@ def test_same_problems_in_another_process():
 
 def test_problems_are_those_of_the_records():
     """The built-in checkpoint and every record rest on these very texts: a reworded story makes other data."""
-    problems = [generate_problems(200, 0), generate_problems(200, 1, "test", "easy")]
+    problems = [generate_stories(200, 0), generate_stories(200, 1, "test", "easy")]
     assert hashlib.sha256(json.dumps(problems).encode()).hexdigest()[:16] == "de7d8ac6c3852fce"
 
 
 def test_easy_problems_are_easier():
-    easy = generate_problems(300, difficulty="easy")
+    easy = generate_stories(300, difficulty="easy")
     level = DIFFICULTIES["easy"]
     assert {len(problem["latents"]) for problem in easy} == {2, 3}
     assert max(latent["value"] for problem in easy for latent in problem["latents"]) <= level.largest
@@ -149,7 +151,7 @@ def test_easy_problems_are_easier():
 
 def test_difficulty_bounds_hold():
     level = Difficulty(operations=(4, 4), amount=(2, 9), change=(2, 5), factor=(2, 3), per_item=(2, 3), largest=20)
-    for problem in generate_problems(200, difficulty=level):
+    for problem in generate_stories(200, difficulty=level):
         assert len(problem["latents"]) == 4
         assert max(latent["value"] for latent in problem["latents"]) <= 20
 
@@ -171,19 +173,19 @@ def test_impossible_settings_are_refused(settings, message):
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="unknown split 'dev'"):
-        generate_problems(1, split="dev")
+        generate_stories(1, split="dev")
     with pytest.raises(ValueError, match="unknown difficulty 'hard'"):
-        generate_problems(1, difficulty="hard")
+        generate_stories(1, difficulty="hard")
     with pytest.raises(ValueError, match="negative"):
-        generate_problems(-1)
+        generate_stories(-1)
 
 
 def test_too_many_problems_are_refused(monkeypatch):
-    monkeypatch.setattr("stepjepa.data.problems.FAMILIES", {"training": FAMILIES["training"]})
-    monkeypatch.setattr("stepjepa.data.problems._MAX_REJECTED", 30)
+    monkeypatch.setattr("stepjepa.data.stories.FAMILIES", {"training": FAMILIES["training"]})
+    monkeypatch.setattr("stepjepa.data.drawing._MAX_REJECTED", 30)
     tiny = Difficulty((2, 2), (2, 2), (2, 2), (2, 2), (2, 2), largest=4, distractor_rate=0.0)
     with pytest.raises(ValueError, match="different problems"):
-        generate_problems(1_000_000, difficulty=tiny)
+        generate_stories(1_000_000, difficulty=tiny)
 
 
 def test_unit_tables():
@@ -192,7 +194,7 @@ def test_unit_tables():
 
 
 def test_a_problem_literally():
-    problem = generate_problems(1, seed=0, split="test", difficulty="easy")[0]
+    problem = generate_stories(1, seed=0, split="test", difficulty="easy")[0]
     assert problem == {
         "question": "A flower shop has 19 tulips on its shelves. A customer brings back 2 tulips. "
         "Ravi buys 19 tulips. The flower shop adds 7 fresh tulips. How many tulips are left in the end?",
