@@ -20,6 +20,7 @@ class Tokens:
     """The little of a tokenizer that collator and trainer need."""
 
     pad_token_id = 0
+    model_input_names = ("input_ids", "attention_mask")
 
     @staticmethod
     def get_added_vocab() -> dict[str, int]:

@@ -25,6 +25,7 @@ from stepjepa.training.checkpoints import (
     write_manifest,
 )
 from stepjepa.training.identity import differences, identity
+from stepjepa.training.order import seeded
 
 logger = logging.get_logger(__name__)
 
@@ -79,6 +80,11 @@ class CompleteCheckpoints(Trainer):
         packages = differences(manifest["packages"], environment()["packages"])
         if packages:
             logger.warning(f"{checkpoint} was saved with other packages, so bits may differ: {packages}")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As the parent's, in an order that a resumed run finds again."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return seeded(super()._get_train_sampler(train_dataset), seed)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._progress is not None:  # the parent has just set its sums to zero

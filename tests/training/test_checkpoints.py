@@ -158,6 +158,37 @@ def test_a_resume_with_other_settings_or_data_stops_and_names_them(uninterrupted
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance"])
+def test_rows_come_in_an_order_of_seed_and_epoch_alone(tmp_path, strategy):
+    """Over three epochs: the arm draws other random numbers than plain training, a resume begins in a later epoch."""
+
+    def run(name, resume=None, **options):
+        args = {"max_steps": 12, "save_total_limit": None, "eval_strategy": "no"} | options
+        trainer = make(str(tmp_path / name), train_sampling_strategy=strategy, **args)
+        order, collate = [], trainer.data_collator
+
+        def noted(rows):
+            order.extend(tuple(row["input_ids"]) for row in rows)
+            return collate(rows)
+
+        trainer.data_collator = noted
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer, order
+
+    whole, order = run("whole")
+    _, plain = run("plain", lbd=0.0)
+    _, other = run("other", seed=6, max_steps=4)
+    assert order == plain
+    size = len(order) // 3  # the last microbatch of an epoch may be filled up
+    epochs = [tuple(order[start : start + size]) for start in (0, size, 2 * size)]
+    assert {len(set(epoch)) for epoch in epochs} == {14}  # all rows in each epoch
+    assert len(set(epochs)) == 3
+    assert epochs[0] != tuple(other[:size])
+    for step in (3, 6, 9):
+        again, _ = run("again", str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert torch.equal(weights(again), weights(whole))
+
+
 @pytest.mark.parametrize(
     ("column", "option"), [("separator", {"pooling": "content"}), ("part_ids", {"pairs": "hierarchy"})]
 )
