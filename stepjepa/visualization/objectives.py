@@ -43,7 +43,15 @@ FAMILIES = {
 }
 LEAST = 0.2  # per cent: what is found less often stands there
 FEW = 8  # points, of which none is called far from the others
-AROUND = [(0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7), (1, 0), (-1, 0), (0, 1), (0, -1)]
+AROUND = [
+    *((1, 0.4), (1, -0.4), (-1, 0.4), (-1, -0.4)),
+    *((0.7, 0.8), (0.7, -0.8), (-0.7, 0.8), (-0.7, -0.8)),
+    *((0, 1), (0, -1)),
+]
+AWAY = (10.5, 14, 18, 24)
+"""How many points a number is put away from its point; from the third on a line joins them."""
+MARK, NUMBER, VALUE = np.array([4, 4]), np.array([6, 5]), np.array([22, 5])
+"""Half of the width and of the height, in points, of a mark, of a number and of the value behind it."""
 
 
 @styled
@@ -142,34 +150,46 @@ def _place(axes: Axes, points: Sequence[Point], form: str) -> None:
     low, high = _most(values) if len(points) >= FEW else _room(min(values), max(values))
     axes.set_ylim(low, high)
     far = ["v" if point.y <= low else "^" if point.y >= high else "" for point in points]
-    taken: list[np.ndarray] = []
+    pixels = axes.figure.dpi / 72  # in a point, which offsets are in
+    taken: list[tuple[np.ndarray, np.ndarray]] = []  # middle and half the size of what is there, in points
     for point, marker in zip(points, far, strict=True):
         y = {"": point.y, "v": low + 0.02 * (high - low), "^": high - 0.02 * (high - low)}[marker]
         axes.plot([point.x], [y], marker or "o", color=point.colour)
-        taken.append(axes.transData.transform((point.x, y)))
-    pixels = axes.figure.dpi / 72  # in a point, which offsets are in
-    for number, point in enumerate(points):
-        at, said, align = taken[number], str(point.number), "center"
+        taken.append((axes.transData.transform((point.x, y)) / pixels, MARK))
+    marks = [middle for middle, _ in taken]
+    for number in sorted(range(len(points)), key=lambda number: not far[number]):
+        point, at, said = points[number], marks[number], str(points[number].number)
         if far[number]:
-            beside = np.array([7 if point.x < 10 else -7, 0])
+            inwards = (7 + VALUE[0]) * (1 if point.x < 10 else -1)
+            beside = _free_place(at, taken, [(inwards, 0), (-inwards, 0)], VALUE)
             said = f"{point.number} ({point.y:{form}})".replace("-", "−")
-            align = "left" if beside[0] > 0 else "right"
         else:
-            # Of the places around the point the one farthest from points and from numbers that are there already.
-            places = [radius * np.asarray(direction) for radius in (7, 11) for direction in AROUND]
-            free = [min(np.hypot(*(at + pixels * place - one)) for one in taken) - np.hypot(*place) for place in places]
-            beside = places[int(np.argmax(free))]
-        taken.append(at + pixels * beside)
+            beside = _free_place(at, taken, [(radius * x, radius * y) for radius in AWAY for x, y in AROUND], NUMBER)
+        taken.append((at + beside, VALUE if far[number] else NUMBER))
         axes.annotate(
             said,
-            tuple(axes.transData.inverted().transform(at)),
+            tuple(axes.transData.inverted().transform(at * pixels)),
             xytext=tuple(beside),
             textcoords="offset points",
             fontsize=small(),
             color=point.colour,
-            ha=align,
+            ha="center",
             va="center",
+            arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.5, "shrinkA": 2, "shrinkB": 0}
+            if not far[number] and np.abs(beside).max() >= 0.8 * AWAY[2]
+            else None,
         )
+
+
+def _free_place(
+    at: np.ndarray,
+    taken: Sequence[tuple[np.ndarray, np.ndarray]],
+    places: Sequence[tuple[float, float]],
+    half: np.ndarray,
+) -> np.ndarray:
+    """Where a text of half that size goes, seen from its point: the first free place, or the least taken one."""
+    room = [min((np.abs(at + place - middle) - size - half).max() for middle, size in taken) for place in places]
+    return np.asarray(places[int(np.argmax(np.minimum(room, 0)))])
 
 
 def _most(values: Sequence[float]) -> tuple[float, float]:

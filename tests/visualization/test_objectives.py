@@ -1,5 +1,9 @@
 """The map and the table of objectives, from records that are made up: what is shown is what the records say."""
 
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from parts.grids import objective_rows, objectives_table
 from small_records import QUESTIONS, invent
@@ -9,7 +13,7 @@ from stepjepa.experiments.options import cost_of
 from stepjepa.experiments.report import format_report, report, to_plain
 from stepjepa.experiments.store import GridFolder
 from stepjepa.records import write_json
-from stepjepa.visualization.objectives import FAMILIES, family, objectives_map
+from stepjepa.visualization.objectives import FAMILIES, Point, _place, family, objectives_map
 
 GRID = """
 base: ablation
@@ -109,6 +113,21 @@ def test_what_lies_far_from_all_else_is_a_triangle_at_the_edge_with_its_value(tm
     (said_there,) = (text.get_text() for text in axes.texts if "(" in text.get_text())
     assert said_there.endswith(f" ({value:+.0f})".replace("-", "−"))
     assert len(axes.texts) == 10
+
+
+def test_numbers_of_points_that_lie_close_are_told_apart():
+    figure = plt.figure(figsize=(6, 5))
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.set_xlim(1, 100)
+    random = np.random.default_rng(0)
+    places = zip(10 * np.exp(random.normal(0, 0.5, 20)), random.normal(0, 1, 20), strict=True)
+    points = [Point(x, y, y - 1, y + 1, number, "C0") for number, (x, y) in enumerate(places, 1)]
+    _place(axes, [*points, Point(10, 1000, 999, 1001, 21, "C0")], ".0f")
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 21
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    plt.close(figure)
 
 
 def test_every_objective_is_a_point_on_the_map(tmp_path):
