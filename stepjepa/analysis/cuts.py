@@ -352,6 +352,8 @@ def load_splitter(path: str | Path, device: str = "auto") -> Callable[[str], lis
         raise UserError(
             f"{path} was fitted to other weights of {about['model_name']!r}; run `stepjepa boundaries` again"
         )
-    model, tokenizer = load_model(about["model_name"], revision=about["revision"], dtype=about["dtype"])
+    model, tokenizer = load_model(
+        about["model_name"], predictors=located.predictors, revision=about["revision"], dtype=about["dtype"]
+    )
     model.to(choose_device(device))
     return splitter(Reader(model, tokenizer, about["layer"]), cutter)

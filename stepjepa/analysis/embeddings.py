@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from stepjepa.data.examples import question_key
 from stepjepa.records import UserError, as_json, json_bytes, written_whole
 
 FORMAT = 1
@@ -77,6 +78,13 @@ class Embeddings:
     """Target views of chosen layers, `[P, D]` each."""
     state_layers: dict[int, np.ndarray] = field(default_factory=dict)
     """Step-end states of chosen layers, `[S, D]` each."""
+
+    @property
+    def problem(self) -> np.ndarray:
+        """`[E]`: the problem of each example, from 0 on; several solutions of a question are of one."""
+        numbers: dict[str, int] = {}
+        keys = [question_key({"question": question}) for question in self.questions]
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
     def state_rows(self, example: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Rows of the states (and of their labels) of given steps, `[N], [N] → [N]`; −1 where there is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from stepjepa.data.encoding import chat_encoder
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.results import Results, question_ids
-from stepjepa.jepa.architectures import base_model, evaluating
+from stepjepa.jepa.architectures import base_model, evaluating, longest_trunk
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids, predictor_tokens
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout
 from stepjepa.jepa.views import Views, encode_views
@@ -52,7 +52,8 @@ def encode_examples(
         ids: names of the questions; by default `question_ids` of the examples.
         correct: whether a question, by its name, was answered correctly; others are unknown.
         layers: also keep these layers, 0 (embedding output) … number of layers.
-        layout: which views; examples longer than its `max_length` keep the whole steps that fit.
+        layout: which views; examples longer than its `max_length`, or than the model's positions hold, keep the whole
+            steps that fit.
         batch_size: examples encoded together; it changes the speed, not the embeddings.
         progress: show a progress bar.
         encode: gives the views; a trainer's `compared_views` gives them as its objective compares them.
@@ -72,7 +73,8 @@ def encode_examples(
         raise UserError(f"layer {beyond[0]}: the model has layers 0 (embedding output) to {depth}")
     names = question_ids(examples) if ids is None else list(ids)
     try:
-        rows, report = tokenize_dataset(examples, tokenizer, layout)
+        fitting = replace(layout, max_length=longest_trunk(model, layout))
+        rows, report = tokenize_dataset(examples, tokenizer, fitting)
     except ValueError as error:  # a malformed example, by its question, or a tokenizer without offsets
         raise UserError(str(error)) from error
     skipped = set(report.skipped_indices)

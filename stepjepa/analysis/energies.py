@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.analysis.trained import AS_IT_IS, Reading
 from stepjepa.data.tokens import tokenize_dataset
-from stepjepa.jepa.architectures import evaluating
+from stepjepa.jepa.architectures import evaluating, longest_trunk
 from stepjepa.jepa.candidates import CandidateCollator, Place
 from stepjepa.jepa.losses import LOSSES, at_least_float32
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout, step_spans
@@ -98,7 +98,7 @@ def encode_candidates(
         tokenizer: its tokenizer, with pad and predictor tokens.
         examples: of `read_examples`.
         candidates: all those of one example share its encoded context.
-        layout: predictors, isolation, pooling, longest row.
+        layout: predictors, isolation, pooling, longest row; never longer than the model's positions hold.
         reading: as its training compared the views, see `trained_reading`; as they are by default.
         likelihood: also the log-probabilities, for a third more tokens; else they are 0.
         at_step_end: read context views at the end of the step before, for a model without trained predictor tokens.
@@ -110,7 +110,7 @@ def encode_candidates(
         UnsupportedArchitectureError: see `encode_views`.
     """
     try:
-        rows = _rows(tokenizer, examples, candidates, layout)
+        rows = _rows(tokenizer, examples, candidates, replace(layout, max_length=longest_trunk(model, layout)))
         collate = CandidateCollator(tokenizer, layout, likelihood=likelihood, at_step_end=at_step_end)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -1,8 +1,10 @@
 """All figures about one set of embeddings, each with a 95% interval over problems and its chance level.
 
-Means over pairs or chains are resampled by problem; statistics of the set as a whole, which copies of a row would
-distort, leave blocks of problems out instead (`intervals.py`). What the figures mean stands with the functions that
-compute them: those of `METRICS` in `jepa/metrics.py`, and in `similarity.py` and `probes.py`.
+Examples with the same question are solutions of one problem: they are resampled together, and never on both sides of a
+probe. What a pair's "own" steps are, and what a chain is, goes by the example. Means over pairs or chains are resampled
+by problem; statistics of the set as a whole, which copies of a row would distort, leave blocks of problems out instead
+(`intervals.py`). What the figures mean stands with the functions that compute them: those of `METRICS` in
+`jepa/metrics.py`, and in `similarity.py` and `probes.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def pair_views(embeddings: Embeddings) -> tuple[Tensor, Tensor]:
 
 
 def true_ranks(embeddings: Embeddings) -> dict[str, Ranks]:
-    """Ranks of the true targets among "all" targets, and among those of their "own" problem, of pairs with rivals."""
+    """Ranks of the true targets among "all" targets, and among those of their "own" example, of pairs with rivals."""
     context, target = pair_views(embeddings)
     example = torch.from_numpy(embeddings.pair_example)
     text = torch.from_numpy(np.unique(target_texts(embeddings), return_inverse=True)[1])
@@ -82,7 +84,7 @@ def measure(
     Raises:
         UserError: fewer problems.
     """
-    problems = len(np.unique(embeddings.pair_example))
+    problems = len(np.unique(embeddings.problem[embeddings.pair_example]))
     if problems < LEAST:
         raise UserError(f"intervals need at least {LEAST} problems with a view pair, and there are {problems}")
     figures: dict[str, Measure] = {}
@@ -120,9 +122,9 @@ def _figure(
 
 def _pairs(embeddings: Embeddings, seed: int) -> Named:
     for name, metric in metrics_of("pairs", "inspect").items():
-        yield name, _figure(metric, pair_views(embeddings), embeddings.pair_example, seed)
+        yield name, _figure(metric, pair_views(embeddings), embeddings.problem[embeddings.pair_example], seed)
     for where, (ranks, sizes, rows) in true_ranks(embeddings).items():
-        groups = embeddings.pair_example[rows]
+        groups = embeddings.problem[embeddings.pair_example[rows]]
         if len(np.unique(groups)) < 2:
             continue  # one pair a problem: nothing competes with it there
         for name, metric in metrics_of("ranks", "inspect").items():
@@ -133,7 +135,7 @@ def _views(embeddings: Embeddings, seed: int) -> Named:
     for view in VIEWS:
         rows = view_rows(embeddings, view)
         for name, metric in metrics_of("view", "inspect").items():
-            yield f"{name}_{view}", _figure(metric, [rows.vectors], rows.example, seed)
+            yield f"{name}_{view}", _figure(metric, [rows.vectors], embeddings.problem[rows.example], seed)
 
 
 def _coherence(embeddings: Embeddings, seed: int) -> Named:
@@ -145,7 +147,7 @@ def _coherence(embeddings: Embeddings, seed: int) -> Named:
         for name, values in zip(("consecutive", "distant", "across"), similar, strict=True):
             known = np.isfinite(values)
             if known.sum() > 1:
-                yield f"{name}_{view}", bootstrap_mean(values[known], example[known], DRAWS, seed)
+                yield f"{name}_{view}", bootstrap_mean(values[known], embeddings.problem[example[known]], DRAWS, seed)
         consecutive, distant, _ = similar
         correct, lengths = embeddings.correct[example], np.array([len(embeddings.steps[i]) for i in example])
         for name, values in (("coherence", consecutive - distant), ("consecutive", consecutive)):
@@ -194,12 +196,13 @@ def _order(embeddings: Embeddings, seed: int) -> Named:
         ("state_without_last", state.take(state.step != last)),
         ("target", target.take(target.step >= 0)),
     ):
-        chains = np.unique(rows.example, return_counts=True)[1]
-        if (chains > 1).sum() < LEAST:
+        chains, sizes = np.unique(rows.example, return_counts=True)
+        if len(np.unique(embeddings.problem[chains[sizes > 1]])) < LEAST:
             continue
-        probe = order_probe(rows.vectors, rows.example, rows.step, FOLDS, seed=seed)
+        problems = embeddings.problem[rows.example]
+        probe = order_probe(rows.vectors, rows.example, rows.step, FOLDS, seed=seed, groups=problems)
         null_high = float(np.quantile(probe.null, 0.975))
-        interval = bootstrap_mean(probe.scores, probe.example, DRAWS, seed)
+        interval = bootstrap_mean(probe.scores, embeddings.problem[probe.example], DRAWS, seed)
         yield f"order_{name}", interval.beside(chance=0.5, null_high=null_high, p_value=probe.p_value)
 
 
@@ -209,7 +212,7 @@ def _labelled(embeddings: Embeddings, known: np.ndarray) -> Iterator[tuple[str, 
         rows = view_rows(embeddings, view)
         places = embeddings.state_rows(rows.example, rows.step)
         kept = (places >= 0) & known[places]
-        if len(np.unique(rows.example[kept])) >= LEAST:
+        if len(np.unique(embeddings.problem[rows.example[kept]])) >= LEAST:
             yield view, rows.take(kept), places[kept]
 
 
@@ -218,9 +221,10 @@ def _operation(embeddings: Embeddings, seed: int) -> Named:
         labels = embeddings.operation[places]
         if len(np.unique(labels)) < 2:
             continue
-        probe = linear_probe(rows.vectors, labels, rows.example, _surface(embeddings, places), FOLDS, seed=seed)
+        problems = embeddings.problem[rows.example]
+        probe = linear_probe(rows.vectors, labels, problems, _surface(embeddings, places), FOLDS, seed=seed)
         compared = {name: getattr(probe, name) for name in ("chance", "control", "lookup", "seen")}
-        yield f"operation_{view}", bootstrap_mean(probe.correct, rows.example, DRAWS, seed).beside(**compared)
+        yield f"operation_{view}", bootstrap_mean(probe.correct, problems, DRAWS, seed).beside(**compared)
 
 
 def _surface(embeddings: Embeddings, places: np.ndarray) -> list[str]:
@@ -234,7 +238,8 @@ def _surface(embeddings: Embeddings, places: np.ndarray) -> list[str]:
 
 def _value(embeddings: Embeddings, seed: int) -> Named:
     for view, rows, places in _labelled(embeddings, np.isfinite(embeddings.value)):
-        probe = value_probe(rows.vectors, embeddings.value[places], rows.example, rows.step, FOLDS, seed=seed)
+        problems = embeddings.problem[rows.example]
+        probe = value_probe(rows.vectors, embeddings.value[places], problems, rows.step, FOLDS, seed=seed)
         error, total = np.square(probe.actual - probe.predicted), np.square(probe.actual - probe.baseline)
 
         def r2(at: np.ndarray, error: np.ndarray = error, total: np.ndarray = total) -> float:
@@ -242,7 +247,7 @@ def _value(embeddings: Embeddings, seed: int) -> Named:
 
         yield (
             f"value_{view}",
-            cluster_bootstrap(r2, rows.example, DRAWS, seed).beside(
+            cluster_bootstrap(r2, problems, DRAWS, seed).beside(
                 chance=0.0, control=probe.control_r2, spearman=probe.spearman, control_spearman=probe.control_spearman
             ),
         )

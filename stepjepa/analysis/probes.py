@@ -205,12 +205,18 @@ class OrderProbe:
 
 
 def order_probe(
-    states: Tensor, example: Column, step: Column, folds: int = 5, shuffles: int = 200, seed: int = 0
+    states: Tensor,
+    example: Column,
+    step: Column,
+    folds: int = 5,
+    shuffles: int = 200,
+    seed: int = 0,
+    groups: Column | None = None,
 ) -> OrderProbe:
     """Is there one direction along which the steps of every chain lie in order?
 
     Ridge regression of the relative position (0 first … 1 last) on the states, both with the chain's own mean
-    removed, so what tells one problem from another cannot help; cross-validated over chains. The null repeats all
+    removed, so what tells one problem from another cannot help; cross-validated over problems. The null repeats all
     of it with the step numbers shuffled within every chain.
 
     What it can and cannot show: in-context states may know their position in the text, and first and last steps
@@ -223,14 +229,16 @@ def order_probe(
         states: `[S, D]`, one row a step.
         example: `[S]`, the chain of each row.
         step: `[S]`, its number; only the order counts.
-        folds: parts that the chains are dealt into.
+        folds: parts that the problems are dealt into.
         shuffles: how many times the null is drawn; the smallest p-value is 1 / (1 + shuffles).
+        groups: `[S]`, the problem of each row, where several chains may be of one; each its own by default.
 
     Raises:
         ValueError: too few chains of at least two steps for the folds, a step number twice in a chain, or lengths
             that differ.
     """
     rows, owner = _rows(states, example, step=step)
+    problems = _rows(states, example if groups is None else groups)[1]
     chains = [chain[np.argsort(np.asarray(step)[chain])] for chain in clusters(owner)]
     if any((np.diff(np.asarray(step)[chain]) == 0).any() for chain in chains):
         raise ValueError("a step number occurs twice in one example")
@@ -246,7 +254,7 @@ def order_probe(
     inputs = np.concatenate([rows[chain] - rows[chain].mean(axis=0) for chain in chains])
     targets = np.concatenate([rank / (len(rank) - 1) - 0.5 for rank in ranks])
     owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
-    predicted, _ = cross_ridge(inputs, targets, owner, folds, seed)
+    predicted, _ = cross_ridge(inputs, targets, problems[np.concatenate(chains)], folds, seed)
     scores = np.stack([_order_share(predicted[span], targets[span]) for span in clusters(owner)])  # [E, 1 + shuffles]
     accuracy, null = scores[:, 0].mean(), scores[:, 1:].mean(axis=0)
     return OrderProbe(

@@ -1,9 +1,10 @@
 """What happened to the representations? Metrics of embedding files, side by side.
 
-Files are compared only if they embed the same steps, so every difference is the model's. A file made with
+Files are compared only if they embed the same steps, and what was read otherwise in one than in another (pooling, say,
+as each run was trained) is named, so that every other difference is the model's. A file made with
 `stepjepa embed --random_weights` is the control: what an untrained network of the same architecture makes of the same
-text. A verdict needs more than one figure, because a low alignment loss, or a high rank, alone says neither
-"aligned" nor "collapsed".
+text, for files that were read alike. A verdict needs more than one figure, because a low alignment loss, or a high
+rank, alone says neither "aligned" nor "collapsed".
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ SAME = {
     "steps": ("state_example", "state_step"),
 }
 """What files must have in common to be compared."""
+READ = ("isolation", "pooling", "predictors")
+"""What of a layout files need not have in common."""
 
 
 def inspect(
@@ -52,7 +55,7 @@ def inspect(
 
     Returns:
         `files` (controls last), each with `label`, `control`, `info`, `measures`, `against_control` and `verdict`;
-        `cka` for each two of them; `data` and `rule` as text.
+        `read_differently`, what was not the same for all; `cka` for each two of them; `data` and `rule` as text.
 
     Raises:
         UserError: files of other questions, solutions or pairs, or too few problems.
@@ -64,7 +67,7 @@ def inspect(
     for label in ordered:
         embeddings = files[label]
         measures = measure(embeddings, lambda part, label=label: progress(f"{label}: {part}"), seed)  # type: ignore[misc]
-        control = next((name for name in controls if _same_architecture(files[name], embeddings)), None)
+        control = next((name for name in controls if _controls(files[name], embeddings)), None)
         against = None
         if control is not None and label not in controls:
             against = against_control(embeddings, files[control], seed)
@@ -85,13 +88,17 @@ def inspect(
         cka.append({"files": [one, other], **similarity_of(files[one], files[other], seed)})
     first = files[ordered[0]]
     layout = first.info.get("layout", {})
+    count = len(np.unique(first.problem))
+    problems = f"{count:,} problems"
+    if count < len(first.questions):
+        problems += f" ({len(first.questions):,} solutions)"
     kinds = ", ".join(f"{name} {layout[name]}" for name in ("pairs", "isolation") if name in layout)
     return {
         "files": reported,
+        "read_differently": read_differently(files),
         "cka": cka,
         "rule": RULE,
-        "data": f"{len(first.questions):,} problems, {len(first.context):,} view pairs ({kinds}), "
-        f"{len(first.states):,} steps",
+        "data": f"{problems}, {len(first.context):,} view pairs ({kinds}), {len(first.states):,} steps",
     }
 
 
@@ -100,9 +107,34 @@ def is_control(embeddings: Embeddings) -> bool:
     return embeddings.info.get("model", {}).get("random_weights") is not None
 
 
-def _same_architecture(one: Embeddings, other: Embeddings) -> bool:
-    models = [embeddings.info.get("model", {}) for embeddings in (one, other)]
-    return all(models[0].get(name) == models[1].get(name) for name in ("architecture", "layers", "hidden_size"))
+def how_read(embeddings: Embeddings) -> dict[str, Any]:
+    """What decides a view beside the model and the text, by name."""
+    layout, data = (embeddings.info.get(part, {}) for part in ("layout", "data"))
+    return {name: layout[name] for name in READ if name in layout} | {
+        name: data[name] for name in ("system_prompt",) if name in data
+    }
+
+
+def read_differently(files: Mapping[str, Embeddings]) -> list[str]:
+    """What was not the same for all files, each as a line: no difference between those is the model's alone."""
+    read = {label: how_read(embeddings) for label, embeddings in files.items()}
+    lines = []
+    for name in dict.fromkeys(name for own in read.values() for name in own):
+        labels: dict[str, list[str]] = {}
+        for label, own in read.items():
+            if name in own:
+                labels.setdefault(str(own[name]), []).append(label)
+        if len(labels) > 1:
+            said = "; ".join(f"{value} in {', '.join(those)}" for value, those in labels.items())
+            lines.append(f"{name.replace('_', ' ')}: {said}")
+    return lines
+
+
+def _controls(control: Embeddings, other: Embeddings) -> bool:
+    """Whether one is what random weights make of the same: architecture and reading."""
+    models = [embeddings.info.get("model", {}) for embeddings in (control, other)]
+    same = all(models[0].get(name) == models[1].get(name) for name in ("architecture", "layers", "hidden_size"))
+    return same and not read_differently({"control": control, "other": other})
 
 
 def check_same_steps(files: Mapping[str, Embeddings]) -> None:
@@ -122,8 +154,9 @@ def check_same_steps(files: Mapping[str, Embeddings]) -> None:
 def against_control(embeddings: Embeddings, control: Embeddings, seed: int = 0) -> dict[str, Measure]:
     """Differences to the control over the same pairs: centred margin and reciprocal rank among all steps."""
     own, other = _pair_scores(embeddings), _pair_scores(control)
+    problems = embeddings.problem[embeddings.pair_example]
     return {
-        name: bootstrap_mean((own[name] - other[name]).numpy(), embeddings.pair_example, DRAWS, seed).beside(chance=0.0)
+        name: bootstrap_mean((own[name] - other[name]).numpy(), problems, DRAWS, seed).beside(chance=0.0)
         for name in own
     }
 
@@ -146,7 +179,7 @@ def similarity_of(one: Embeddings, other: Embeddings, seed: int = 0) -> dict[str
             rows = torch.from_numpy(at)
             return float(linear_cka(x[rows], y[rows]))
 
-        similar[view] = cluster_jackknife(cka, x.example, BLOCKS, seed)
+        similar[view] = cluster_jackknife(cka, one.problem[x.example], BLOCKS, seed)
     return similar
 
 

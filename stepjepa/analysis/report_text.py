@@ -66,6 +66,7 @@ DECIDING: Rows = {
     "energy, target views": "mean_energy_target",
 }
 """What the verdict follows from."""
+READ_DIFFERENTLY = "Not read alike, so that no difference between them is the models' alone"
 
 
 def verdict_text(report: Mapping[str, Any]) -> str:
@@ -86,6 +87,8 @@ def _verdicts(report: Mapping[str, Any]) -> Iterator[str]:
     for file in report["files"]:
         yield from textwrap.wrap(f"{file['label']}: {file['verdict']['text']}", WIDTH, subsequent_indent="  ")
     yield f"({report['data']}; 95% intervals over problems in brackets)"
+    for line in report["read_differently"]:
+        yield from textwrap.wrap(f"{READ_DIFFERENTLY}: {line}", WIDTH, subsequent_indent="  ")
 
 
 def _tables(report: Mapping[str, Any], shown: Mapping[str, Rows]) -> Iterator[str]:

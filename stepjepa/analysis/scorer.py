@@ -11,6 +11,7 @@ from stepjepa.analysis.energies import Candidate, StepViews, ZScore, encode_cand
 from stepjepa.analysis.options import ScoreOptions
 from stepjepa.analysis.subject import described, load
 from stepjepa.analysis.trained import AS_IT_IS, predicts_at_predictor, trained_reading
+from stepjepa.data.examples import question_key
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.scoring import system_prompt
 from stepjepa.jepa.pairs import BranchLayout
@@ -82,9 +83,11 @@ class Scorer:
 
     def scale(self, scored: Sequence[Mapping[str, Any]], source: Sequence[str], model: Any = None) -> ZScore:
         """Fitted on the steps, from the second on, of solutions of problems that are not scored."""
-        questions = {example["question"] for example in scored}
+        questions = {question_key(example) for example in scored}
         others = self.read(source, "train", self.options.scale_problems, self.options.problem_seed)
-        others = [example for example in others if example["question"] not in questions]
+        others = [example for example in others if question_key(example) not in questions]
+        if not others:
+            raise UserError(f"--scale_file {' '.join(source)}: every problem in it is one that is scored; name others")
         return ZScore.fit(self.views(others, own_steps(others, first=1), model))
 
     def description(self) -> dict[str, Any]:

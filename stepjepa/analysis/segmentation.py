@@ -17,9 +17,12 @@ from tqdm.auto import tqdm
 
 from stepjepa.analysis.cuts import METHODS, Cutter, Reader, Reading, fit
 from stepjepa.analysis.intervals import bootstrap_ratio
+from stepjepa.data.examples import question_key
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.records import UserError
 
+EVERY = "all"
+"""What all sources together are called, to which methods are fitted as well."""
 SPLITTER: Splitter = "sentence"  # the one that finds anything in a text of one line
 MEASURES = {
     "precision": ("hits", "found"),
@@ -164,7 +167,7 @@ def compare(
     """
     sources = dict(training)
     if len(training) > 1:
-        sources["all"] = [solution for solutions in training.values() for solution in solutions]
+        sources[EVERY] = [solution for solutions in training.values() for solution in solutions]
     cutters: dict[str, dict[str, Cutter]] = {}
     for source, solutions in sources.items():
         progress(f"fitting to {source}: {len(solutions):,} solutions")
@@ -181,20 +184,32 @@ def compare(
     return results, cutters
 
 
+Dealt = tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]
+
+
 def dealt(
-    examples: Sequence[Mapping[str, Any]], training: int, test: int, seed: int = 0
-) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Solutions of several steps at random to train and to test on; no question is in both.
+    sources: Mapping[str, Sequence[Mapping[str, Any]]], training: int, test: int, seed: int = 0
+) -> dict[str, Dealt]:
+    """Solutions of several steps of each source at random, to train and to test on.
+
+    No question is tested on that any source trains on: a method fitted to one of them, or to all, has not seen it.
 
     Raises:
-        UserError: there are not as many.
+        UserError: there are not as many in a source.
     """
-    by_question = {example["question"]: example for example in examples if len(example["steps"]) > 1}
-    if len(by_question) < training + test:
-        raise UserError(
-            f"{len(by_question):,} questions whose solution has several steps; {training:,} to train and {test:,} to "
-            "test on are asked for"
-        )
-    order = np.random.default_rng(seed).permutation(len(by_question))
-    kept = list(by_question.values())
-    return [kept[i] for i in order[:training]], [kept[i] for i in order[training : training + test]]
+    orders = {}
+    for name, examples in sources.items():
+        kept = list({question_key(example): example for example in examples if len(example["steps"]) > 1}.values())
+        orders[name] = [kept[i] for i in np.random.default_rng(seed).permutation(len(kept))]
+    tests = {name: order[training : training + test] for name, order in orders.items()}
+    tested = {question_key(example) for part in tests.values() for example in part}
+    parts = {}
+    for name, order in orders.items():
+        own = [example for example in order if question_key(example) not in tested]
+        if len(tests[name]) < test or len(own) < training:
+            raise UserError(
+                f"{name}: {len(order):,} questions whose solution has several steps, {len(own):,} of them in no "
+                f"source's test part; {training:,} to train and {test:,} to test on are asked for"
+            )
+        parts[name] = own[:training], tests[name]
+    return parts

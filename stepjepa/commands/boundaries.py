@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def boundaries(options: BoundariesOptions) -> int:
     """Read, fit, measure, write; returns the exit status."""
     from stepjepa.analysis.cuts import METHODS, Reader, save
-    from stepjepa.analysis.segmentation import compare, dealt, read_solutions
+    from stepjepa.analysis.segmentation import EVERY, compare, dealt, read_solutions
     from stepjepa.analysis.subject import described
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
@@ -73,21 +73,29 @@ def boundaries(options: BoundariesOptions) -> int:
     names = [Path(source).stem if Path(source).exists() else source for source in options.source]
     if len(set(names)) < len(names):
         raise UserError(f"--source: two of {', '.join(names)} have the same name, by which sources are told apart")
+    if EVERY in names and len(names) > 1:
+        raise UserError(f"--source: {EVERY!r} is what all of them together are called; rename that file")
     located = locate_model(options.model_name, options.revision)
     model, tokenizer = load_model(
-        options.model_name, dtype=options.dtype, revision=options.revision, trust_remote_code=options.trust_remote_code
+        options.model_name,
+        predictors=located.predictors,
+        dtype=options.dtype,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
     )
     model.to(choose_device(options.device))
     reader = Reader(model, tokenizer, options.layer)
     training: dict[str, Any] = {}
     test: dict[str, Any] = {}
     sources: dict[str, Any] = {}
+    examples = {}
     for name, source in zip(names, options.source, strict=True):
-        examples, _ = read_examples(
+        examples[name], _ = read_examples(
             source, count=options.problems, seed=options.seed, splitter=options.splitter, system_prompt=None
         )
-        parts = dealt(examples, options.training_solutions, options.test_solutions, options.seed)
-        training[name], test[name] = (read_solutions(reader, part) for part in parts)
+    parts = dealt(examples, options.training_solutions, options.test_solutions, options.seed)
+    for name, source in zip(names, options.source, strict=True):
+        training[name], test[name] = (read_solutions(reader, part) for part in parts[name])
         known = [solution.known for solution in test[name]]
         sources[name] = {
             "source": shown_path(source),
@@ -98,7 +106,7 @@ def boundaries(options: BoundariesOptions) -> int:
         }
     methods = list(dict.fromkeys([*(options.methods or METHODS), options.method]))
     results, cutters = compare(training, test, methods=methods, seed=options.seed, progress=say)
-    everything = cutters["all" if len(names) > 1 else names[0]]
+    everything = cutters[EVERY if len(names) > 1 else names[0]]
     say("\n".join(shown(results)))
     if options.record_file:
         record = {

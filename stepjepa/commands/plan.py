@@ -9,7 +9,7 @@ from stepjepa.commands.options import Parser, fill
 from stepjepa.commands.output import say
 from stepjepa.commands.train import read_options, run_of
 from stepjepa.experiments.options import PlanOptions
-from stepjepa.records import write_json
+from stepjepa.records import UserError, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stepjepa.experiments.plan import format_plan, plan
 
     logging.disable_progress_bar()
-    record = plan(options, args, wanted, say)
+    try:
+        record = plan(options, args, wanted, say)
+    except (ValueError, ImportError) as error:  # data, options or a model that cannot be used; the message says which
+        raise UserError(str(error)) from error
     say(format_plan(record))
     if wanted.output_file is not None:
         write_json(record, wanted.output_file)

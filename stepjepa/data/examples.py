@@ -15,6 +15,11 @@ DEFAULT_SYSTEM_PROMPT = (
 )
 
 
+def question_key(example: Mapping[str, Any]) -> str:
+    """By which two examples are of one problem: the question but for case and white space."""
+    return " ".join(str(example["question"]).casefold().split())
+
+
 def make_example(
     question: str,
     steps: Sequence[str],

@@ -28,7 +28,7 @@ from stepjepa.models.loading import choose_device
 from stepjepa.models.shape import make_model, read_shape
 from stepjepa.records import environment, text_table
 from stepjepa.training.config import StepJEPAConfig
-from stepjepa.training.options import RunOptions
+from stepjepa.training.options import OVER_TOKENS, RunOptions
 from stepjepa.training.splits import read_data
 
 
@@ -129,6 +129,7 @@ def plan(
         },
         "memory": memory,
         "data": {"rows": len(rows.rows), "of_an_epoch": tokens, "largest": asdict(most)},
+        "not_counted": not_counted(args),
         "time": {
             "optimizer_steps": steps,
             "microbatches": microbatches * wanted.devices,
@@ -140,6 +141,22 @@ def plan(
             "seconds": seconds,
         },
     }
+
+
+def not_counted(args: StepJEPAConfig) -> list[str]:
+    """What an objective needs beside one pass over its microbatches, in words."""
+    if args.lbd <= 0:
+        return []
+    found = []
+    if args.target_model == "ema":
+        found.append("the running mean of the trained weights (as much memory as they take) and the pass through it")
+    if args.target_model == "frozen":
+        found.append("the pass through the model before training, once for each example")
+    if args.whole_step and args.gradient_accumulation_steps > 1:
+        found.append("the second forward pass that --whole_step makes where a step has several microbatches")
+    if args.jepa_loss_type in OVER_TOKENS:
+        found.append(f"what {args.jepa_loss_type} computes from the states of the tokens")
+    return found
 
 
 def _length_of_run(args: StepJEPAConfig, microbatches: int, devices: int) -> tuple[int, float]:
@@ -218,7 +235,8 @@ def format_plan(record: dict[str, Any]) -> str:
             "models and microbatches reach less. Memory is that of tensors: what the driver takes, about 1 GB, and the "
             "gaps of the card's allocator are not counted."
         )
-    lines.append("Not counted: loading and saving, evaluation and answers, communication between devices.")
+    rest = [*record["not_counted"], "loading and saving", "evaluation and answers", "communication between devices"]
+    lines.append(f"Not counted: {', '.join(rest)}.")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ With one thread on a CPU time is that of the processor, so that what else runs t
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -50,8 +49,7 @@ class Rows:
 
     def __init__(self, examples: Sequence[Any], tokenizer: Any, args: StepJEPAConfig, positions: int | None) -> None:
         self.rows = TrainingRows(tokenizer, args.layout, positions)(list(examples), "train")
-        layout = args.layout if args.lbd > 0 else dataclasses.replace(args.layout, pairs="none")
-        self.collate = StepJEPACollator(tokenizer, layout, packing_length=args.packing_length)
+        self.collate = StepJEPACollator(tokenizer, args.trained_layout, packing_length=args.packing_length)
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(args.seed)).tolist()
         size = args.per_device_train_batch_size
         self.microbatches = [order[start : start + size] for start in range(0, len(order), size)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from stepjepa.analysis.embeddings import Embeddings, load
 from stepjepa.analysis.encode import encode_examples, joined, random_weights, with_system_prompt
 from stepjepa.analysis.report import inspect
+from stepjepa.analysis.trained import trained_reading
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.options import EvaluateOptions
@@ -129,9 +130,10 @@ def gather(
             else:
                 say(f"{name}: reading views")
                 weights.to(choose_device(device))
-                views = _views(weights, tokenizer, shown, answers, layout)
+                views = _views(model, weights, tokenizer, shown, answers, layout)
                 if not runs:
-                    control[CONTROL] = _views(random_weights(weights, 0), tokenizer, shown, answers, layout, seed=0)
+                    random = random_weights(weights, 0)
+                    control[CONTROL] = _views(model, random, tokenizer, shown, answers, layout, seed=0)
             runs.append(RunFacts(name, model.record or {}, answers, views, tokenizer, layout, shown[0]))
         say("comparing")
         report = inspect({run.name: run.embeddings for run in runs} | control)
@@ -173,6 +175,7 @@ def _test_file(model: Checkpoint) -> list[str]:
 
 
 def _views(
+    run: Checkpoint,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Mapping[str, Any]],
@@ -180,16 +183,14 @@ def _views(
     layout: BranchLayout,
     seed: int | None = None,
 ) -> Embeddings:
-    """Views of all consecutive pairs, read as the run was trained; `seed`: that of random weights."""
+    """Views of all consecutive pairs, as `stepjepa embed` reads them; `seed`: that of random weights."""
     every = replace(layout, pairs="consecutive", horizon=1)
     ids = question_ids(examples)
+    reading = trained_reading(run, model, random=seed is not None)
     found = encode_examples(
-        model, tokenizer, examples, ids=ids, correct=joined(ids, answers), layout=every, progress=False
+        model, tokenizer, examples, ids=ids, correct=joined(ids, answers), layout=every, progress=False, encode=reading
     )
     config = base_model(model).config.get_text_config()
     kind = {"architecture": type(base_model(model)).__name__, "layers": config.num_hidden_layers}
-    found.info = {
-        "layout": {"pairs": every.pairs, "isolation": every.isolation},
-        "model": kind | {"hidden_size": config.hidden_size, "random_weights": seed},
-    }
+    found.info = {"layout": asdict(every), "model": kind | {"hidden_size": config.hidden_size, "random_weights": seed}}
     return found

@@ -74,6 +74,11 @@ class Checkpoint:
                 kept[name] = [published_name(one) for one in kept[name]]
         return kept
 
+    @property
+    def predictors(self) -> int:
+        """How many predictor tokens it was trained with; 1 without a record."""
+        return int((self.training() or {}).get("predictors", 1))
+
     def weights(self) -> dict[str, str]:
         """SHA-256 of each weight file.
 
@@ -163,10 +168,25 @@ def locate_model(name: str, revision: str | None = None) -> Checkpoint:
         )
     base = None
     if adapter.is_file():
-        below = read_json(adapter)
-        base = locate_model(below["base_model_name_or_path"], below.get("revision"))
+        base = locate_model(base_name(folder), read_json(adapter).get("revision"))
     record = None if name == BUILTIN else _record(folder)
     return Checkpoint(name, folder, revision, commit, base, record)
+
+
+def base_name(folder: Path) -> str:
+    """What the adapter in a folder calls the model below it.
+
+    Raises:
+        UserError: it names none, or itself.
+    """
+    name = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not name or not isinstance(name, str):
+        raise UserError(
+            f"{folder}: its adapter_config.json names no base model; write where that is under base_model_name_or_path"
+        )
+    if Path(name).is_dir() and Path(name).samefile(folder):
+        raise UserError(f"{folder}: its adapter_config.json names this folder as its base model")
+    return name
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

@@ -19,7 +19,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.layout import predictor_token_ids
-from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, first_line, model_path, names_near
+from stepjepa.models.checkpoint import BUILTIN, DTYPES, Checkpoint, base_name, first_line, model_path, names_near
 from stepjepa.models.gguf import gguf_model, gguf_tokenizer, is_gguf
 from stepjepa.models.vocabulary import (
     add_pad_token,
@@ -29,7 +29,7 @@ from stepjepa.models.vocabulary import (
     set_end_of_turn,
     set_pad_token,
 )
-from stepjepa.records import UserError, read_json
+from stepjepa.records import UserError
 
 
 @contextmanager
@@ -82,12 +82,12 @@ def load_model(
         model, tokenizer. Pad and eos token differ; `tokenizer.pad_token_id` is set in the model's configuration.
 
     Raises:
-        UserError: if nothing can be loaded from `name`, or a weight is not a finite number.
-        ValueError: if `lora` is asked for on top of an existing adapter, for an unknown dtype, or if the tokenizer
-            has neither an eos token nor a template that ends a turn.
+        UserError: if nothing can be loaded from `name`, a weight is not a finite number, `lora` is asked for on top of
+            an existing adapter, for an unknown dtype, or if the tokenizer has neither an eos token nor a template that
+            ends a turn.
     """
     if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+        raise UserError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     path = model_path(name)
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     hub = not Path(path).exists()
@@ -103,11 +103,11 @@ def load_model(
         options = {"dtype": dtype, "attn_implementation": attn_implementation, **remote}
         model = _slim_saving(_adapter(path, options, trained=True)) if adapter else _full_model(path, options)
     if adapter and lora:
-        raise ValueError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")
+        raise UserError(f"{name!r} is a LoRA adapter already; load it without lora to go on training it.")
 
     added = [*add_pad_token(tokenizer), *add_predictor_tokens(tokenizer, predictors)]
     if added and adapter:
-        raise ValueError(
+        raise UserError(
             f"The adapter {name!r} was trained without {', '.join(added)}; load it with the number of predictor "
             "tokens it was trained with."
         )
@@ -183,14 +183,17 @@ def _adapter(path: str, options: dict[str, Any], *, trained: bool) -> Any:
 
     from stepjepa.models.speed import faster_adapter
 
-    file = Path(path, "adapter_config.json")  # of a folder here, not of a Hub id
-    base = read_json(file)["base_model_name_or_path"] if file.is_file() else ""
+    base = base_name(Path(path)) if Path(path).is_dir() else ""  # not of a Hub id
     if is_gguf(base):
         model = _full_model(base, options)
         grow_rows(model, len(AutoTokenizer.from_pretrained(path)))
         loaded = PeftModelForCausalLM.from_pretrained(model, path, is_trainable=trained)
     else:
-        loaded = AutoPeftModelForCausalLM.from_pretrained(path, use_safetensors=True, is_trainable=trained, **options)
+        with torch.random.fork_rng():  # rows that a grown vocabulary adds are drawn, unless the adapter brings them
+            torch.manual_seed(0)
+            loaded = AutoPeftModelForCausalLM.from_pretrained(
+                path, use_safetensors=True, is_trainable=trained, **options
+            )
     return faster_adapter(loaded)
 
 

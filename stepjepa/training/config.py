@@ -6,7 +6,7 @@ import copy
 import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,13 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             half-precision evaluation, fused-loss (Liger) kernels, context, sequence and tensor parallelism, per-device
             token averaging, `torch_compile`.
     """
+
+    @property
+    def trained_layout(self) -> BranchLayout:
+        """That of training rows: no branches where no term compares views, no copies where another model reads."""
+        branches = self.lbd > 0 and self.jepa_loss_type in LOSSES
+        kept = self.layout if branches else replace(self.layout, pairs="none")
+        return kept if self.target_model == "own" else replace(kept, isolation="none")
 
     @property
     def layout(self) -> BranchLayout:

@@ -66,17 +66,27 @@ class Option:
     """What the option without a value means; None: it needs one."""
     least: float | None = None
     """The smallest number that it may be."""
+    annotation: str = ""
+    """Its type, as the dataclass has it."""
 
     def read(self, value: Any) -> Any:
-        """A value of YAML in the type that the command line would have given it; None and mappings as they are.
+        """A value of YAML in the type that the command line would have given it.
+
+        Nothing, a mapping, and a list for what is else a text stay as they are, where the option's type has them.
 
         Raises:
             ValueError: it cannot be read so, or is not one of the choices.
         """
+        if value is None and "None" not in self.annotation:
+            raise ValueError("there is no value behind it; give one, or leave the option out")
+        if isinstance(value, dict) and "dict" not in self.annotation:
+            raise ValueError("a value is needed, not a mapping")
         if value is None or isinstance(value, dict):
             return value
         if self.many:
             return [self._read_one(entry) for entry in (value if isinstance(value, list) else [value])]
+        if isinstance(value, list) and "list" in self.annotation:
+            return value
         if isinstance(value, list):
             raise ValueError("a single value is needed, not a list")
         return self._read_one(value)
@@ -114,7 +124,8 @@ def _of_field(field: Field[Any], described: Any) -> Option:
     if not isinstance(described, type):
         default = getattr(described, field.name)
     choices = about.get("choices", ())
-    kind, many = _type(field.type.__name__ if isinstance(field.type, type) else str(field.type))
+    annotation = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    kind, many = _type(annotation)
     return Option(
         field.name,
         kind,
@@ -124,6 +135,7 @@ def _of_field(field: Field[Any], described: Any) -> Option:
         help=about.get("help", ""),
         choices=names(choices) if isinstance(choices, str) else tuple(choices),
         aliases=tuple(about.get("aliases", ())),
+        annotation=annotation,
         **{
             name: about[name]
             for name in ("metavar", "group", "positional", "hidden", "const", "least")
@@ -167,6 +179,7 @@ def trainer_options() -> dict[str, Option]:
                 default=_literal(parts.get("default", node.value)),
                 help=about.get("help") or "",
                 choices=tuple(about.get("choices") or values),
+                annotation=annotation,
             )
     return found
 
@@ -276,7 +289,10 @@ def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]
         raise UserError(f"--config {name}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
-    values = {own_name(key, known): value for key, value in values.items()}
+    given = [own_name(key, known) for key in values]
+    if twice := [key for key in given if given.count(key) > 1]:
+        raise UserError(f"--config {name}: {twice[0]} is given twice, under two of its names; leave one out")
+    values = dict(zip(given, values.values(), strict=True))
     for key, value in values.items():
         if key not in known:
             raise UserError(f"--config {name}: unknown option {key!r}{did_you_mean(key, spellings(known))}")
@@ -284,8 +300,7 @@ def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]
         if option.choices and value not in (None, *option.choices):
             raise UserError(f"--config {name}: {key}: {value!r} is not one of {', '.join(map(str, option.choices))}")
         try:
-            if option.many or option.kind is not str or not isinstance(value, list):
-                values[key] = option.read(value)
+            values[key] = option.read(value)
         except ValueError as error:
             raise UserError(f"--config {name}: {key}: {error}") from error
     return values

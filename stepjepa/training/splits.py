@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepjepa.data.examples import Example, question_key
 from stepjepa.data.mixtures import Part, described, mix, split_weights, table
 from stepjepa.data.origins import is_builtin
 from stepjepa.data.sources import read_examples
@@ -24,8 +25,6 @@ from stepjepa.training.options import RunOptions
 TEST_SEED = 1  # the test problems of seed 0 were looked at when the built-in learning rate was chosen
 SHARE = 10  # one question in so many is held out
 LEAST = 5  # of fewer questions a loss or an accuracy says nothing
-
-Example = dict[str, Any]
 
 
 @dataclass
@@ -161,10 +160,9 @@ def _read_evaluation(data: RunData, options: RunOptions, say: Callable[[str], No
         return
     else:
         _hold_out(data, options, say)
-    data.problems = [example for example in data.evaluation if example.get("answer")]
-    if data.held_out:  # several solutions of a question are one problem
-        data.problems = list({question_key(example): example for example in data.problems}.values())
-    data.problems = one_in_turn(data.problems)[: options.accuracy_problems]
+    # several solutions of a question are one problem
+    answered = {question_key(example): example for example in data.evaluation if example.get("answer")}
+    data.problems = one_in_turn(list(answered.values()))[: options.accuracy_problems]
 
 
 def one_in_turn(examples: list[Example]) -> list[Example]:
@@ -212,8 +210,3 @@ def hold_out(examples: Sequence[Example], most: int, seed: int) -> tuple[list[Ex
         [example for example, key in zip(examples, keys, strict=True) if key not in held],
         [example for example, key in zip(examples, keys, strict=True) if key in held],
     )
-
-
-def question_key(example: Example) -> str:
-    """By which two rows ask the same: the question but for case and white space."""
-    return " ".join(str(example["question"]).casefold().split())

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from stepjepa.jepa.architectures import base_model, check_trainable, max_positions
 from stepjepa.jepa.layout import IGNORE, StepJEPACollator, without_branches
-from stepjepa.jepa.losses import LOSSES, wide
+from stepjepa.jepa.losses import wide
 from stepjepa.jepa.objectives import Objective
 from stepjepa.jepa.registry import OBJECTIVES
 from stepjepa.jepa.rivals import TokenObjective
@@ -110,8 +110,8 @@ class StepJEPATrainer(EvaluatedWhole):
             eval_dataset = rows(eval_dataset, "eval")
 
         if data_collator is None:
-            branches = args.lbd > 0 and (objective is not None or args.jepa_loss_type in LOSSES)
-            trained = args.layout if branches else dataclasses.replace(args.layout, pairs="none")
+            own_objective = objective is not None and args.lbd > 0  # it compares views, whatever the loss is called
+            trained = args.layout if own_objective else args.trained_layout
             data_collator = StepJEPACollator(processing_class, trained, packing_length=args.packing_length)
             evaluated = args.layout
         else:

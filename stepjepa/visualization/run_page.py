@@ -13,7 +13,7 @@ import numpy as np
 
 from stepjepa.analysis.embeddings import evenly_spaced
 from stepjepa.analysis.projections import map_record, similarity_record, spectrum_record
-from stepjepa.analysis.report_text import DECIDING, interval_text, sections
+from stepjepa.analysis.report_text import DECIDING, READ_DIFFERENTLY, interval_text, sections
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.compare import accuracy_cell, difference_cells, sentence
 from stepjepa.experiments.run_report import Gathered, RunFacts
@@ -226,6 +226,7 @@ def _verdicts(report: Mapping[str, Any]) -> Html:
     return Html(
         "".join(lines)
         + element("p", f"{report['data']}; 95% intervals over problems.", class_="quiet")
+        + "".join(element("p", f"{READ_DIFFERENTLY}: {line}") for line in report["read_differently"])
         + table(head, rows(DECIDING))
         + element("p", report["rule"], class_="quiet")
         + folded("every figure", *every)

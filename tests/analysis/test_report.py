@@ -158,6 +158,53 @@ def test_too_few_problems_are_refused():
         measure(make_embeddings(problems=4))
 
 
+def copied(embeddings, times):
+    """The same examples several times, as several solutions of each question have it."""
+    count = len(embeddings.questions)
+    arrays = {
+        "context",
+        "target",
+        "context_step",
+        "target_step",
+        "states",
+        "state_step",
+        "operation",
+        "value",
+        "correct",
+    }
+    changed = {name: np.concatenate([getattr(embeddings, name)] * times) for name in arrays}
+    for name in ("pair_example", "state_example"):
+        changed[name] = np.concatenate([getattr(embeddings, name) + copy * count for copy in range(times)])
+    changed["questions"] = [
+        f" {question.upper()}" * (copy > 0) or question for copy in range(times) for question in embeddings.questions
+    ]
+    changed["steps"] = [[f"{step} ({copy})" for step in steps] for copy in range(times) for steps in embeddings.steps]
+    changed["ids"] = [f"{name}/{copy}" for copy in range(times) for name in embeddings.ids]
+    return dataclasses.replace(embeddings, **changed)
+
+
+def test_several_solutions_of_a_question_are_one_problem():
+    """Copies hold nothing new: no interval is narrower by them, and no probe finds them on its other side."""
+    one, four = make_embeddings(problems=30), copied(make_embeddings(problems=30), 4)
+    assert len(four.questions) == 120
+    assert four.problem.tolist() == [*range(30)] * 4
+    found, again = measure(one), measure(four)
+    for name in (
+        "alignment",
+        "operation_state",
+        "order_state",
+        "value_target",
+        "consecutive_state",
+        "uniformity_target",
+    ):
+        own, other = (each[name] for each in (found, again))
+        assert other.high - other.low > 0.65 * (own.high - own.low), name  # half as wide if each were a problem
+    assert again["operation_state"].estimate == pytest.approx(found["operation_state"].estimate, abs=0.15)
+    with pytest.raises(UserError, match="at least 10 problems with a view pair, and there are 3"):
+        measure(copied(make_embeddings(problems=3), 4))
+    assert inspect({"four": four})["data"].startswith("30 problems (120 solutions), ")
+
+
 # ---- verdicts ------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +306,26 @@ def test_a_control_of_another_architecture_is_none():
     report = inspect({"good": kind("aligned"), "random": other})
     assert report["files"][0]["against_control"] is None
     assert "no random-weights control" in report["files"][0]["verdict"]["text"]
+
+
+def read_as(name, **layout):
+    embeddings = kind(name)
+    return dataclasses.replace(embeddings, info=embeddings.info | {"layout": {"pairs": "consecutive", **layout}})
+
+
+def test_what_was_read_differently_is_named_and_no_control():
+    last, mean = ({"isolation": "step", "pooling": pooling} for pooling in ("last", "mean"))
+    files = {"plain": read_as("aligned", **last), "aligned": read_as("narrow", **mean)}
+    report = inspect(files | {"random": read_as("control", **mean)})
+    assert report["read_differently"] == ["pooling: last in plain; mean in aligned, random"]
+    assert [file["control_label"] for file in report["files"]] == [None, "random", None]
+    for text in (report_text(as_json(report)), verdict_text(as_json(report))):
+        assert "Not read alike" in text
+        assert "pooling: last in plain; mean in aligned, random" in " ".join(text.split())
+    alike = inspect({"plain": read_as("aligned", **last), "random": read_as("control", **last)})
+    assert alike["read_differently"] == []
+    assert "Not read alike" not in report_text(as_json(alike))
+    assert alike["files"][0]["control_label"] == "random"
 
 
 # ---- the command ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from stepjepa.analysis.segmentation import (
     near_hits,
     window_errors,
 )
+from stepjepa.data.examples import question_key
 from stepjepa.data.steps import split_steps
 from stepjepa.records import UserError
 
@@ -133,9 +134,21 @@ def test_what_is_measured_is_what_prepare_would_cut():
 
 def test_no_question_is_trained_and_tested_on():
     examples = [{"question": f"q{i % 20}", "steps": ["a", "b"][: 1 + (i % 20 > 3)]} for i in range(40)]
-    train, test = dealt(examples, 10, 6)
+    train, test = dealt({"one": examples}, 10, 6)["one"]
     names = [example["question"] for example in [*train, *test]]
     assert len(set(names)) == 16
     assert all(len(example["steps"]) == 2 for example in [*train, *test])
     with pytest.raises(UserError, match="16 questions"):
-        dealt(examples, 10, 7)
+        dealt({"one": examples}, 10, 7)
+
+
+def test_no_question_that_one_source_tests_on_is_trained_on_in_another():
+    """Teacher responses to the questions of another source, and one of them in other white space."""
+    one = [{"question": f"Question {i}?", "steps": ["a", "b"]} for i in range(40)]
+    other = [{"question": f"question  {i}?", "steps": ["c", "d", "e"]} for i in range(39)]
+    parts = dealt({"one": one, "other": other}, 15, 8)
+    assert [(len(train), len(test)) for train, test in parts.values()] == [(15, 8), (15, 8)]
+    trained, tested = ({question_key(e) for part in parts.values() for e in part[side]} for side in (0, 1))
+    assert not trained & tested
+    with pytest.raises(UserError, match="one: 40 questions"):
+        dealt({"one": one, "other": other}, 30, 8)

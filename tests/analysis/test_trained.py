@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,6 +12,8 @@ from stepjepa.analysis.trained import trained_reading
 from stepjepa.commands.embed import main as embed
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
+from stepjepa.evaluation.results import Results, question_ids
+from stepjepa.experiments.run_report import _views
 from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.jepa.views import encode_views
@@ -105,6 +108,19 @@ def test_targets_of_an_adapter_that_went_on_are_those_of_the_adapter_it_began_wi
         trained_reading(locate_model(str(run)), load_model(str(run))[0])
 
 
+def check_report_reads_alike(run, compared, plain):
+    """The views of `stepjepa report` are those of `stepjepa embed`."""
+    at, options = locate_model(str(run)), BranchLayout(**LAYOUT)
+    model, tokenizer = load_model(str(run))
+    examples, _ = read_examples("builtin", split="test", count=3, seed=1, system_prompt=None)
+    answers = Results("r.jsonl", [{"id": name, "correct": True} for name in question_ids(examples)], {})
+    read = _views(at, model, tokenizer, examples, answers, options)
+    np.testing.assert_allclose(read.target, compared.target, atol=1e-5)
+    np.testing.assert_allclose(read.context, compared.context, atol=1e-5)
+    assert np.abs(read.target - plain.target).max() > 0.1
+    assert read.info["layout"] == compared.info["layout"]
+
+
 def test_embed_reads_a_run_as_it_compared_its_views(tmp_path, before, capsys):
     model = tmp_path / "before"
     shutil.copytree(before, model)
@@ -119,6 +135,7 @@ def test_embed_reads_a_run_as_it_compared_its_views(tmp_path, before, capsys):
     assert embed([*words, "--no_as_trained", "--pooling", "mean"]) == 0
     assert "states as they are; targets: the model's own; pooling: mean" in capsys.readouterr().out
     plain = load(tmp_path / "views.safetensors")
+    check_report_reads_alike(run, compared, plain)
     assert abs(compared.target.std(axis=0).mean() - 1) < 0.5  # z-scored on 16 problems
     assert plain.target.std(axis=0).mean() != pytest.approx(1, abs=0.5)
     shutil.rmtree(model)

@@ -173,6 +173,16 @@ def test_an_option_reads_yaml_as_the_command_line_would():
         options["lbd"].read([1])
     with pytest.raises(ValueError, match="neither true nor false"):
         options["lora"].read("maybe")
+    for name in ("lbd", "problems", "train_file", "model_name"):
+        with pytest.raises(ValueError, match="no value behind it"):
+            options[name].read(None)
+    with pytest.raises(ValueError, match="single value"):
+        options["model_name"].read(["builtin"])
+    with pytest.raises(ValueError, match="not a mapping"):
+        options["lbd"].read({"a": 1})
+    others = trainer_options()
+    assert others["report_to"].read(["tensorboard", "wandb"]) == ["tensorboard", "wandb"]
+    assert others["lr_scheduler_kwargs"].read({"num_cycles": 2}) == {"num_cycles": 2}
 
 
 @dataclass
@@ -257,6 +267,12 @@ def test_nor_is_one_in_a_file_of_options(text, tmp_path):
     file.write_text(text)
     with pytest.raises(UserError, match=f"--config {file}: {text.split(':')[0]}: "):
         read_configuration(str(file), options_of(RunOptions, JEPAOptions))
+
+
+def test_an_option_under_two_of_its_names_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("lambda: 0.1\nlbd: 0.5\n")
+    with pytest.raises(UserError, match="lbd is given twice"):
+        read_configuration(str(tmp_path / "a.yaml"), options_of(JEPAOptions))
 
 
 def test_an_unreadable_file_of_options_is_named(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoConfig, Trainer
 
 from stepjepa.commands.main import main
 from stepjepa.experiments.options import CARDS, PlanOptions
-from stepjepa.experiments.plan import _length_of_run, plan
+from stepjepa.experiments.plan import _length_of_run, not_counted, plan
 from stepjepa.experiments.plan_memory import footprint, optimizer_bytes
 from stepjepa.experiments.plan_trial import Rows
 from stepjepa.jepa.architectures import base_model
@@ -164,6 +164,36 @@ def test_tokens_are_those_of_the_collator(tmp_path):
     )
     with_branches = Rows(small_rows(7), collator().tokenizer, replace(args, lbd=0.1), 256)
     assert sum(shape.branches for shape in with_branches.shapes) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "rest"),
+    [
+        ({}, []),
+        ({"lbd": 0.0}, []),
+        ({"pairs": "consecutive", "jepa_loss_type": "infonce", "whole_step": True}, []),
+        ({"pairs": "consecutive", "target_model": "frozen"}, ["model before training"]),
+        ({"pairs": "consecutive", "target_model": "ema"}, ["running mean"]),
+        ({"jepa_loss_type": "stp"}, ["stp"]),
+    ],
+)
+def test_rows_are_laid_out_as_the_trainer_lays_them_out(tmp_path, options, rest):
+    trainer = make_trainer(tmp_path, **options)
+    args = trainer.args
+    rows = Rows(small_rows(7), collator().tokenizer, args, 256)
+    assert rows.collate.layout == trainer.data_collator.layout
+    found = not_counted(args)
+    assert len(found) == len(rest)
+    assert all(word in one for word, one in zip(rest, found, strict=True))
+    if args.whole_step:
+        assert "second forward pass" in not_counted(replace(args, gradient_accumulation_steps=2))[0]
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words, said in (("--lora --lora_rank 0", "positive"), ("--max_length 5", "No example")):
+        assert main(["plan", "--problems", "20", "--device", "a100", *words.split()]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_here_a_few_microbatches_are_timed(tmp_path, monkeypatch):

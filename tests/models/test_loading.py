@@ -284,6 +284,42 @@ def test_truncated_weights_and_unknown_dtypes_are_explained(tmp_path):
         load_model(path, dtype="float17")
 
 
+@pytest.mark.parametrize(
+    ("base", "said"), [(None, "names no base model"), ("", "names no base model"), ("self", "names this folder")]
+)
+def test_an_adapter_without_a_base_is_explained(tmp_path, base, said):
+    model, tokenizer = load_model(lora=True)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    name = {"self": str(tmp_path)}.get(base, base)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
+    for load in (load_model, locate_model):
+        with pytest.raises(UserError, match=said):
+            load(str(tmp_path))
+    without = json.loads(file.read_text())
+    del without["base_model_name_or_path"]
+    file.write_text(json.dumps(without))
+    with pytest.raises(UserError, match="names no base model"):
+        locate_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("predictors", [1, 2])
+def test_loading_an_adapter_draws_nothing_from_the_global_random_state(tmp_path, predictors):
+    """Of a base whose vocabulary has to grow by rows that the adapter does not bring."""
+    base = checkpoint(tmp_path / "base", tied=False, spare=0)
+    model, tokenizer = load_model(base, lora=True, predictors=predictors)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    before = torch.get_rng_state()
+    first, _ = load_model(str(tmp_path / "adapter"), predictors=predictors)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    second, _ = load_model(str(tmp_path / "adapter"), predictors=predictors)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_lora_on_an_adapter_is_refused(tmp_path):
     model, tokenizer = load_model(checkpoint(tmp_path / "base", spare=8), lora=True)
     model.save_pretrained(tmp_path / "adapter")

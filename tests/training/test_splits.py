@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 
 from stepjepa.commands.main import main
+from stepjepa.data.examples import question_key
 from stepjepa.data.sources import prepare
 from stepjepa.records import UserError
 from stepjepa.training.options import RunOptions
-from stepjepa.training.splits import hold_out, question_key, read_data
+from stepjepa.training.splits import hold_out, read_data
 
 
 def rows(count, copies=1):
@@ -115,6 +116,18 @@ def test_a_mixture_is_drawn_from_what_is_not_held_out(tmp_path):
     assert [part["taken"] for part in data.description()["mixture"]] == [189, 81]
     assert "70.00%    189  70.00%" in said
     assert {example["source"] for example in data.problems[:2]} == {"one", "two"}  # however few are answered
+
+
+def test_several_solutions_of_an_evaluation_question_are_one_problem_to_answer(tmp_path):
+    rows = [("How many?", 8), (" how  MANY? ", 2), ("How much?", 1)]
+    lines = [
+        json.dumps({"question": question, "answer": f"{n} of them.\n#### {n}"})
+        for question, count in rows
+        for n in range(count)
+    ]
+    (tmp_path / "eval.jsonl").write_text("\n".join(lines))
+    data = read_data(RunOptions(eval_file=[str(tmp_path / "eval.jsonl")], problems=20), lambda _line: None)
+    assert (len(data.evaluation), len(data.problems)) == (11, 2)
 
 
 def test_a_source_of_weight_zero_is_evaluated_on(tmp_path):
