@@ -77,6 +77,8 @@ def encode_examples(
         rows, report = tokenize_dataset(examples, tokenizer, fitting)
     except ValueError as error:  # a malformed example, by its question, or a tokenizer without offsets
         raise UserError(str(error)) from error
+    if not rows:
+        raise UserError(f"none of the {len(examples):,} examples can be embedded: {report}")
     skipped = set(report.skipped_indices)
     kept = [(name, example) for i, (name, example) in enumerate(zip(names, examples, strict=True)) if i not in skipped]
     arrays: dict[str, Any] = _encode(

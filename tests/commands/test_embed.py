@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from stepjepa.analysis.embeddings import load
 from stepjepa.analysis.encode import (
@@ -18,6 +18,7 @@ from stepjepa.analysis.encode import (
     with_system_prompt,
 )
 from stepjepa.commands.embed import main
+from stepjepa.commands.score import main as score
 from stepjepa.data.sources import make_example, read_examples
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.results import Results, question_ids
@@ -380,3 +381,25 @@ def test_the_system_prompt_is_that_of_the_training(tmp_path, capsys, examples):
     both = with_system_prompt(with_system_prompt(examples, "One."), "Two.")
     assert [turn["content"] for turn in both[0]["messages"][:2]] == ["Two.", examples[0]["question"]]
     assert with_system_prompt(both, None)[0]["messages"] == examples[0]["messages"]
+
+
+def test_texts_longer_than_the_positions_of_a_model_lose_steps(tmp_path):
+    """Learned positions have no more rows than they have."""
+
+    def with_positions(count):
+        folder, sizes = tmp_path / f"gpt2-{count}", {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": count}
+        GPT2LMHeadModel(GPT2Config(vocab_size=1024, bos_token_id=1, eos_token_id=2, **sizes)).save_pretrained(folder)
+        load_model()[1].save_pretrained(folder)
+        return ["--model_name", str(folder), "--problems", "12", "--device", "cpu", "--output_file"]
+
+    words = with_positions(200)
+    assert main([*words, str(tmp_path / "e.npz")]) == 0
+    counts = load(tmp_path / "e.npz").info["counts"]
+    assert counts["cut"] + counts["too_long"] > 0
+    assert score([*words, str(tmp_path / "s.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    energies = [energy for row in rows for energy in row["energies"]]
+    assert None in energies
+    assert set(map(type, energies)) == {float, type(None)}
+    with pytest.raises(UserError, match="none of the 12 examples can be embedded"):
+        main([*with_positions(40), str(tmp_path / "e.npz")])
