@@ -115,10 +115,14 @@ def given(options: GenerateOptions) -> Iterator[str]:
     if options.question_file is None:
         return typed() if sys.stdin.isatty() else paragraphs(sys.stdin.read, "standard input")
     if options.question_file.endswith((".txt", ".md")):
-        return paragraphs(functools.partial(Path(options.question_file).read_text, "utf-8"), options.question_file)
+        return paragraphs(functools.partial(Path(options.question_file).read_text, "utf-8-sig"), options.question_file)
     from stepjepa.evaluation.questions import read_questions
 
-    return iter([question["question"] for question in read_questions([options.question_file]).questions])
+    asked = read_questions([options.question_file]).questions
+    for question in asked:
+        if sum(turn["role"] == "user" for turn in question["messages"]) > 1:
+            raise UserError(f"{question['place']}: a conversation of several turns; a question is answered by itself")
+    return iter([question["question"] for question in asked])
 
 
 def paragraphs(read: Callable[[], str], where: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ import json
 import lzma
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from stepjepa.data.fields import RowError
 from stepjepa.records import UserError, on_disk, printable
 
 TABLES = {".csv", ".tsv"}
+KINDS = TABLES | {".json", ".jsonl", ".ndjson", ".parquet"}
 _NOT_READ = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
     b"ARROW1": "an Arrow file",
@@ -84,7 +86,7 @@ def file_rows(path: Path) -> Iterator[Row]:
         return iter(tqdm(_line_rows(path), desc=printable(path.name), unit="row", delay=2, leave=False))
     with on_disk(path, "read"):
         data = path.read_bytes()
-    suffixes = {suffix.lower() for suffix in path.suffixes}
+    kinds = [suffix.lower() for suffix in path.suffixes if suffix.lower() in KINDS]
     for begin, decompress in _COMPRESSED.items():
         if data.startswith(begin):
             try:
@@ -101,7 +103,7 @@ def file_rows(path: Path) -> Iterator[Row]:
     rows: Iterable[Row]
     if data.startswith(b"PAR1"):
         rows = _parquet_rows(path, data)
-    elif suffixes & TABLES:
+    elif kinds and kinds[-1] in TABLES:
         rows = _table_rows(path, data)
     else:
         rows = _json_rows(path, data)
@@ -109,10 +111,17 @@ def file_rows(path: Path) -> Iterator[Row]:
 
 
 def _is_lines(path: Path) -> bool:
-    """Whether a file is JSON lines beyond doubt: its first line that is not empty is an object."""
+    """Whether a file is JSON lines beyond doubt: its first line that is not empty is an object, no whole document."""
     with on_disk(path, "read"), path.open("rb") as file:
-        line = next((line for line in file if line.strip()), b"")
-        return line.startswith(b"{") and isinstance(parse_line(line), dict)
+        lines = (line for line in file if line.strip())
+        first = next(lines, b"")
+        value = parse_line(first) if first.startswith(b"{") else None
+        return isinstance(value, dict) and (_rows_of(value) is None or next(lines, None) is not None)
+
+
+def _rows_of(document: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that is a whole document."""
+    return next((document[name] for name in ("data", "rows") if isinstance(document.get(name), list)), None)
 
 
 def _line_rows(path: Path) -> Iterator[Row]:
@@ -128,7 +137,9 @@ def _json_rows(path: Path, data: bytes) -> Iterable[Row]:
         lines.pop()  # what follows the last line end is not a line
     first = next((parse_line(line) for line in lines if line.strip()), None)
     is_broken = isinstance(first, RowError) and str(first) == "not JSON"
-    if isinstance(first, list) or (is_broken and data.lstrip()[:1] in (b"[", b"{")):
+    # Of a document on one line a row with a fault is a fault of the line, and must not hide the others.
+    is_document = isinstance(first, list | RowError) or (isinstance(first, dict) and _rows_of(first) is not None)
+    if is_document and data.lstrip()[:1] in (b"[", b"{"):
         try:
             document = _loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -137,7 +148,8 @@ def _json_rows(path: Path, data: bytes) -> Iterable[Row]:
                 return [Row(f"{path}:1", RowError(f"not JSON: an array begins here and breaks: {error}"))]
         else:
             if isinstance(document, dict):
-                document = next((document[name] for name in ("data", "rows") if name in document), [document])
+                rows = _rows_of(document)
+                document = [document] if rows is None and is_broken else rows  # one object over several lines
             if isinstance(document, list):
                 return [Row(f"{path}:row {n}", json_fault(value) or value) for n, value in enumerate(document, 1)]
     return (Row(f"{path}:{number}", parse_line(line)) for number, line in enumerate(lines, 1))
@@ -150,8 +162,11 @@ def _table_rows(path: Path, data: bytes) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start:,}") from error
     header = text.partition("\n")[0]
+    for name, count in Counter(next(csv.reader([header], delimiter=_delimiter(header)), [])).items():
+        if name.strip() and count > 1:
+            raise UserError(f"{path}: {count} columns of the table are called {name!r}; rename them")
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(header), strict=True)
     try:
         for cells in table:
             row = {name: cell for name, cell in cells.items() if cell}
@@ -159,6 +174,10 @@ def _table_rows(path: Path, data: bytes) -> Iterator[Row]:
             yield Row(f"{path}:{table.line_num}", fault or row)
     except csv.Error as error:
         yield Row(f"{path}:{table.line_num}", RowError(f"the table cannot be read on from here: {error}"))
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
 
 
 def _parquet_rows(path: Path, data: bytes) -> Iterator[Row]:

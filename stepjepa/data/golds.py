@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepjepa.data.boxes import last_boxed
+from stepjepa.data.numbers import read_number
 from stepjepa.data.thoughts import split_thoughts
+from stepjepa.data.units import split_unit
 
 GOLD_FIELDS = (
     *("ground_truth", "answer", "answer_number", "expected_answer", "final_answer", "gold_answer", "reference_answer"),
@@ -86,6 +88,9 @@ def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
 
 def _is_bare(text: str) -> bool:
     r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
+    quantity = split_unit(text.strip().rstrip("."))
+    if quantity.unit is not None and "\n" not in text and read_number(quantity.text) is not None:
+        return True  # `60 kilometers per hour`
     text = _COMMAND.sub(" ", text.strip())
     words = len(_WORD.findall(text))
     stops = text.endswith(".")

@@ -75,7 +75,7 @@ def tidy(answer: str) -> str:
     text = _COLOR.sub(lambda match: r"\mathbf{" if match[1] else "", text)
     text = _LAYOUT.sub(lambda match: r"\\" if match["row"] else " " if match["space"] else "", text)
     text = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match[1]] + ("" if match[1].endswith("brace") else " "), text)
-    text = _unwrapped(strip_marks(" ".join(_without_faces(text).split())))
+    text = unwrapped(strip_marks(" ".join(_without_faces(text).split())))
     return _FRAC.sub(lambda match: r"\frac" + (r"{\pi}" if match[1] else ""), text)
 
 
@@ -112,7 +112,7 @@ def _without_faces(text: str) -> str:
     return "".join([*kept, text[position:]])
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """Without what encloses the whole: ``$…$``, ``{…}``, ``\\text{…}``."""
     while True:
         before = text

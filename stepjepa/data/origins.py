@@ -100,6 +100,14 @@ class Origin:
         return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
+def is_part_of(path: str | os.PathLike[str], source: Source) -> bool:
+    """Whether a file, which need not exist, is one of those that a source names: by itself, in a folder, a pattern."""
+    path = Path(path)
+    if not path.exists() or is_builtin(source):
+        return False
+    return any(os.path.samefile(file, path) for file in locate(source).files)
+
+
 def stamp_of(source: Source) -> list[Any]:
     """The stamp of what a source names, see `Origin.stamp`; built-in problems change with the package alone.
 

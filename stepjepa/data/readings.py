@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from stepjepa.data.notation import WRAPPER, strip_marks, tidy
+from stepjepa.data.notation import WRAPPER, strip_marks, tidy, unwrapped
 from stepjepa.data.numbers import Number, read_number
 from stepjepa.data.units import Doubt, Unit, split_unit
 
@@ -70,6 +70,9 @@ _LABEL = re.compile(
 )
 # `sin x = 1`: no label
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|lim|max|min|gcd|lcm|det|sqrt|mod|arc\w+)\b")
+_SYMBOL = r"(?:\\(?!text|math)[A-Za-z]+|[A-Za-z])(?:_(?:\{\w+\}|\w))?"
+# `x = 5`, `v_1 = 5 m/s`, `(x,y) = (5,3)`, `P = (1,2)`; not `x=1, y=2`, `f(x)=3x`, `x+1=5`
+_EQUATION = re.compile(rf"(?:{_SYMBOL}|\(\s*{_SYMBOL}(?:\s*,\s*{_SYMBOL})*\s*\))\s*=\s*(?P<value>[^=<>]*[^=<>\s])")
 _GENERIC = frozenset(
     "the a an final our my so thus hence therefore answer result solution value it this that is are".split()
 )
@@ -100,7 +103,7 @@ def _read(text: str, *, labelled: bool = False) -> Reading:
         if len(match["label"]) >= 3 or not match["label"].isascii() or (not words and len(match["label"]) > 1):
             # From the text with its wrappers, in which units stand, if the label ends outside of them.
             rest = text[len(text) - len(match["rest"]) :] if text.endswith(match["rest"]) else match["rest"]
-            return replace(_read(strip_marks(rest), labelled=True), label=" ".join(words))
+            return replace(_read(unwrapped(strip_marks(rest)), labelled=True), label=" ".join(words))
     clock = _CLOCK.fullmatch(plain)
     if clock and (clock[2] or clock[4] or "clock" in plain.lower()) and int(clock[1]) <= 24:
         hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
@@ -140,7 +143,22 @@ def _key(text: str) -> str:
 def same_answer(predicted: str, expected: str, mathematics: Mathematics) -> bool:
     """Whether two answers are the same (see `evaluation/answers.py` for the conventions)."""
     pred, gold = read_answer(predicted), read_answer(expected)
-    return bool(pred.key and gold.key) and _same(pred, gold, mathematics)
+    if not pred.key or not gold.key:
+        return False
+    if _same(pred, gold, mathematics):
+        return True
+    # Of an equation the right-hand side counts against a bare answer.
+    if "=" not in expected and (value := _value_of(predicted)):
+        return same_answer(value, expected, mathematics)
+    if "=" not in predicted and (value := _value_of(expected)):
+        return same_answer(predicted, value, mathematics)
+    return False
+
+
+def _value_of(answer: str) -> str | None:
+    """`(5,3)` of `(x,y)=(5,3)`, `\\text{Dana}` of `x = \\text{Dana}`: what symbols are said to be; else None."""
+    match = _EQUATION.fullmatch(tidy(answer)) if len(answer) <= LONGEST else None
+    return match["value"] if match else None
 
 
 def _same(pred: Reading, gold: Reading, mathematics: Mathematics) -> bool:

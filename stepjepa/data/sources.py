@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from stepjepa.data.boxes import last_boxed
@@ -20,7 +19,7 @@ from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT, Example, make_example
 from stepjepa.data.fields import UNKNOWN_FIELDS, WANTED_FIELDS, RowError
 from stepjepa.data.files import READ, json_fault
 from stepjepa.data.formats import convert_row, recognise_format
-from stepjepa.data.origins import Source, is_builtin, locate
+from stepjepa.data.origins import Source, is_builtin, is_part_of, locate
 from stepjepa.data.readings import same_answer
 from stepjepa.data.steps import Cuts, Short, Splitter, Think
 from stepjepa.records import UserError, write_jsonl
@@ -50,6 +49,7 @@ class Report:
     first: Example | None = None
     wrong: int = 0
     unboxed: int = 0
+    undecided: int = 0
 
     def keep(self, example: Example, kind: str) -> None:
         self.first = self.first or example
@@ -81,8 +81,10 @@ class Report:
             lines.append("  formats: " + ", ".join(f"{n:,} {kind}" for kind, n in self.formats.most_common()))
         if changes := +self.changes:
             lines.append("  changes: " + ", ".join(f"{n:,} {change}" for change, n in changes.most_common()))
-        if self.wrong or self.unboxed:
+        if self.wrong or self.unboxed or self.undecided:
             lines.append(f"  solutions with another answer: {self.wrong:,}; without a boxed one: {self.unboxed:,}")
+        if self.undecided:
+            lines.append(f"  kept, as only mathematics could tell their answer from the reference: {self.undecided:,}")
         if self.kept:
             total = sum(n * count for n, count in self.step_counts.items())
             counts = ", ".join(f"{n}: {count:,}" for n, count in sorted(self.step_counts.items()))
@@ -166,7 +168,7 @@ def read_examples(
                 kind = row_format or recognise_format(row.value)  # type: ignore[arg-type]
                 if fault := json_fault(example):
                     raise fault
-                _check_answer(example, kind, only_correct, report)
+                _check_answer(example, only_correct, report)
             except RowError as error:
                 if strict:
                     wanted = f". Wanted: {WANTED_FIELDS}" if str(error).startswith(UNKNOWN_FIELDS) else ""
@@ -213,16 +215,29 @@ def _builtin_examples(
         yield make_example(question, steps, answer, kind, system_prompt, **problem)
 
 
-def _check_answer(example: Example, kind: str, only_correct: bool, report: Report) -> None:
-    """Count (and with ``only_correct`` refuse) a solution whose boxed answer is not the reference."""
-    if kind in ("prepared", "gsm8k", "math") or example["answer"] is None:
-        return
+def _check_answer(example: Example, only_correct: bool, report: Report) -> None:
+    """Count (and with ``only_correct`` refuse) a solution whose boxed answer is not the reference.
+
+    Where mathematics has to say, which is not asked here, a solution is kept.
+    """
     boxed = last_boxed(example["messages"][-1]["content"])
+    if example["answer"] in (None, boxed):  # none, or that of the solution itself
+        return
+    open_pairs: list[tuple[str, str]] = []
+
+    def mathematics(expected: str, predicted: str) -> bool:
+        open_pairs.append((expected, predicted))
+        return False
+
     if boxed is None:
         report.unboxed += 1
         if only_correct:
             raise RowError(r"the solution has no \boxed{} answer (only_correct)")
-    elif not same_answer(boxed, example["answer"], lambda *_: False):
+    elif same_answer(boxed, example["answer"], mathematics):
+        return
+    elif open_pairs:  # `\frac{\sqrt2}{2}` and `\sqrt{2}/2`
+        report.undecided += 1
+    else:
         report.wrong += 1
         if only_correct:
             raise RowError("the solution's answer is not the reference (only_correct)")
@@ -235,8 +250,7 @@ def prepare(source: Source | Sequence[Source], output_file: str | os.PathLike[st
         UserError: as :func:`read_examples`, or if the output is a source; nothing is written then.
     """
     for origin in _listed(source):
-        files = () if is_builtin(origin) else locate(origin).files
-        if Path(output_file).exists() and any(os.path.samefile(file, output_file) for file in files):
+        if is_part_of(output_file, origin):
             raise UserError(f"the output file '{output_file}' is a source; write to another file")
     examples, report = read_examples(source, **options)
     write_jsonl(examples, output_file)

@@ -23,20 +23,21 @@ from stepjepa.evaluation.equivalence import equivalent
 
 # -------- extraction --------
 
-# `1{,}234`, `1\,234`: digits that LaTeX groups
-_GROUPED = r"[0-9]{1,3}(?:(?:\{,\}|\\,|,\\!|[\u00a0\u2009\u202f])[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
+# `1{,}234`, `1\,234`, `12 500`: digits in groups
+_GROUPED = r"[0-9]{1,3}(?:(?:\{,\}|\\,|,\\!|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
 _PLAIN = rf"(?:{_GROUPED}|{DECIMAL})"
 # `5:30 PM`, `12:05`, `3:5`
 _COLON = r"[0-9]+:[0-9]+(?::[0-9]{2})?(?:\s?[ap]\.?m\b\.?)?"
 # `\times10^{-3}`, ` x 10^5`, `e5`
 _POWER = r"(?:[eE][+-]?[0-9]{1,4}(?![0-9])|\s*(?:\\times|\\cdot|×|x)\s*10\s*\^\s*(?:\{[+-]?[0-9]{1,4}\}|[0-9]))"
+_RAISED = rf"{DECIMAL}\s*\^\s*(?:\{{-?[0-9]{{1,4}}\}}|[0-9]{{1,4}})"  # `10^6`, `2^{10}`
 _LATEX_FRACTION = rf"\\[dtc]?frac(?:\{{-?{DECIMAL}\}}\{{{DECIMAL}\}}|[0-9][0-9])"
 # The last of them is the answer: `-3`, `-$5`, `1,450.50`, `3/4`, `2 1/2`, `2\frac{1}{2}`, `½`, `2e5`, `0.\overline{3}`,
 # `5:30 PM`. A hyphen after a digit, a letter or a bracket subtracts or is a range: of `10-4` and `3-5 days` the 4 and
 # the 5.
 _LAST_NUMBER = re.compile(
     rf"(?<![\w)}}\].])(?:-(?:\\?[$€£¥])?)?(?:{_COLON}|[0-9]+ [0-9]+/[0-9]+|[0-9]*{_LATEX_FRACTION}|[0-9]*[¼½¾⅐-⅞]|"
-    rf"[0-9]*\.[0-9]*(?:\\overline\{{[0-9]+\}}|\([0-9]+\))|{_PLAIN}(?:/{DECIMAL}|{_POWER})?)|{_PLAIN}",
+    rf"[0-9]*\.[0-9]*(?:\\overline\{{[0-9]+\}}|\([0-9]+\))|{_RAISED}|{_PLAIN}(?:/{DECIMAL}|{_POWER})?)|{_PLAIN}",
     re.I,
 )
 

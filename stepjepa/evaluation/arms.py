@@ -94,11 +94,22 @@ def read_run(word: str) -> Run:
     name, path = split_word(word)
     results = read_results(path)
     missing = [part for part in SUMMARY if part not in results.summary]
+    if not missing and not _is_whole(results.summary):
+        raise UserError(f"{path}: its summary is not one of `stepjepa evaluate`; evaluate again")
     if missing:
         raise UserError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
     settings = results.summary.get("training") or {}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Run(path, name or path.stem, name is not None, results, settings.get("seed"), settings, digest)
+
+
+def _is_whole(summary: Mapping[str, Any]) -> bool:
+    """Whether the parts of a summary hold what a comparison reads of them."""
+    configuration, environment = summary["configuration"], summary["environment"]
+    parts = (configuration, summary["generation"], environment, summary.get("training") or {})
+    if not all(isinstance(part, Mapping) for part in parts):
+        return False
+    return {*GENERATION, "system_prompt"} <= set(configuration) and isinstance(environment.get("packages"), Mapping)
 
 
 def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +202,11 @@ def unlike_evaluations(arms: Sequence[Arm]) -> list[str]:
     for name in _differing([values for _, values in settings]):
         having: dict[str, dict[str, None]] = {}
         for arm, values in settings:
-            having.setdefault(_shortened(str(values.get(name))), {})[arm] = None
-        listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in having.items())
+            having.setdefault(str(values.get(name)), {})[arm] = None
+        told = _told_apart(list(having))
+        listed = "; ".join(
+            f"{value} for {', '.join(names)}" for value, names in zip(told, having.values(), strict=True)
+        )
         warnings.append(f"the files were not evaluated alike: {name}: {listed}")
     return warnings
 
@@ -247,6 +261,13 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "+".join(Path(str(path)).name for path in value) if isinstance(value, list) else Path(str(value)).name
+
+
+def _told_apart(texts: list[str]) -> list[str]:
+    """Texts shortened to where they still differ."""
+    columns = zip(*texts, strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    return [_shortened(text if common < 40 else f"…{text[common - 20 :]}") for text in texts]
 
 
 def _shortened(text: str, width: int = 80) -> str:

@@ -51,6 +51,9 @@ def _compare(gold: str, predicted: str) -> bool:
     from math_verify import LatexExtractionConfig, parse, verify
 
     # Its list of units holds `t`, `c`, `s` and `ab`, which it takes away as readily from mathematics.
+    texts = _without_derivatives(gold, predicted)
+    if texts is None:
+        return False
     normalization = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
@@ -62,7 +65,7 @@ def _compare(gold: str, predicted: str) -> bool:
             extraction_mode="first_match",  # the whole answer or nothing, not a fraction found inside it
             parsing_timeout=SECONDS,
         )
-        for text in _tell_cases_apart(gold, predicted)
+        for text in _tell_cases_apart(*texts)
     ]
     if not all(parsed) or not verify(*parsed, timeout_seconds=SECONDS):
         return False
@@ -72,6 +75,26 @@ def _compare(gold: str, predicted: str) -> bool:
 # `V`, `\Omega`, `\sin`, `\begin{pmatrix}` as a whole: its letters name nothing.
 _LETTER = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _SPARE_LETTERS = (r"\xi", r"\chi", r"\kappa", r"\eta", r"\nu", r"\iota", r"\upsilon", r"\tau")
+
+
+# `\frac{d \omega}{d t}`, `\frac{\partial^2 u}{\partial x^2}`, `y''`, `\dot x`
+_DERIVATIVE = re.compile(
+    r"\\[dt]?frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?[0-9]\}?)?\s*(?:\\?[A-Za-z][^{}]*)?\}\s*"
+    r"\{\s*(?:d|\\partial)\s*\\?[A-Za-z][^{}]*\}|"
+    r"(?:\\[A-Za-z]+|[A-Za-z])\s*(?:'+|\^\s*\{?\s*(?:\\prime\s*)+\}?)|\\d?dot\s*(?:\{[^{}]*\}|\\?[A-Za-z]+)"
+)
+_OPERATOR = re.compile(r"\\(?:nabla|partial)(?![A-Za-z])")
+
+
+def _without_derivatives(*texts: str) -> list[str] | None:
+    """The texts with a symbol for each derivative, as sympy takes those of symbols for 0; None where that cannot be."""
+    letters = {match for text in texts for match in _LETTER.findall(text)}
+    spare = [name for name in reversed(_SPARE_LETTERS) if name not in letters]
+    found = dict.fromkeys("".join(match[0].split()) for text in texts for match in _DERIVATIVE.finditer(text))
+    if len(found) > len(spare) or any(_OPERATOR.search(_DERIVATIVE.sub("", text)) for text in texts):
+        return None
+    names = dict(zip(found, spare, strict=False))
+    return [_DERIVATIVE.sub(lambda match: f" {names[''.join(match[0].split())]} ", text) for text in texts]
 
 
 def _tell_cases_apart(*texts: str) -> list[str]:

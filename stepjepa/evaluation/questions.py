@@ -138,7 +138,7 @@ def _from_example(example: Mapping[str, Any], row: Mapping[str, Any]) -> Questio
 
 def _labels(row: Mapping[str, Any]) -> dict[str, Any]:
     """Level and type of a problem; MATH-500 calls the type its subject."""
-    labels = {"level": row.get("level"), "type": row.get("type", row.get("subject"))}
+    labels = {"level": row.get("level"), "type": row.get("subject") if row.get("type") is None else row["type"]}
     return {name: value for name, value in labels.items() if isinstance(value, str | int)}
 
 

@@ -76,6 +76,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         missing = [name for name in REQUIRED if name not in row] if isinstance(row, dict) else list(REQUIRED)
         if missing:
             raise UserError(f"{path}:{number}: not a result row: no {', '.join(missing)}")
+        if type(row["index"]) is not int or not isinstance(row["id"], str):
+            raise UserError(f"{path}:{number}: not a result row: its index is no number, or its id no text")
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: an empty result file")
@@ -161,9 +163,9 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if "samples" in rows[0]:
         summary["sampled"] = _sampled(rows)
     for name in GROUPS:
-        values = sorted({row[name] for row in rows if name in row}, key=str)
+        values = sorted({str(row[name]) for row in rows if name in row})
         summary[f"by_{name}"] = {
-            str(value): share(row["correct"] for row in rows if row.get(name) == value) for value in values
+            value: share(row["correct"] for row in rows if name in row and str(row[name]) == value) for value in values
         }
     return summary
 

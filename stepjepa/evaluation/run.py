@@ -10,7 +10,6 @@ questions, prompts and the settings of generation: their `identity`, a flat mapp
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from stepjepa.data.origins import is_part_of
 from stepjepa.evaluation.generation import Generation, Sampling, context_length, end_ids, generate
 from stepjepa.evaluation.journal import Partial, differences, digest, partial_path, read_partial
 from stepjepa.evaluation.options import SYSTEM_PROMPTS, EvaluateOptions
@@ -160,7 +160,7 @@ def _check_output(output: Path, test_files: Iterable[str]) -> None:
         raise UserError(f"--output_file {output}: a result file ends in .jsonl, as {output}.jsonl does")
     for written in (output, summary_path(output), partial_path(output)):
         for source in test_files:
-            if written.exists() and Path(source).exists() and os.path.samefile(written, source):
+            if is_part_of(written, source):
                 raise UserError(f"--output_file {output} would overwrite the test file {source}")
 
 

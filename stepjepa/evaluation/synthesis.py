@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from stepjepa.data.origins import is_part_of
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.evaluation.journal import Partial, differences, digest, read_partial
 from stepjepa.evaluation.options import SynthesizeOptions
@@ -44,7 +45,7 @@ def synthesize(options: SynthesizeOptions, say: Callable[[str], object] = lambda
         raise UserError(f"--output_file {output}: rows are written as .jsonl, as in {output}.jsonl")
     written = (output, samples_path(output), summary_path(output))
     for source in options.source:
-        if any(path.exists() and Path(source).exists() and os.path.samefile(path, source) for path in written):
+        if any(is_part_of(path, source) for path in written):
             raise UserError(f"--output_file {output} would overwrite the source {source}")
     with one_writer(*written):
         return _synthesize(options, output, say)

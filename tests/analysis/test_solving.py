@@ -125,6 +125,15 @@ def test_questions_from_arguments_files_and_standard_input(tmp_path, capsys, mon
     assert main([]) == 0
     first = ["What is 1?", "What is 2?"]
     assert asked == [*first, "What is\n3?", "What is 4?", "What is 5?", "What is\n3?", "What is 4?"]
+    (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfWhat is 6?\r\n")
+    assert main(["--question_file", str(tmp_path / "q.txt")]) == 0
+    assert asked[-1] == "What is 6?"
+    turns = [
+        {"role": role, "content": f"What is {n}?"} for n, role in enumerate(("user", "assistant", "user", "assistant"))
+    ]
+    (tmp_path / "q.jsonl").write_text(json.dumps({"messages": turns, "answer": "7"}))
+    with pytest.raises(UserError, match=r"q\.jsonl:1: a conversation of several turns"):
+        main(["--question_file", str(tmp_path / "q.jsonl")])
     (tmp_path / "q.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8 at byte 0"):
         main(["--question_file", str(tmp_path / "q.txt")])

@@ -326,6 +326,10 @@ def test_the_output_cannot_be_the_test_file_or_a_folder(tmp_path):
     for words in ((), ("--overwrite",)):
         with pytest.raises(UserError, match="would overwrite the test file"):
             evaluate(test, *words, test=test)
+    for source in (tmp_path, tmp_path / "*.jsonl"):
+        with pytest.raises(UserError, match="would overwrite the test file"):
+            evaluate(test, "--overwrite", test=source)
+    assert test.read_bytes() == before
     with pytest.raises(UserError, match="is a folder"):
         evaluate(tmp_path, test=test)
     with pytest.raises(UserError, match="cannot be written"):

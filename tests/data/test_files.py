@@ -224,3 +224,39 @@ def test_the_bar_of_a_file_obeys_no_name(tmp_path: Path, monkeypatch: Any) -> No
     monkeypatch.setattr("stepjepa.data.files.tqdm", lambda rows, desc, **_: titles.append(desc) or rows)
     assert list(file_rows(path))
     assert titles == ["a\\x1b[2Jb.jsonl"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("wrapper", [None, "data", "rows"])
+@pytest.mark.parametrize("odd", [float("nan"), "lone \ud800", "nul \u0000"])
+def test_a_row_with_a_fault_hides_no_other_of_a_document(
+    tmp_path: Path, indent: int | None, wrapper: str | None, odd: Any
+) -> None:
+    """However the document is laid out: on one line, as `json.dump` writes it, or on many."""
+    rows: list[dict[str, Any]] = [*ROWS, {**ROWS[0], "score": odd}]
+    (tmp_path / "a.json").write_text(json.dumps({wrapper: rows} if wrapper else rows, indent=indent))
+    read = values(tmp_path / "a.json")
+    assert read[:3] == ROWS
+    assert len(read) == 4
+    assert isinstance(read[3], str)
+
+
+def test_objects_with_data_are_rows_where_there_are_several(tmp_path: Path) -> None:
+    rows = [{"data": [n], "question": "q"} for n in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert values(tmp_path / "a.jsonl") == rows
+    (tmp_path / "empty.json").write_text('{"data": []}')
+    assert values(tmp_path / "empty.json") == []
+
+
+def test_the_last_ending_that_is_known_says_what_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "export.csv.json").write_text(json.dumps(ROWS))
+    (tmp_path / "export.json.csv.part").write_bytes(table(","))
+    assert values(tmp_path / "export.csv.json") == ROWS
+    assert values(tmp_path / "export.json.csv.part") == ROWS
+
+
+def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,solution,answer,answer\nq,s,14,15\n")
+    with pytest.raises(UserError, match="2 columns of the table are called 'answer'"):
+        values(tmp_path / "a.csv")

@@ -87,6 +87,9 @@ def test_what_is_no_reference_answer(answer: object) -> None:
             "-3.5",
             "0",
             "\\text{none}",
+            "60 kilometers per hour",
+            "5 square feet per minute",
+            "15 cubic centimeters per second",
         ),
     ],
 )

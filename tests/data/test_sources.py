@@ -207,6 +207,34 @@ def test_wrong_teachers_are_counted_and_dropped_on_request(tmp_path: Path) -> No
     assert (report.wrong, report.unboxed, sum(map(len, report.skipped.values()))) == (1, 1, 2)
 
 
+SOLVED = "Two and five are seven.\n\nTwice seven is fourteen.\n\nThe answer is \\boxed{{{}}}."
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ({"problem": "p?", "solution": SOLVED.format(14)}, 1),
+        ({"problem": "p?", "solution": SOLVED.format(14), "answer": "14"}, 1),
+        ({"problem": "p?", "solution": SOLVED.format(14), "answer": "15"}, 0),
+        ({"problem": "p?", "solution": "Two and five are seven.\n\nWe get 14 in the end.", "answer": "15"}, 0),
+        ({"question": "p?", "solution": SOLVED.format("\\frac{\\sqrt2}{2}"), "answer": "\\sqrt{2}/2"}, 1),
+        ({"question": "p?", "solution": SOLVED.format("\\text{Ann}"), "answer": "Bob"}, 0),
+    ],
+)
+def test_only_correct_goes_by_the_reference_of_every_kind_of_row(
+    tmp_path: Path, row: dict[str, str], kept: int
+) -> None:
+    """A row of the kind beside it, so that something is kept; what only mathematics could tell is kept and counted."""
+    other = {"problem": "q?", "solution": SOLVED.format(3)}
+    examples, report = read_examples(lines(tmp_path / "t.jsonl", row, other), only_correct=True)
+    assert len(examples) == kept + 1
+    assert report.undecided == ("sqrt" in row["solution"])
+    assert ("only mathematics could tell" in str(report)) == ("sqrt" in row["solution"])
+    prepared = [{**examples[-1], "answer": "4"}, examples[-1]]
+    again, _ = read_examples(lines(tmp_path / "p.jsonl", *prepared), only_correct=True)
+    assert [example["answer"] for example in again] == ["3"]
+
+
 def test_prepared_files_round_trip(tmp_path: Path) -> None:
     math = {"problem": "q", "solution": "We add one and one. Then we get \\boxed{2} as the answer.", "level": "L"}
     chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "A step of it."}]}

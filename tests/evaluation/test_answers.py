@@ -91,6 +91,11 @@ from stepjepa.evaluation.equivalence import equivalent
         ("about $3.5 \\times 10^{8}$ m", "3.5 \\times 10^{8}"),
         ("一共是１４公斤。", "14"),
         ("<thinking>Is it \\boxed{3}?</thinking> It is 4.", "4"),
+        ("The total is 12 500 euros.", "12 500"),
+        ("The total is 1 000 000 euros.", "1 000 000"),
+        ("in 2020 500 of them", "500"),
+        ("It is 10^6.", "10^6"),
+        ("so $2^{10}$ ways", "2^{10}"),
         ("", None),
     ],
 )
@@ -271,6 +276,23 @@ SAME = [
     ("(1,2),(3,4)", "(3, 4), (1, 2)"),
     ("2,3", "x=2; x=3"),
     ("4972896", "x = 4,972,896"),
+    # what symbols are said to be
+    ("(5,3)", "(x,y)=(5,3)"),
+    ("(r, \\theta) = (2, \\pi)", "(2, \\pi)"),
+    ("[5,6]", "x = [5,6]"),
+    ("\\{1,2\\}", "S=\\{2,1\\}"),
+    ("\\text{Dana}", "x = \\text{Dana}"),
+    ("\\text{4:30 p.m.}", "t_1=\\text{4:30 p.m.}"),
+    ("5 m/s", "v = 5 m/s"),
+    ("5", "n = 5 cm"),
+    # a label before what a formula encloses
+    ("36^\\circ", "The answer is $36^\\circ$"),
+    ("5\\text{ cm}^2", "\\text{Area} = $5\\text{ cm}^2$"),
+    ("5\\%", "The answer is $5\\%$"),
+    ("5000", "5 000"),
+    # a derivative is a symbol of its own
+    ("m \\frac{d v}{d t}+b v=f", "\\frac{dv}{dt} m + bv = f"),
+    ("y''+5y=0", "5y + y'' = 0"),
     ("I \\frac{d \\omega}{d t}+B \\Omega=T_{1}", "B\\Omega+I\\frac{d\\omega}{dt}=T_{1}"),
 ]
 
@@ -406,6 +428,18 @@ DIFFERENT = [
     ("0.\\overline{12}", "0.\\overline{21}"),
     ("1/3", "0.(31)"),
     ("T", "t"),
+    ("(5,3)", "(x,y)=(3,5)"),
+    ("(x,y)=(5,3)", "(a,b)=(5,3)"),
+    # derivatives
+    ("I \\frac{d \\omega}{d t}+2 B \\omega=T", "2 B \\omega=T"),
+    ("I \\frac{d \\omega}{d t}+2 B \\omega=T", "-I \\frac{d \\omega}{d t}+2 B \\omega=T"),
+    ("\\frac{d x}{d t}=k x-a", "0=k x-a"),
+    ("m \\frac{d v}{d t}+b v=f", "-m \\frac{d v}{d t}+b v=f"),
+    ("\\frac{dM}{dt}=M^6", "\\frac{dM}{dr}=M^6"),
+    ("\\frac{\\partial u}{\\partial t}=u", "\\frac{\\partial u}{\\partial x}=u"),
+    ("y'=3y", "y=3y"),
+    ("x'+5x=0", "x''+5x=0"),
+    ("\\nabla\\times E=0", "\\nabla\\cdot E=0"),
 ]
 
 

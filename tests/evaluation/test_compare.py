@@ -10,7 +10,7 @@ from scipy import stats
 
 from stepjepa.commands.compare import main
 from stepjepa.evaluation import statistics
-from stepjepa.evaluation.arms import split_word
+from stepjepa.evaluation.arms import _told_apart, split_word
 from stepjepa.evaluation.compare import compare, format_report, sentence
 from stepjepa.evaluation.options import EvaluateOptions
 from stepjepa.evaluation.results import question_ids, read_results, summary_path, write_results
@@ -198,6 +198,10 @@ def test_an_unfinished_file_or_a_row_without_verdict_is_refused(grid, tmp_path):
     assert compare([grid[0, 1], str(blank)])["questions"] == 200
     with pytest.raises(UserError, match=r"blank\.jsonl: question \w+ has no strict_correct"):
         compare([grid[0, 1], str(blank)], metric="strict_correct")
+    for broken in ({"training": [1]}, {"environment": {}}, {"configuration": {}}, {"generation": []}):
+        write_results(rows, {**summary, **broken}, blank)
+        with pytest.raises(UserError, match=r"blank\.jsonl: its summary is not one of `stepjepa evaluate`"):
+            compare([grid[0, 1], str(blank)])
     write_results(rows, {"training": TRAINING}, blank)
     with pytest.raises(UserError, match="its summary lacks configuration, generation, test_files, environment"):
         compare([grid[0, 1], str(blank)])
@@ -215,6 +219,14 @@ def test_different_evaluations_are_said(grid, tmp_path):
         said + "system prompt: Solve. for lbd=0; that of each test row for lbd=0.1"
     ]
     assert "test files (SHA-256)" in unlike(data="cd" * 32)[0]
+
+
+def test_settings_that_differ_late_are_told_apart():
+    start = "Please solve the problem step by step, and take your time with every one of them, "
+    told = _told_apart([f"{start}but briefly.", f"{start}and at length."])
+    assert told[0] != told[1]
+    assert told[0].endswith("but briefly.")
+    assert _told_apart(["4", "8"]) == ["4", "8"]
 
 
 def test_files_of_the_evaluation_itself(tmp_path):

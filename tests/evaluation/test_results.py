@@ -84,6 +84,8 @@ def test_unfinished_and_missing_files_are_told_apart(tmp_path):
         ("", "an empty result file"),
         ("{\n", r"r\.jsonl:1: not JSON"),
         ('{"id": 1}\n', r"r\.jsonl:1: not a result row: no index"),
+        (f"{json.dumps(row() | {'index': None})}\n", r"r\.jsonl:1: not a result row: its index"),
+        (f"{json.dumps(row() | {'id': ['a']})}\n", r"r\.jsonl:1: not a result row"),
         (f"{json.dumps(row())}\n{json.dumps(row())}\n", "question q0 has more than one row"),
     ],
 )
@@ -109,6 +111,11 @@ def test_share_has_the_wilson_interval():
     found = share([True] * 3 + [False] * 7)
     assert (found["n"], found["correct"], found["accuracy"]) == (10, 3, 0.3)
     assert found["interval"] == pytest.approx(proportion_confint(3, 10, method="wilson"))
+
+
+def test_a_level_is_one_whether_it_is_a_number_or_text():
+    found = figures([row(0, level=1), row(1, False, level="1"), row(2, False, level="1"), row(3, level=2)])
+    assert {name: (v["correct"], v["n"]) for name, v in found["by_level"].items()} == {"1": (1, 3), "2": (1, 1)}
 
 
 def test_every_row_counts_in_every_figure():
