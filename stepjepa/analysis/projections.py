@@ -208,7 +208,7 @@ def spectrum_record(embeddings: Embeddings, label: str = "", views: Sequence[str
         vectors = view_rows(embeddings, name).vectors
         values = singular_values(vectors)
         record["views"][name] = {
-            "values": [float(f"{value:.3g}") for value in (values / values[0]).tolist()],
+            "values": [float(f"{value:.3g}") for value in (values / (values[0] or 1)).tolist()],
             "rank": round(float(effective_rank(vectors)), 2),
             "most": min(vectors.shape),
         }

@@ -16,8 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from stepjepa.analysis.embeddings import Embeddings, load
 from stepjepa.analysis.encode import encode_examples, joined, random_weights, with_system_prompt
+from stepjepa.analysis.measurements import LEAST
 from stepjepa.analysis.report import inspect
 from stepjepa.analysis.trained import trained_reading
+from stepjepa.data.examples import question_key
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.options import EvaluateOptions
@@ -96,6 +98,12 @@ def gather(
     names = _names(folders)
     files = list(test_file) or _test_file(located[0])
     examples, _ = read_examples(files, split="test", count=problems, seed=problem_seed, system_prompt=None)
+    asked = len({question_key(example) for example in examples})
+    if asked < LEAST:
+        raise UserError(
+            f"{', '.join(files)}: {asked} questions, and intervals over problems need at least {LEAST}; name more with "
+            "--test_file"
+        )
     began = environment()
     runs: list[RunFacts] = []
     control: dict[str, Embeddings] = {}
@@ -105,7 +113,7 @@ def gather(
             if not results:
                 say(f"{name}: answering")
                 answered.append(str(Path(work, f"{number}.jsonl")))
-                asked = EvaluateOptions(
+                evaluation = EvaluateOptions(
                     model_name=model.given,
                     test_file=files,
                     output_file=answered[-1],
@@ -115,7 +123,7 @@ def gather(
                     device=device,
                     trust_remote_code=trust_remote_code,
                 )
-                evaluate(asked, progress=False)
+                evaluate(evaluation, progress=False)
             answers = read_results(answered[number])
             system, _origin = system_prompt("train", model)
             shown = with_system_prompt(examples, system)

@@ -1,6 +1,7 @@
 """Embedding figures: the arrays behind them, and that what is asked for is what is drawn."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,6 +217,8 @@ def test_records_stay_small_and_survive_json():
     assert len({e for view in record["views"] for e in view["example"]}) == 60
     assert max(record["views"][0]["example"]) == 299  # evenly spaced over the whole file
     assert len(json.dumps(spectrum_record(large), indent=2)) < 10_000
+    nothing = replace(large, context=np.zeros_like(large.context))
+    assert set(spectrum_record(nothing)["views"]["context"]["values"]) == {0.0}
 
 
 # ---- similarity and spectrum ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from stepjepa.evaluation.results import figures, question_ids, read_results, wri
 from stepjepa.experiments.run_report import CONTROL, Gathered, RunFacts, gather
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError, as_json, environment
+from stepjepa.records import UserError, as_json, environment, write_jsonl
 from stepjepa.visualization.page import Html, element, folded, page, shown, table
 from stepjepa.visualization.run_page import run_page
 
@@ -92,13 +92,13 @@ def hostile(tmp_path_factory):
     steps = [[f"{HOSTILE} {k} of {i}" for k in range(3 + i % 3)] for i in range(PROBLEMS)]
     runs, words = [], []
     for name, right, seed in ((NAME, 9, 0), ("plain", 4, 1)):
-        views = make_embeddings(PROBLEMS, seed=seed, steps=steps, questions=[HOSTILE] * PROBLEMS)
+        views = make_embeddings(PROBLEMS, seed=seed, steps=steps, questions=[f"{HOSTILE} {i}" for i in range(PROBLEMS)])
         file = result_file(folder / f"{seed}.jsonl", right, HOSTILE, lbd=0.1 * seed)
         words.append(f"{name}={file}")
         example = make_example(HOSTILE, ["One <b>step</b>.", "Two."], "1", "test", None)
         facts = RunFacts(name, record(text=HOSTILE), read_results(file), views, tokenizer, BranchLayout(), example)
         runs.append(facts)
-    control = make_embeddings(PROBLEMS, seed=2, steps=steps, questions=[HOSTILE] * PROBLEMS)
+    control = make_embeddings(PROBLEMS, seed=2, steps=steps, questions=[f"{HOSTILE} {i}" for i in range(PROBLEMS)])
     control.info = {**control.info, "model": {"random_weights": 0}}
     report = as_json(inspect({run.name: run.embeddings for run in runs} | {CONTROL: control}))
     return Gathered(runs, report, as_json(compare(words)), [HOSTILE], environment())
@@ -216,6 +216,10 @@ def test_files_take_the_place_of_measuring(runs, tmp_path, monkeypatch):
 def test_what_is_no_run_is_refused(runs, tmp_path):
     with pytest.raises(UserError, match=r"no record\.json"):
         gather(["builtin"])
+    few = tmp_path / "few.jsonl"
+    write_jsonl([{"question": f"{n // 2} + 1?", "answer": f"One more.\n#### {n // 2 + 1}"} for n in range(14)], few)
+    with pytest.raises(UserError, match=r"few\.jsonl: 7 questions, and intervals .* --test_file"):
+        gather([str(runs / "lbd0")], test_file=[str(few)])
     with pytest.raises(UserError, match="named twice"):
         gather([str(runs / "lbd0")] * 2)
     with pytest.raises(UserError, match=r"ends in \.html"):
