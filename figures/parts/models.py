@@ -44,35 +44,6 @@ def second_family() -> list[str]:
     return table(*rows)
 
 
-EPOCH_VIEWS = {
-    "recall_all": "R@1, all steps",
-    "recall_own": "R@1, own steps",
-    "effective_rank_context": "rank: context",
-    "effective_rank_target": "target",
-    "mean_energy_context": "energy in the mean direction: context",
-    "mean_energy_target": "target",
-}
-
-
-def gsm8k_epoch() -> list[str]:
-    """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views."""
-    rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *EPOCH_VIEWS.values()]]
-    for file in record("inspect-gsm8k")["files"]:
-        name, answered = file["label"], record(f"evaluate-gsm8k-{file['label']}")
-        read = (answered["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
-        run = record("train-gsm8k-plain")["before"] if name == "untrained" else record(f"train-gsm8k-{name}")["after"]
-        rows.append(
-            [
-                name,
-                *(percent(reading["accuracy"], *reading["interval"]) for reading in read),
-                f"{answered['truncated']['share']:.0%}",
-                f"{run['eval_lm_loss']:.3f}",
-                *(measure(file["measures"][key]) for key in EPOCH_VIEWS),
-            ]
-        )
-    return table(*rows)
-
-
 def compare() -> list[str]:
     """Three models on 1,000 problems."""
     head = ["model", "accuracy (95% interval)", "difference to λ = 0, points", "exact McNemar", "smallest detectable"]
