@@ -11,6 +11,7 @@ import tempfile
 import torch
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, get_peft_model
+from resume_worker import make
 from small_models import Tokens, small_model, small_rows
 from small_objective import Distance
 from small_trainer import CHECKPOINTING
@@ -45,6 +46,9 @@ SETTINGS = {
 }
 OWN_DRAWS = {"control": {"target": "shuffled", "kl": 1.0, "steps": (2, 2, 2, 3)}}
 """Settings that each process draws for by itself; here a microbatch often has a single pair, and then no other term."""
+
+
+STRATEGIES = ("random", "group_by_length")
 
 
 class InOrder(StepJEPATrainer):
@@ -101,10 +105,22 @@ def run(
     }
 
 
+def resumed(strategy: str) -> bool:
+    """Whether a run that goes on in the middle of its second epoch ends with the weights of one that never stopped."""
+    folder = broadcast_object_list([tempfile.mkdtemp()])[0]
+    options = {"train_sampling_strategy": strategy, "eval_strategy": "no", "save_total_limit": None, "max_steps": 6}
+    whole, again = (make(f"{folder}/{name}", **options) for name in ("whole", "again"))
+    whole.train()
+    again.train(resume_from_checkpoint=f"{folder}/whole/checkpoint-3")
+    pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     StepJEPAConfig(output_dir=tempfile.mkdtemp(), use_cpu=True).device  # noqa: B018  (starts the process group)
     results = {name: run(**setting) for name, setting in (SETTINGS | OWN_DRAWS).items()}  # type: ignore[arg-type]
+    results["resumed"] = {strategy: resumed(strategy) for strategy in STRATEGIES}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         torch.save(results, sys.argv[1])
     if torch.distributed.is_initialized():  # left open, its threads may abort the process on the way out

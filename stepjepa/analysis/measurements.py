@@ -1,10 +1,10 @@
 """All figures about one set of embeddings, each with a 95% interval over problems and its chance level.
 
-Examples with the same question are solutions of one problem: they are resampled together, and never on both sides of a
-probe. What a pair's "own" steps are, and what a chain is, goes by the example. Means over pairs or chains are resampled
-by problem; statistics of the set as a whole, which copies of a row would distort, leave blocks of problems out instead
-(`intervals.py`). What the figures mean stands with the functions that compute them: those of `METRICS` in
-`jepa/metrics.py`, and in `similarity.py` and `probes.py`.
+Examples with the same question are solutions of one problem: they are resampled together (but where solutions are
+compared, `correct_minus_wrong`), and never on both sides of a probe. A pair's "own" steps and a chain are of one
+example. Means over pairs or chains are resampled by problem; statistics of the set as a whole, which copies of a row
+would distort, leave blocks of problems out instead (`intervals.py`). What the figures mean stands with the functions
+that compute them: those of `METRICS` in `jepa/metrics.py`, and in `similarity.py` and `probes.py`.
 """
 
 from __future__ import annotations

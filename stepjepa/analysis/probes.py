@@ -234,8 +234,8 @@ def order_probe(
         groups: `[S]`, the problem of each row, where several chains may be of one; each its own by default.
 
     Raises:
-        ValueError: too few chains of at least two steps for the folds, a step number twice in a chain, or lengths
-            that differ.
+        ValueError: too few problems with a chain of at least two steps for the folds, a step number twice in a chain,
+            or lengths that differ.
     """
     rows, owner = _rows(states, example, step=step)
     problems = _rows(states, example if groups is None else groups)[1]

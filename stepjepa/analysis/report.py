@@ -22,6 +22,7 @@ from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_jackkni
 from stepjepa.analysis.measurements import BLOCKS, DRAWS, measure, pair_views, true_ranks
 from stepjepa.analysis.projections import VIEWS, view_rows
 from stepjepa.analysis.similarity import linear_cka
+from stepjepa.analysis.trained import predicts_at_predictor
 from stepjepa.jepa.metrics import NARROW, centered_margin, reciprocal_rank
 from stepjepa.records import UserError
 
@@ -41,6 +42,8 @@ SAME = {
 """What files must have in common to be compared."""
 READ = ("isolation", "pooling", "predictors")
 """What of a layout files need not have in common."""
+TRAINED = {"head": "none", "target_scale": "none", "target_layer": -1, "target_top": 1}
+"""What of a training changes how its views are read, and what each is where nothing is changed."""
 
 
 def inspect(
@@ -67,7 +70,7 @@ def inspect(
     for label in ordered:
         embeddings = files[label]
         measures = measure(embeddings, lambda part, label=label: progress(f"{label}: {part}"), seed)  # type: ignore[misc]
-        control = next((name for name in controls if _controls(files[name], embeddings)), None)
+        control = next((name for name in controls if _is_control_of(files[name], embeddings)), None)
         against = None
         if control is not None and label not in controls:
             against = against_control(embeddings, files[control], seed)
@@ -109,10 +112,15 @@ def is_control(embeddings: Embeddings) -> bool:
 
 def how_read(embeddings: Embeddings) -> dict[str, Any]:
     """What decides a view beside the model and the text, by name."""
-    layout, data = (embeddings.info.get(part, {}) for part in ("layout", "data"))
-    return {name: layout[name] for name in READ if name in layout} | {
-        name: data[name] for name in ("system_prompt",) if name in data
-    }
+    layout, data, model = (embeddings.info.get(part, {}) for part in ("layout", "data", "model"))
+    read = {name: layout[name] for name in READ if name in layout}
+    read |= {name: data[name] for name in ("system_prompt",) if name in data}
+    read |= {name: model[name] for name in ("as_trained", "bf16") if name in model}
+    if "as_trained" in model:
+        training = model.get("training") or {}
+        own = model["as_trained"] and predicts_at_predictor(training)
+        read |= {name: training.get(name, usual) if own else usual for name, usual in TRAINED.items()}
+    return read
 
 
 def read_differently(files: Mapping[str, Embeddings]) -> list[str]:
@@ -130,7 +138,7 @@ def read_differently(files: Mapping[str, Embeddings]) -> list[str]:
     return lines
 
 
-def _controls(control: Embeddings, other: Embeddings) -> bool:
+def _is_control_of(control: Embeddings, other: Embeddings) -> bool:
     """Whether one is what random weights make of the same: architecture and reading."""
     models = [embeddings.info.get("model", {}) for embeddings in (control, other)]
     same = all(models[0].get(name) == models[1].get(name) for name in ("architecture", "layers", "hidden_size"))

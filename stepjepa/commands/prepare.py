@@ -51,7 +51,9 @@ class PrepareOptions:
         "solutions with a step that is labelled as wrong: skip them, or keep them with their labels (not to train on)",
         choices=get_args(WrongSteps),
     )
-    only_correct: bool = option(False, "drop rows whose solution boxes another answer than the reference")
+    only_correct: bool = option(
+        False, "drop rows whose solution boxes another answer than the reference, or none (what is open is kept)"
+    )
     strict: bool = option(False, "make the first bad line an error")
     hub_config: str | None = option(None, "configuration of a Hub data set")
     split: str = option("train", "split of a Hub data set or of the built-in problems")

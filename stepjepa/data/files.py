@@ -162,22 +162,18 @@ def _table_rows(path: Path, data: bytes) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start:,}") from error
     header = text.partition("\n")[0]
-    for name, count in Counter(next(csv.reader([header], delimiter=_delimiter(header)), [])).items():
-        if name.strip() and count > 1:
-            raise UserError(f"{path}: {count} columns of the table are called {name!r}; rename them")
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(header), strict=True)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     try:
+        for name, count in Counter(table.fieldnames or ()).items():
+            if name.strip() and count > 1:
+                raise UserError(f"{path}: {count} columns of the table are called {name!r}; rename them")
         for cells in table:
             row = {name: cell for name, cell in cells.items() if cell}
             fault = RowError("more cells than the header has") if None in row else json_fault(row)
             yield Row(f"{path}:{table.line_num}", fault or row)
     except csv.Error as error:
         yield Row(f"{path}:{table.line_num}", RowError(f"the table cannot be read on from here: {error}"))
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
 
 
 def _parquet_rows(path: Path, data: bytes) -> Iterator[Row]:

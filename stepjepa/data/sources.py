@@ -126,7 +126,8 @@ def read_examples(
         system_prompt: ``"auto"`` is none for the built-in problems and ``DEFAULT_SYSTEM_PROMPT`` for others;
             ``None`` is none. Chat rows keep a system message of their own, prepared rows are not touched.
         source_name: the examples' ``source``; by default the file's or folder's or data set's name.
-        only_correct: drop rows with a reference answer whose solution boxes another answer, or none.
+        only_correct: drop rows with a reference answer whose solution boxes another answer, or none; what only
+            mathematics could tell from the reference is kept, and counted.
         strict: raise at the first bad line instead of skipping it.
         count, seed: how many built-in problems of each kind that is named, and which.
         mistake: a kind of wrong step to plant in built-in stories, see :func:`.mistakes.plant_mistakes`.

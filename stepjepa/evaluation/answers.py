@@ -24,7 +24,7 @@ from stepjepa.evaluation.equivalence import equivalent
 # -------- extraction --------
 
 # `1{,}234`, `1\,234`, `12 500`: digits in groups
-_GROUPED = r"[0-9]{1,3}(?:(?:\{,\}|\\,|,\\!|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
+_GROUPED = r"[0-9]{1,3}(?:(?:\{,\}|\\,|,\\!|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9]|-[A-Za-z])(?:\.[0-9]+)?"
 _PLAIN = rf"(?:{_GROUPED}|{DECIMAL})"
 # `5:30 PM`, `12:05`, `3:5`
 _COLON = r"[0-9]+:[0-9]+(?::[0-9]{2})?(?:\s?[ap]\.?m\b\.?)?"
@@ -109,8 +109,8 @@ def _lm_eval_form(text: str) -> str:
 def answers_match(predicted: str | None, gold: str) -> bool:
     r"""Whether an answer is right.
 
-    Notation does not count: thousands separators (``1,450,000``, ``1{,}000``, ``1\,000``), closing dots and zeros,
-    ``\dfrac``, ``\left``, ``\text``, size, colour and face, spacing, case, Unicode for LaTeX (``½``, ``x²``, ``–3``).
+    Notation does not count: thousands separators (``1,450,000``, ``1{,}000``, ``1\,000``, ``1 000``), closing dots and
+    zeros, ``\dfrac``, ``\left``, ``\text``, size, colour and face, spacing, case, Unicode for LaTeX (``½``, ``–3``).
     Numbers are compared exactly, whether written as ``0.5``, ``.5``, ``1/2``, ``\frac12``, ``5e-1``,
     ``5\times10^{-1}``, ``2 1/2`` or ``0.\overline{3}``; a decimal with at least six digits equals the fraction that
     rounds to it. Everything else is compared by math-verify. Conventions, each a test:

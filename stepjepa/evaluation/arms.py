@@ -94,10 +94,10 @@ def read_run(word: str) -> Run:
     name, path = split_word(word)
     results = read_results(path)
     missing = [part for part in SUMMARY if part not in results.summary]
-    if not missing and not _is_whole(results.summary):
-        raise UserError(f"{path}: its summary is not one of `stepjepa evaluate`; evaluate again")
     if missing:
         raise UserError(f"{path}: its summary lacks {', '.join(missing)}; evaluate again")
+    if not _is_whole(results.summary):
+        raise UserError(f"{path}: its summary is not one of `stepjepa evaluate`; evaluate again")
     settings = results.summary.get("training") or {}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Run(path, name or path.stem, name is not None, results, settings.get("seed"), settings, digest)
@@ -109,7 +109,14 @@ def _is_whole(summary: Mapping[str, Any]) -> bool:
     parts = (configuration, summary["generation"], environment, summary.get("training") or {})
     if not all(isinstance(part, Mapping) for part in parts):
         return False
-    return {*GENERATION, "system_prompt"} <= set(configuration) and isinstance(environment.get("packages"), Mapping)
+    files = summary["test_files"]
+    return (
+        {*GENERATION, "system_prompt"} <= set(configuration)
+        and "system_prompt" in summary["generation"]
+        and isinstance(environment.get("packages"), Mapping)
+        and isinstance(files, list)
+        and all(isinstance(file, Mapping) and "sha256" in file for file in files)
+    )
 
 
 def evaluation_settings(summary: Mapping[str, Any]) -> dict[str, Any]:

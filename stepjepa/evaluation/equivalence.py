@@ -25,7 +25,8 @@ _LONGEST = 500  # characters; a degenerate response, `((((…`, would use up its
 
 def equivalent(gold: str, predicted: str) -> bool:
     r"""Whether two LaTeX (or plain) expressions are mathematically the same; False if either cannot be read
-    or is longer than any answer (500 characters).
+    or is longer than any answer (500 characters). A derivative is a symbol of its own, and an answer with another
+    differential operator (``\nabla``) equals its own text alone.
 
     The order matters: an answer ``x=5`` is right where ``5`` is asked for and the other way round, an interval
     is right where an inequality is asked for but an inequality is not an interval.
@@ -50,10 +51,10 @@ def _compare(gold: str, predicted: str) -> bool:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # Its list of units holds `t`, `c`, `s` and `ab`, which it takes away as readily from mathematics.
     texts = _without_derivatives(gold, predicted)
     if texts is None:
         return False
+    # Its list of units holds `t`, `c`, `s` and `ab`, which it takes away as readily from mathematics.
     normalization = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
@@ -77,11 +78,13 @@ _LETTER = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _SPARE_LETTERS = (r"\xi", r"\chi", r"\kappa", r"\eta", r"\nu", r"\iota", r"\upsilon", r"\tau")
 
 
-# `\frac{d \omega}{d t}`, `\frac{\partial^2 u}{\partial x^2}`, `y''`, `\dot x`
+# `\frac{d \omega}{d t}`, `\frac{\partial^2 u}{\partial x^2}`, `y''`, `\dot x`; not `\dots`, `\frac{a}{b}`
+_INSIDE = r"(?:[^{}]|\{[^{}]*\})*"
+_OF = r"\{\s*(?:d|\\partial)\s*"
 _DERIVATIVE = re.compile(
-    r"\\[dt]?frac\s*\{\s*(?:d|\\partial)\s*(?:\^\s*\{?[0-9]\}?)?\s*(?:\\?[A-Za-z][^{}]*)?\}\s*"
-    r"\{\s*(?:d|\\partial)\s*\\?[A-Za-z][^{}]*\}|"
-    r"(?:\\[A-Za-z]+|[A-Za-z])\s*(?:'+|\^\s*\{?\s*(?:\\prime\s*)+\}?)|\\d?dot\s*(?:\{[^{}]*\}|\\?[A-Za-z]+)"
+    rf"\\[dt]?frac\s*{_OF}(?:\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*(?:\\?[A-Za-z]{_INSIDE})?\}}\s*{_OF}\\?[A-Za-z]{_INSIDE}\}}|"
+    r"(?:\\[A-Za-z]+|[A-Za-z])\s*(?:'+|\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime(?![A-Za-z])))|"
+    rf"\\d?dot(?![A-Za-z])\s*(?:\{{{_INSIDE}\}}|\\?[A-Za-z]+)"
 )
 _OPERATOR = re.compile(r"\\(?:nabla|partial)(?![A-Za-z])")
 
@@ -90,11 +93,18 @@ def _without_derivatives(*texts: str) -> list[str] | None:
     """The texts with a symbol for each derivative, as sympy takes those of symbols for 0; None where that cannot be."""
     letters = {match for text in texts for match in _LETTER.findall(text)}
     spare = [name for name in reversed(_SPARE_LETTERS) if name not in letters]
-    found = dict.fromkeys("".join(match[0].split()) for text in texts for match in _DERIVATIVE.finditer(text))
+    found = dict.fromkeys(_derivative(match) for text in texts for match in _DERIVATIVE.finditer(text))
     if len(found) > len(spare) or any(_OPERATOR.search(_DERIVATIVE.sub("", text)) for text in texts):
         return None
     names = dict(zip(found, spare, strict=False))
-    return [_DERIVATIVE.sub(lambda match: f" {names[''.join(match[0].split())]} ", text) for text in texts]
+    return [_DERIVATIVE.sub(lambda match: f" {names[_derivative(match)]} ", text) for text in texts]
+
+
+def _derivative(match: re.Match[str]) -> str:
+    """A derivative in one spelling: `\\dot{x}` is `\\dot x`, `y^{\\prime}` is `y'`."""
+    text = re.sub(r"\s+", "", match[0]).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = re.sub(r"\^\{?((?:\\prime)+)\}?", lambda primes: "'" * primes[1].count("prime"), text)
+    return re.sub(r"\{(\\?[A-Za-z]+|[0-9])\}", r"\1", text)
 
 
 def _tell_cases_apart(*texts: str) -> list[str]:

@@ -13,6 +13,7 @@ question: does it help?            # stands at the head of the report, as does `
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -125,7 +126,11 @@ class _Reader:
         return under | options
 
     def options(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self.option(key, str(name), value) for name, value in values.items())
+        given = [self.option(key, str(name), value) for name, value in values.items()]
+        for name, count in Counter(name for name, _ in given).items():
+            if count > 1:
+                raise self.error(f"{key}: {name}", "given twice, under two of its names; leave one out")
+        return dict(given)
 
     def option(self, key: str, name: str, value: Any) -> tuple[str, Any]:
         """An option under its own name, with its value in its own type, so that 1, 1.0 and "1" are one cell."""

@@ -3,8 +3,8 @@
 Tokens are counted on the rows themselves, collated as in training. Memory is traced from shapes (`plan_memory.py`).
 Time is the work of every microbatch, in floating-point operations, at the speed of the device: of this machine measured
 on a few microbatches (`plan_trial.py`), of a card named assumed to be a share of its peak. Weights are not needed. Not
-counted: loading and saving, evaluation and answers, communication between devices, and heads and queues of objectives
-that have some.
+counted: loading and saving, evaluation and answers, communication between devices, heads and queues of objectives that
+have some, and what `not_counted` names.
 """
 
 from __future__ import annotations
@@ -144,15 +144,17 @@ def plan(
 
 
 def not_counted(args: StepJEPAConfig) -> list[str]:
-    """What an objective needs beside one pass over its microbatches, in words."""
-    if args.lbd <= 0:
-        return []
+    """What a run has, or spares, beside one pass over microbatches drawn at random, in words."""
     found = []
+    if getattr(args, "train_sampling_strategy", "random") != "random":
+        found.append(f"that {args.train_sampling_strategy} pads less: rows are drawn at random here")
+    if args.lbd <= 0:
+        return found
     if args.target_model == "ema":
-        found.append("the running mean of the trained weights (as much memory as they take) and the pass through it")
+        found.append("the running mean of the trained weights, in float32, and the pass through it")
     if args.target_model == "frozen":
-        found.append("the pass through the model before training, once for each example")
-    if args.whole_step and args.gradient_accumulation_steps > 1:
+        found.append("the model before training, and the pass through it, once for each example")
+    if args.whole_step and (args.gradient_accumulation_steps > 1 or args.target == "shuffled"):
         found.append("the second forward pass that --whole_step makes where a step has several microbatches")
     if args.jepa_loss_type in OVER_TOKENS:
         found.append(f"what {args.jepa_loss_type} computes from the states of the tokens")

@@ -20,6 +20,7 @@ from stepjepa.analysis.measurements import LEAST
 from stepjepa.analysis.report import inspect
 from stepjepa.analysis.trained import trained_reading
 from stepjepa.data.examples import question_key
+from stepjepa.data.origins import is_builtin
 from stepjepa.data.sources import read_examples
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.options import EvaluateOptions
@@ -100,9 +101,10 @@ def gather(
     examples, _ = read_examples(files, split="test", count=problems, seed=problem_seed, system_prompt=None)
     asked = len({question_key(example) for example in examples})
     if asked < LEAST:
+        more = "--problems" if all(map(is_builtin, files)) else "--test_file"
         raise UserError(
-            f"{', '.join(files)}: {asked} questions, and intervals over problems need at least {LEAST}; name more with "
-            "--test_file"
+            f"{', '.join(files)}: {asked} questions, and intervals over problems need at least {LEAST}; give more, by "
+            f"{more}"
         )
     began = environment()
     runs: list[RunFacts] = []
@@ -138,10 +140,10 @@ def gather(
             else:
                 say(f"{name}: reading views")
                 weights.to(choose_device(device))
-                views = _views(model, weights, tokenizer, shown, answers, layout)
+                views = _views(model, weights, tokenizer, shown, answers, layout, system)
                 if not runs:
                     random = random_weights(weights, 0)
-                    control[CONTROL] = _views(model, random, tokenizer, shown, answers, layout, seed=0)
+                    control[CONTROL] = _views(model, random, tokenizer, shown, answers, layout, system, seed=0)
             runs.append(RunFacts(name, model.record or {}, answers, views, tokenizer, layout, shown[0]))
         say("comparing")
         report = inspect({run.name: run.embeddings for run in runs} | control)
@@ -189,9 +191,15 @@ def _views(
     examples: Sequence[Mapping[str, Any]],
     answers: Results,
     layout: BranchLayout,
+    system: str | None = None,
     seed: int | None = None,
 ) -> Embeddings:
-    """Views of all consecutive pairs, as `stepjepa embed` reads them; `seed`: that of random weights."""
+    """Views of all consecutive pairs, as `stepjepa embed` reads them with the predictor tokens of the run.
+
+    Args:
+        system: the system message that they have.
+        seed: of random weights, if the model has those.
+    """
     every = replace(layout, pairs="consecutive", horizon=1)
     ids = question_ids(examples)
     reading = trained_reading(run, model, random=seed is not None)
@@ -200,5 +208,10 @@ def _views(
     )
     config = base_model(model).config.get_text_config()
     kind = {"architecture": type(base_model(model)).__name__, "layers": config.num_hidden_layers}
-    found.info = {"layout": asdict(every), "model": kind | {"hidden_size": config.hidden_size, "random_weights": seed}}
+    found.info = {
+        "layout": asdict(every),
+        "data": {"system_prompt": system},
+        "model": kind
+        | {"hidden_size": config.hidden_size, "random_weights": seed, "as_trained": True, "training": run.training()},
+    }
     return found

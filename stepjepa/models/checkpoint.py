@@ -146,7 +146,7 @@ def names_near(path: Path) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def locate_model(name: str, revision: str | None = None) -> Checkpoint:
+def locate_model(name: str, revision: str | None = None, above: tuple[str, ...] = ()) -> Checkpoint:
     """Find a model: "builtin", a folder (also `checkpoint-N` or `merged` inside a run), a GGUF file or a Hub id.
 
     Raises:
@@ -168,7 +168,10 @@ def locate_model(name: str, revision: str | None = None) -> Checkpoint:
         )
     base = None
     if adapter.is_file():
-        base = locate_model(base_name(folder), read_json(adapter).get("revision"))
+        below = base_name(folder)
+        if below in above:
+            raise UserError(f"{name}: its base model is {below}, of which it is a base itself")
+        base = locate_model(below, read_json(adapter).get("revision"), (*above, name, below))
     record = None if name == BUILTIN else _record(folder)
     return Checkpoint(name, folder, revision, commit, base, record)
 

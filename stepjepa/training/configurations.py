@@ -83,6 +83,8 @@ class Option:
             raise ValueError("a value is needed, not a mapping")
         if value is None or isinstance(value, dict):
             return value
+        if self.many and isinstance(value, list) and None in value:
+            raise ValueError("there is no value behind one entry of the list")
         if self.many:
             return [self._read_one(entry) for entry in (value if isinstance(value, list) else [value])]
         if isinstance(value, list) and "list" in self.annotation:

@@ -69,7 +69,10 @@ def _digests_once(trainer: Any) -> dict[str, str | None]:
     rows = trainer.train_dataset
     known = getattr(trainer, "_rows_digests", None)
     if known is None or known[0] is not rows:
-        read = [name for name, (argument, value) in FURTHER.items() if getattr(trainer.args, argument) == value]
+        args = trainer.args
+        read = [
+            name for name, (argument, value) in FURTHER.items() if args.lbd > 0 and getattr(args, argument) == value
+        ]
         # Apart, so that "training rows" are the same for all arms of a grid that train on the same data.
         digests = {"training rows": rows_digest(rows)} | {name: rows_digest(rows, (name,)) for name in read}
         known = trainer._rows_digests = (rows, digests)

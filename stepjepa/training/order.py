@@ -24,12 +24,25 @@ class LengthGroups(LengthGroupedSampler):
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader as an epoch begins, and for the one that a resumed run is in."""
+        """Called as an epoch begins, and for the one that a resumed run is in; see `tell_epoch`."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def tell_epoch(loader: Any, epoch: int) -> None:
+    """Set the epoch of whatever draws the order of a data loader, below all that accelerate has wrapped around it.
+
+    accelerate and the parent look one wrapper deep, which is too little where batches are shared out among processes
+    and the first of them skipped, as in a resumed run; the wrappers share what they wrap.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
 
 
 def seeded(sampler: Any, seed: int) -> Sampler[int] | None:

@@ -25,7 +25,7 @@ from stepjepa.training.checkpoints import (
     write_manifest,
 )
 from stepjepa.training.identity import differences, identity
-from stepjepa.training.order import seeded
+from stepjepa.training.order import seeded, tell_epoch
 
 logger = logging.get_logger(__name__)
 
@@ -90,6 +90,7 @@ class CompleteCheckpoints(Trainer):
         if self._progress is not None:  # the parent has just set its sums to zero
             self.restore(self._progress)
             self._progress = None
+        tell_epoch(kwargs["train_dataloader"], kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
     def progress(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stepjepa.analysis.report import (
     check_same_steps,
     inspect,
     is_control,
+    read_differently,
     similarity_of,
     verdict,
 )
@@ -322,6 +323,15 @@ def test_what_was_read_differently_is_named_and_no_control():
     for text in (report_text(as_json(report)), verdict_text(as_json(report))):
         assert "Not read alike" in text
         assert "pooling: last in plain; mean in aligned, random" in " ".join(text.split())
+    trained = {"lbd": 0.1, "jepa_loss_type": "cosine", "head": "linear"}
+    model = {"as_trained": True, "training": trained}
+    headed = dataclasses.replace(
+        read_as("aligned", **last), info={"layout": last, "model": model | {"random_weights": None}}
+    )
+    bare = dataclasses.replace(
+        headed, info={"layout": last, "model": model | {"random_weights": None, "training": None}}
+    )
+    assert read_differently({"headed": headed, "bare": bare}) == ["head: linear in headed; none in bare"]
     alike = inspect({"plain": read_as("aligned", **last), "random": read_as("control", **last)})
     assert alike["read_differently"] == []
     assert "Not read alike" not in report_text(as_json(alike))

@@ -173,6 +173,8 @@ def test_an_option_reads_yaml_as_the_command_line_would():
         options["lbd"].read([1])
     with pytest.raises(ValueError, match="neither true nor false"):
         options["lora"].read("maybe")
+    with pytest.raises(ValueError, match="one entry of the list"):
+        options["train_file"].read(["a.jsonl", None])
     for name in ("lbd", "problems", "train_file", "model_name"):
         with pytest.raises(ValueError, match="no value behind it"):
             options[name].read(None)

@@ -260,3 +260,9 @@ def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,solution,answer,answer\nq,s,14,15\n")
     with pytest.raises(UserError, match="2 columns of the table are called 'answer'"):
         values(tmp_path / "a.csv")
+
+
+def test_a_table_of_lines_that_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(table(",").replace(b"\r\n", b"\r").replace(b"+ 1,\n", b"+ 1, "))
+    read = values(tmp_path / "a.csv")
+    assert [row["answer"].splitlines()[-1] for row in read if isinstance(row, dict)] == ["#### 1", "#### 2", "#### 3"]

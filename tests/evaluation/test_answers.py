@@ -94,6 +94,7 @@ from stepjepa.evaluation.equivalence import equivalent
         ("The total is 12 500 euros.", "12 500"),
         ("The total is 1 000 000 euros.", "1 000 000"),
         ("in 2020 500 of them", "500"),
+        ("She buys 3 100-watt bulbs", "100"),
         ("It is 10^6.", "10^6"),
         ("so $2^{10}$ ways", "2^{10}"),
         ("", None),
@@ -293,6 +294,10 @@ SAME = [
     # a derivative is a symbol of its own
     ("m \\frac{d v}{d t}+b v=f", "\\frac{dv}{dt} m + bv = f"),
     ("y''+5y=0", "5y + y'' = 0"),
+    ("\\dot{x}+x=2", "x + \\dot x = 2"),
+    ("y'+5y=0", "5y + y^{\\prime} = 0"),
+    ("\\frac{d^2 y}{d x^{2}}=y+1", "1+y=\\frac{d^{2}y}{dx^2}"),
+    ("1, 2, \\dots, n", "1, 2, \\dots, n"),
     ("I \\frac{d \\omega}{d t}+B \\Omega=T_{1}", "B\\Omega+I\\frac{d\\omega}{dt}=T_{1}"),
 ]
 
@@ -438,6 +443,8 @@ DIFFERENT = [
     ("\\frac{dM}{dt}=M^6", "\\frac{dM}{dr}=M^6"),
     ("\\frac{\\partial u}{\\partial t}=u", "\\frac{\\partial u}{\\partial x}=u"),
     ("y'=3y", "y=3y"),
+    ("\\frac{d^2 y}{d x^{2}}+y=1", "y=1"),
+    ("\\dot x + x = 2", "x=2"),
     ("x'+5x=0", "x''+5x=0"),
     ("\\nabla\\times E=0", "\\nabla\\cdot E=0"),
 ]

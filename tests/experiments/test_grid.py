@@ -262,6 +262,7 @@ def test_shipped_grids_share_what_they_share():
         ("- 1", "g.yaml: the file: a mapping of option to value is needed, not a list"),
         ("axis: {lbd: [0]}", "g.yaml: axis: unknown key; did you mean 'axes'"),
         ("seeds: 3", "g.yaml: axes: neither axes nor arms"),
+        ("base: {lbd: 1, lambda: 2}\naxes: {seeds: [1]}", "g.yaml: base: lbd: given twice"),
         ("axes: {lbdd: [0]}", "g.yaml: axes: lbdd: unknown option; did you mean 'lbd'"),
         ("axes: {lbd: 0}", "g.yaml: axes: lbd: a list of values is needed"),
         ("axes: {lbd: []}", "g.yaml: axes: lbd: a list of values is needed"),

@@ -297,6 +297,11 @@ def test_an_adapter_without_a_base_is_explained(tmp_path, base, said):
     for load in (load_model, locate_model):
         with pytest.raises(UserError, match=said):
             load(str(tmp_path))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(tmp_path / "other")}))
+    with pytest.raises(UserError, match="of which it is a base itself"):
+        locate_model(str(tmp_path))
     without = json.loads(file.read_text())
     del without["base_model_name_or_path"]
     file.write_text(json.dumps(without))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import SETTINGS, run
+from distributed_worker import SETTINGS, STRATEGIES, run
 from launching import free_port, torchrun, two_processes
 
 pytestmark = pytest.mark.slow
@@ -29,6 +29,11 @@ def test_two_processes_equal_one(results, setting):
     for a, b in zip(one["logs"], two["logs"], strict=True):
         assert a == pytest.approx(b, rel=1e-4)
     assert one["eval"] == pytest.approx(two["eval"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_go_on_in_the_order_of_their_epoch(results, strategy):
+    assert results[1]["resumed"][strategy]
 
 
 def test_processes_with_and_without_a_term_log_alike(results):
