@@ -14,7 +14,7 @@ from parts.cells import ROOT
 from parts.costs import drills, growth, plans, price, price_objectives, price_real, streaming
 from parts.findings import findings, objectives_found
 from parts.grids import OBJECTIVE_GRIDS, equal_data, grid_table, objectives_table, transfer
-from parts.models import compare, gsm8k, other_tests, representations, second_family, train
+from parts.models import compare, gsm8k, gsm8k_epoch, other_tests, representations, second_family, train
 from parts.package import files, formats, options, rooms
 from parts.steps import best_of, detected_steps, detections, next_steps, segmentation
 
@@ -29,6 +29,7 @@ BLOCKS: dict[str, dict[str, Callable[[], Iterable[str]]]] = {
         "compare": compare,
         "representations": representations,
         "gsm8k": gsm8k,
+        "gsm8k-epoch": gsm8k_epoch,
         "second-family": second_family,
         "lambda": functools.partial(grid_table, "lambda", "λ = 0"),
         "isolation": functools.partial(grid_table, "isolation"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.cells import difference, measure, percent, record, table
+from parts.cells import difference, measure, percent, record, record_or_none, table
 
 from stepjepa.visualization.words import in_words
 
@@ -41,6 +41,33 @@ def second_family() -> list[str]:
         run = record(f"train-gemma-{name}")
         losses = " → ".join(f"{run[when]['eval_lm_loss']:.3f}" for when in ("before", "after"))
         rows.append([name, losses, *(measure(measures[key]) for key in figures)])
+    return table(*rows)
+
+
+EPOCH_VIEWS = {
+    "recall_all": "R@1, all steps",
+    "recall_own": "R@1, own steps",
+    "effective_rank_context": "rank: context",
+    "effective_rank_target": "target",
+    "mean_energy_context": "energy in the mean direction: context",
+    "mean_energy_target": "target",
+}
+
+
+def gsm8k_epoch() -> list[str]:
+    """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views; – is open."""
+    run, views = record("train-gsm8k-plain"), record_or_none("inspect-gsm8k") or {"files": []}
+    measures = {file["label"]: file["measures"] for file in views["files"]}
+    rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *EPOCH_VIEWS.values()]]
+    for name, when in (("untrained", "before"), ("plain", "after")):
+        answers, figures = ["–"] * 4, ["–"] * len(EPOCH_VIEWS)
+        if answered := record_or_none(f"evaluate-gsm8k-{name}"):
+            read = (answered["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
+            answers = [percent(reading["accuracy"], *reading["interval"]) for reading in read]
+            answers.append(f"{answered['truncated']['share']:.0%}")
+        if name in measures:
+            figures = [measure(measures[name][key]) for key in EPOCH_VIEWS]
+        rows.append([name, *answers, f"{run[when]['eval_lm_loss']:.3f}", *figures])
     return table(*rows)
 
 
