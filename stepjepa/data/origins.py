@@ -101,14 +101,11 @@ class Origin:
 
 
 def is_part_of(path: str | os.PathLike[str], source: Source) -> bool:
-    """Whether a file is one of those that a source names, or would be once it is there: of a folder one of rows."""
-    path, folder = Path(path), Path(source).expanduser()
-    if is_builtin(source):
+    """Whether a file, which need not exist, is one of those that a source names: by itself, in a folder, a pattern."""
+    path = Path(path)
+    if not path.exists() or is_builtin(source):
         return False
-    if folder.is_dir():
-        inside = path.resolve().is_relative_to(folder.resolve())
-        return inside and _holds_rows(path.resolve().relative_to(folder.resolve()))
-    return path.exists() and any(os.path.samefile(file, path) for file in locate(source).files)
+    return any(os.path.samefile(file, path) for file in locate(source).files)
 
 
 def stamp_of(source: Source) -> list[Any]:
