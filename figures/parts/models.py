@@ -26,25 +26,7 @@ def train() -> list[str]:
     return table(*rows)
 
 
-def second_family() -> list[str]:
-    """Short runs of another pretrained model, with the term and without."""
-    figures = {
-        "recall_all": "R@1, all steps",
-        "recall_own": "R@1, own steps",
-        "effective_rank_context": "rank, context",
-        "mean_energy_context": "energy in the mean direction: context",
-        "mean_energy_target": "target",
-    }
-    views = {file["label"].removeprefix("gemma-"): file["measures"] for file in record("inspect-gemma")["files"]}
-    rows = [["objective", "LM loss", *figures.values()]]
-    for name, measures in views.items():
-        run = record(f"train-gemma-{name}")
-        losses = " → ".join(f"{run[when]['eval_lm_loss']:.3f}" for when in ("before", "after"))
-        rows.append([name, losses, *(measure(measures[key]) for key in figures)])
-    return table(*rows)
-
-
-EPOCH_VIEWS = {
+VIEWS = {
     "recall_all": "R@1, all steps",
     "recall_own": "R@1, own steps",
     "effective_rank_context": "rank: context",
@@ -52,21 +34,33 @@ EPOCH_VIEWS = {
     "mean_energy_context": "energy in the mean direction: context",
     "mean_energy_target": "target",
 }
+"""What `stepjepa inspect` says of a pretrained model's views → its column."""
+
+
+def second_family() -> list[str]:
+    """Short runs of another pretrained model, with the term and without."""
+    views = {file["label"].removeprefix("gemma-"): file["measures"] for file in record("inspect-gemma")["files"]}
+    rows = [["objective", "LM loss", *VIEWS.values()]]
+    for name, measures in views.items():
+        run = record(f"train-gemma-{name}")
+        losses = " → ".join(f"{run[when]['eval_lm_loss']:.3f}" for when in ("before", "after"))
+        rows.append([name, losses, *(measure(measures[key]) for key in VIEWS)])
+    return table(*rows)
 
 
 def gsm8k_epoch() -> list[str]:
     """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views; – is open."""
     run, views = record("train-gsm8k-plain"), record_or_none("inspect-gsm8k") or {"files": []}
     measures = {file["label"]: file["measures"] for file in views["files"]}
-    rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *EPOCH_VIEWS.values()]]
+    rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *VIEWS.values()]]
     for name, when in (("untrained", "before"), ("plain", "after")):
-        answers, figures = ["–"] * 4, ["–"] * len(EPOCH_VIEWS)
+        answers, figures = ["–"] * 4, ["–"] * len(VIEWS)
         if answered := record_or_none(f"evaluate-gsm8k-{name}"):
             read = (answered["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
             answers = [percent(reading["accuracy"], *reading["interval"]) for reading in read]
             answers.append(f"{answered['truncated']['share']:.0%}")
         if name in measures:
-            figures = [measure(measures[name][key]) for key in EPOCH_VIEWS]
+            figures = [measure(measures[name][key]) for key in VIEWS]
         rows.append([name, *answers, f"{run[when]['eval_lm_loss']:.3f}", *figures])
     return table(*rows)
 

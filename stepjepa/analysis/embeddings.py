@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Embeddings:
     state_layers: dict[int, np.ndarray] = field(default_factory=dict)
     """Step-end states of chosen layers, `[S, D]` each."""
 
-    @property
+    @cached_property
     def problem(self) -> np.ndarray:
         """`[E]`: the problem of each example, from 0 on; several solutions of a question are of one."""
         numbers: dict[str, int] = {}

@@ -41,6 +41,7 @@ _WORD = re.compile(
     "(?:[^\\W\\d_][\u0300-\u036f\u0591-\u05c7\u0610-\u06ed\u0900-\u0903\u093a-\u094f\u0980-\u0d7f]*){2,}"
 )
 _DIGIT = re.compile(r"\d")
+_LONGEST_QUANTITY = 100  # characters; for a unit every word is tried with all that follows it
 _SENTENCE_END = re.compile(r"[。！？।؟]\s*$")  # never the end of a number, as `.` may be
 
 
@@ -88,9 +89,10 @@ def named_answer(row: Mapping[str, Any], *fields: str) -> str | None:
 
 def _is_bare(text: str) -> bool:
     r"""Whether a text is an answer by itself (``72``, ``\frac12``, ``no solution``) and not a sentence around one."""
-    quantity = split_unit(text.strip().rstrip("."))
-    if quantity.unit is not None and "\n" not in text and read_number(quantity.text) is not None:
-        return True  # `60 kilometers per hour`
+    if len(text) <= _LONGEST_QUANTITY and "\n" not in text:
+        quantity = split_unit(text.strip().rstrip("."))
+        if quantity.unit is not None and read_number(quantity.text) is not None:
+            return True  # `60 kilometers per hour`
     text = _COMMAND.sub(" ", text.strip())
     words = len(_WORD.findall(text))
     stops = text.endswith(".")

@@ -155,6 +155,7 @@ def same_answer(predicted: str, expected: str, mathematics: Mathematics) -> bool
     return False
 
 
+@lru_cache(maxsize=1024)
 def _value_of(answer: str) -> str | None:
     """`(5,3)` of `(x,y)=(5,3)`, `\\text{Dana}` of `x = \\text{Dana}`: what symbols are said to be; else None."""
     match = _EQUATION.fullmatch(tidy(answer)) if len(answer) <= LONGEST else None

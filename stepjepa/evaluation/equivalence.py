@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 SECONDS = 5  # for reading each answer, and for comparing them; math-verify's own default
@@ -76,8 +77,6 @@ def _compare(gold: str, predicted: str) -> bool:
 # `V`, `\Omega`, `\sin`, `\begin{pmatrix}` as a whole: its letters name nothing.
 _LETTER = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 _SPARE_LETTERS = (r"\xi", r"\chi", r"\kappa", r"\eta", r"\nu", r"\iota", r"\upsilon", r"\tau")
-
-
 # `\frac{d \omega}{d t}`, `\frac{\partial^2 u}{\partial x^2}`, `y''`, `\dot x`; not `\dots`, `\frac{a}{b}`
 _INSIDE = r"(?:[^{}]|\{[^{}]*\})*"
 _OF = r"\{\s*(?:d|\\partial)\s*"
@@ -89,9 +88,14 @@ _DERIVATIVE = re.compile(
 _OPERATOR = re.compile(r"\\(?:nabla|partial)(?![A-Za-z])")
 
 
+def _letters(texts: Sequence[str]) -> set[str]:
+    """The letters and commands that texts have."""
+    return {match for text in texts for match in _LETTER.findall(text)}
+
+
 def _without_derivatives(*texts: str) -> list[str] | None:
     """The texts with a symbol for each derivative, as sympy takes those of symbols for 0; None where that cannot be."""
-    letters = {match for text in texts for match in _LETTER.findall(text)}
+    letters = _letters(texts)
     spare = [name for name in reversed(_SPARE_LETTERS) if name not in letters]
     found = dict.fromkeys(_derivative(match) for text in texts for match in _DERIVATIVE.finditer(text))
     if len(found) > len(spare) or any(_OPERATOR.search(_DERIVATIVE.sub("", text)) for text in texts):
@@ -109,7 +113,7 @@ def _derivative(match: re.Match[str]) -> str:
 
 def _tell_cases_apart(*texts: str) -> list[str]:
     """The texts with other names for capitals whose small letter occurs too: math-verify reads V as v, Ω as ω."""
-    letters = {match for text in texts for match in _LETTER.findall(text)}
+    letters = _letters(texts)
     spare = (name for name in _SPARE_LETTERS if name not in letters)
     capitals = sorted(letter for letter in letters if letter != letter.lower() and letter.lower() in letters)
     names = dict(zip(capitals, spare, strict=False))

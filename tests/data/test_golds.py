@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from stepjepa.data.formats import convert_row
@@ -111,3 +113,10 @@ def test_rows_with_hash_marks_in_mid_line_and_proofs_are_examples() -> None:
     assert example["steps"] == ["One bag weighs 3 + 4 = 7 kg.", "Two bags weigh 14 kg.", "The answer is \\boxed{14}."]
     proof = convert_row({"problem": "Show it.", "solution": "It is a product of neighbours.", "answer": "proof"}, "x")
     assert proof["answer"] is None
+
+
+def test_a_sentence_takes_no_time_that_grows_with_its_square() -> None:
+    sentence = "She buys some pens and then he sells a few of them again. "
+    began = time.perf_counter()
+    assert named_answer({"answer": sentence * 400}) is None
+    assert time.perf_counter() - began < 1  # over ten, were every word tried as the beginning of a unit
