@@ -1,10 +1,10 @@
 """All figures about one set of embeddings, each with a 95% interval over problems and its chance level.
 
-Examples with the same question are solutions of one problem: they are resampled together (but where solutions are
-compared, `correct_minus_wrong`), and never on both sides of a probe. A pair's "own" steps and a chain are of one
-example. Means over pairs or chains are resampled by problem; statistics of the set as a whole, which copies of a row
-would distort, leave blocks of problems out instead (`intervals.py`). What the figures mean stands with the functions
-that compute them: those of `METRICS` in `jepa/metrics.py`, and in `similarity.py` and `probes.py`.
+Examples with the same question are solutions of one problem: they are resampled together, and never on both sides of
+a probe. A pair's "own" steps and a chain are of one example. Means over pairs or chains are resampled by problem;
+statistics of the set as a whole, which copies of a row would distort, leave blocks of problems out instead
+(`intervals.py`). What the figures mean stands with the functions that compute them: those of `METRICS` in
+`jepa/metrics.py`, and in `similarity.py` and `probes.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from stepjepa.analysis.embeddings import Embeddings
-from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_bootstrap, cluster_jackknife
+from stepjepa.analysis.intervals import Measure, bootstrap_mean, cluster_bootstrap, cluster_jackknife, clusters
 from stepjepa.analysis.probes import linear_probe, order_probe, value_probe
 from stepjepa.analysis.projections import VIEWS, ViewRows, view_rows
 from stepjepa.analysis.similarity import coherence
@@ -149,42 +150,53 @@ def _coherence(embeddings: Embeddings, seed: int) -> Named:
             if known.sum() > 1:
                 yield f"{name}_{view}", bootstrap_mean(values[known], embeddings.problem[example[known]], DRAWS, seed)
         consecutive, distant, _ = similar
-        correct, lengths = embeddings.correct[example], np.array([len(embeddings.steps[i]) for i in example])
+        correct, problems = embeddings.correct[example], embeddings.problem[example]
+        lengths = np.array([len(embeddings.steps[i]) for i in example])
         for name, values in (("coherence", consecutive - distant), ("consecutive", consecutive)):
-            difference = correct_minus_wrong(values, correct, lengths, seed)
+            difference = correct_minus_wrong(values, correct, lengths, problems)
             if difference is not None:
                 yield f"{name}_correct_minus_wrong_{view}", difference
 
 
-def correct_minus_wrong(values: np.ndarray, correct: np.ndarray, lengths: np.ndarray, seed: int = 0) -> Measure | None:
+def correct_minus_wrong(
+    values: np.ndarray, correct: np.ndarray, lengths: np.ndarray, problems: np.ndarray
+) -> Measure | None:
     """Mean difference between correct and wrong solutions *with equally many steps*; all arrays are `[E]`.
 
     Short problems are answered correctly more often and have other similarities whatever the model makes of them, so
-    the plain difference (in `extra`) says more about lengths than about correctness. Differences at each length are
-    weighted by their precision, n₁n₀ / (n₁ + n₀); solutions are resampled within length and correctness.
+    the plain difference (in `extra`) says more about lengths than about correctness. This is the coefficient of
+    correctness in a least-squares fit with an intercept for each length: differences at each length weighted by their
+    precision, n₁n₀ / (n₁ + n₀). Its interval holds where solutions of one problem are alike (Cameron & Miller 2015,
+    "A practitioner's guide to cluster-robust inference", CR1 with G − 1 degrees of freedom).
+
+    Args:
+        values: nan where there is none.
+        correct: 1, 0, or −1 where it is not known.
+        lengths: steps of the solution.
+        problems: which problem it solves.
 
     Returns:
-        The difference, or None where no length has two solutions of either kind.
+        The difference, or None where no length has two solutions of either kind, or all are of one problem.
     """
-    generator = np.random.default_rng(seed)
-    known = np.isfinite(values)
-    estimates, draws, weights = [], [], []
-    counts = {"correct": 0.0, "wrong": 0.0}
-    for length in np.unique(lengths):
-        right, wrong = (np.flatnonzero(known & (lengths == length) & (correct == side)) for side in (1, 0))
-        if min(len(right), len(wrong)) < 2:
-            continue
-        means = [values[generator.choice(side, size=(DRAWS, len(side)))].mean(axis=1) for side in (right, wrong)]
-        estimates.append(values[right].mean() - values[wrong].mean())
-        draws.append(means[0] - means[1])
-        weights.append(len(right) * len(wrong) / (len(right) + len(wrong)))
-        counts["correct"] += len(right)
-        counts["wrong"] += len(wrong)
-    if not weights:
+    known = np.isfinite(values) & (correct >= 0)
+    kept = np.zeros(len(values), dtype=bool)
+    side, left = np.zeros(len(values)), np.zeros(len(values))  # less the means at the same length
+    for length in np.unique(lengths[known]):
+        at = known & (lengths == length)
+        if min((correct[at] == 1).sum(), (correct[at] == 0).sum()) >= 2:
+            kept |= at
+            side[at], left[at] = correct[at] - correct[at].mean(), values[at] - values[at].mean()
+    if len(np.unique(problems[kept])) < 2:
         return None
-    low, high = np.quantile(np.average(draws, axis=0, weights=weights), [0.025, 0.975])
+    spread = (side**2).sum()
+    estimate = (side * left).sum() / spread
+    scores = side * (left - estimate * side)
+    by_problem = np.array([scores[kept][rows].sum() for rows in clusters(problems[kept])])
+    count = len(by_problem)
+    reach = stats.t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1) * (by_problem**2).sum()) / spread
+    difference = Measure(float(estimate), float(estimate - reach), float(estimate + reach))
     plain = values[known & (correct == 1)].mean() - values[known & (correct == 0)].mean()
-    difference = Measure(float(np.average(estimates, weights=weights)), float(low), float(high))
+    counts = {name: float((correct[kept] == which).sum()) for name, which in (("correct", 1), ("wrong", 0))}
     return difference.beside(chance=0.0, **counts, at_any_length=float(plain))
 
 

@@ -138,20 +138,40 @@ def test_correctness_is_compared_among_equal_lengths():
     lengths = np.repeat([3, 4, 5, 6], 40)
     correct = (np.arange(160) % 40 < np.repeat([36, 28, 12, 4], 40)).astype(int)  # short ones succeed more often
     by_length = 0.1 * lengths + 0.01 * np.random.default_rng(0).standard_normal(160)
-    confounded = correct_minus_wrong(by_length, correct, lengths)
+    problems = np.arange(160)
+    confounded = correct_minus_wrong(by_length, correct, lengths, problems)
     assert confounded.extra["at_any_length"] < -0.1
     assert confounded.low < 0 < confounded.high
-    real = correct_minus_wrong(by_length + 0.05 * correct, correct, lengths)
+    real = correct_minus_wrong(by_length + 0.05 * correct, correct, lengths, problems)
     assert real.low < 0.05 < real.high
     assert real.low > 0.04
     assert real.extra["correct"] + real.extra["wrong"] == 160
-    assert correct_minus_wrong(by_length, np.full(160, -1), lengths) is None
-    assert correct_minus_wrong(np.full(160, np.nan), correct, lengths) is None
-    one = correct_minus_wrong(by_length, np.where(lengths == 6, correct, -1), lengths)
+    assert correct_minus_wrong(by_length, np.full(160, -1), lengths, problems) is None
+    assert correct_minus_wrong(np.full(160, np.nan), correct, lengths, problems) is None
+    one = correct_minus_wrong(by_length, np.where(lengths == 6, correct, -1), lengths, problems)
     six = lengths == 6
     assert one.estimate == pytest.approx(
         by_length[six & (correct == 1)].mean() - by_length[six & (correct == 0)].mean()
     )
+    assert correct_minus_wrong(by_length, correct, lengths, np.zeros(160)) is None
+
+
+def test_solutions_of_one_problem_do_not_count_as_many():
+    """Eight copies of every solution tell no more than one; where solutions of a problem are alike, intervals still cover."""
+    generator = np.random.default_rng(0)
+    lengths, correct = generator.integers(3, 6, 60), generator.integers(0, 2, 60)
+    values, problems = generator.standard_normal(60), np.arange(60)
+    single = correct_minus_wrong(values, correct, lengths, problems)
+    copied = correct_minus_wrong(*(np.repeat(each, 8) for each in (values, correct, lengths, problems)))
+    assert (copied.estimate, copied.low) == pytest.approx((single.estimate, single.low))
+    covered = []
+    for _ in range(200):  # six solutions of each of 40 problems, of which half the variance is the problem's
+        problems = np.repeat(np.arange(40), 6)
+        correct = (generator.random(240) < np.repeat(generator.random(40), 6)).astype(int)
+        values = np.repeat(generator.standard_normal(40), 6) + generator.standard_normal(240)
+        found = correct_minus_wrong(values, correct, np.full(240, 4), problems)
+        covered.append(found.low < 0 < found.high)
+    assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_too_few_problems_are_refused():
