@@ -80,14 +80,7 @@ class Solver:
         self.layout = BranchLayout(**(own | {"pairs": "consecutive", "horizon": 1, "max_length": None}))
         remote: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         known = check_predictors(read_tokenizer(located.path, **remote), self.layout.predictors)
-        try:
-            self.model, self.tokenizer = load_model(
-                model_name, predictors=self.layout.predictors, dtype=dtype, **remote
-            )
-        except UserError:
-            raise
-        except ValueError as error:  # a tokenizer without an end of turn, an adapter without predictor tokens
-            raise UserError(f"{model_name}: {error}") from error
+        self.model, self.tokenizer = load_model(model_name, predictors=self.layout.predictors, dtype=dtype, **remote)
         self.model.to(choose_device(device))
         self.predicts = known and predicts_at_predictor(training)
         self.reading = trained_reading(located, self.model)

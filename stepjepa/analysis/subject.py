@@ -9,7 +9,6 @@ from stepjepa.analysis.options import SolutionOptions
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import model_path
 from stepjepa.models.loading import choose_device, load_model, read_tokenizer
-from stepjepa.records import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,12 +24,7 @@ def load(options: SolutionOptions, predictors: int) -> tuple[Any, PreTrainedToke
         UserError: the model cannot be loaded, or was trained with another number of predictor tokens.
     """
     remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    try:
-        model, tokenizer = load_model(options.model_name, predictors=predictors, dtype=options.dtype, **remote)
-    except UserError:
-        raise
-    except ValueError as error:  # an adapter trained with other predictor tokens, a tokenizer without an end of turn
-        raise UserError(f"--model_name {options.model_name}: {error}") from error
+    model, tokenizer = load_model(options.model_name, predictors=predictors, dtype=options.dtype, **remote)
     trained = check_predictors(read_tokenizer(model_path(options.model_name), **remote), predictors)
     model.to(choose_device(options.device))
     if options.random_weights is not None:

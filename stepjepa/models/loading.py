@@ -115,7 +115,8 @@ def load_model(
     inner = base_model(model)
     initialise_rows(inner, tokenizer, added, seed)
     set_pad_token(inner, tokenizer)
-    set_end_of_turn(inner, tokenizer)
+    with explained(repr(name)):  # a chat template that is none, or ends no turn
+        set_end_of_turn(inner, tokenizer)
     if lora:
         ids = predictor_token_ids(tokenizer, predictors)
         alpha = 2 * lora_rank if lora_alpha is None else lora_alpha
@@ -257,7 +258,8 @@ def load_weights(
         loaded = _adapter(model.path, options, trained=False) if model.base else _full_model(model.path, options)
         loaded.to(device)
     check_finite(loaded, f"{model.given} has")
-    set_end_of_turn(base_model(loaded), tokenizer)
+    with explained(repr(model.given)):
+        set_end_of_turn(base_model(loaded), tokenizer)
     return loaded.eval()
 
 

@@ -1,6 +1,7 @@
 """Model and tokenizer: pad and predictor tokens, LoRA, saving and reloading with the stock classes."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from small_tokenizers import gemma_style, gpt2_style, llama3_style
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepjepa import load_model
+from stepjepa.analysis import subject
+from stepjepa.analysis.options import SolutionOptions
+from stepjepa.analysis.solving import Solver
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.jepa.layout import StepJEPACollator, predictor_token_ids
@@ -18,7 +22,7 @@ from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.pairs import CONSECUTIVE
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.checkpoint import locate_model
-from stepjepa.models.loading import check_finite
+from stepjepa.models.loading import check_finite, load_tokenizer, load_weights
 from stepjepa.records import UserError
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
@@ -136,6 +140,30 @@ def test_generation_stops_where_training_ends_the_turn(tmp_path):
     trained = [label for label in rows[0]["labels"] if label != -100][-1]
     assert trained != tokenizer.eos_token_id
     assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, trained}
+
+
+UNUSABLE = {
+    "refuses this conversation": "{% for m in messages %}",
+    "does not show the assistant's message": "{{ messages[0]['content'] }}<|eot_id|>",
+    "changes the text of the answer": "{% for m in messages %}{{ m['content'] | upper }}<|eot_id|>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("said", UNUSABLE)
+def test_a_chat_template_that_cannot_be_used_is_said_with_the_model(tmp_path, said):
+    """Whoever loads: training, and the parts that answer, read views, or look for steps."""
+    tokenizer = llama3_style()
+    tokenizer.chat_template = UNUSABLE[said]
+    folder = checkpoint(tmp_path, tokenizer=tokenizer)
+    located = locate_model(folder)
+    for loading in (
+        lambda: load_model(folder),
+        lambda: Solver(folder),
+        lambda: subject.load(SolutionOptions(model_name=folder), predictors=1),
+        lambda: load_weights(located, load_tokenizer(located)),
+    ):
+        with pytest.raises(UserError, match=f"{re.escape(folder)}.*{said}"):
+            loading()
 
 
 @pytest.mark.parametrize("spare", [8, 0], ids=["spare rows", "grown"])
