@@ -14,12 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stepjepa.analysis.cuts import Cutter, Reader, load
+from stepjepa.analysis.cuts import Cutter, load
+from stepjepa.analysis.reader import Reader
 from stepjepa.analysis.segmentation import found_steps, read_solutions
 from stepjepa.data.examples import make_example
 from stepjepa.data.sources import read_examples
+from stepjepa.environment import environment
 from stepjepa.models.loading import load_model
-from stepjepa.records import environment, write_json, write_jsonl
+from stepjepa.records import write_json, write_jsonl
 
 
 def kept(true: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, int]:

@@ -22,11 +22,12 @@ from stepjepa.data.mathematics import protected_spans
 from stepjepa.data.steps import split_steps
 from stepjepa.data.thoughts import split_thoughts
 from stepjepa.data.tokens import tokenize_example
+from stepjepa.environment import environment
 from stepjepa.evaluation.answers import answers_match, exact_match, extract_answer, flexible_extract, strict_match
 from stepjepa.evaluation.questions import NoGoldError, read_question
 from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_tokenizer
-from stepjepa.records import environment, json_bytes, write_json
+from stepjepa.records import json_bytes, write_json
 
 SCAN = (20_000, 40_000)
 SIZES = (250_000, 500_000, 1_000_000)

@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stepjepa.environment import environment
 from stepjepa.experiments.plan_memory import traced_growth
-from stepjepa.records import Lock, environment, read_json, write_json
+from stepjepa.records import Lock, read_json, write_json
 
 ROWS = {"SmolLM2-135M": 16, "builtin": 48, "random": 16}
 RUN = "--num_train_epochs 1 --eval_file none --save_strategy no --report_to none --disable_tqdm true --seed 0".split()

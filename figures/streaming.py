@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stepjepa.records import environment, write_json
+from stepjepa.environment import environment
+from stepjepa.records import write_json
 
 RECORD = Path(__file__).parent / "data" / "streaming.json"
 IN_MEMORY = 100_000

@@ -33,8 +33,9 @@ import stepjepa.evaluation.run
 import stepjepa.experiments.cell
 import stepjepa.training.run  # noqa: F401  (what the commands need, before processes are forked)
 from stepjepa.commands.main import main as stepjepa_command
+from stepjepa.environment import environment
 from stepjepa.models.loading import load_model
-from stepjepa.records import environment, file_digest, write_json
+from stepjepa.records import file_digest, write_json
 
 TRAIN = """--problems 24 --eval_problems 4 --accuracy_problems 0 --batch_size 2 --grad_accum 2 --max_steps 9 --save_steps 2
     --save_total_limit 3 --logging_steps 3 --learning_rate 1e-3 --pairs consecutive --use_cpu""".split()

@@ -15,7 +15,9 @@ from stepjepa.training.configurations import options_of
 from stepjepa.training.options import JEPAOptions
 
 PACKAGE = ROOT / "stepjepa"
-ROOMS = ("records.py", *"jepa data models evaluation training analysis experiments visualization commands".split())
+ROOMS = (
+    "records.py environment.py jepa data models evaluation training analysis experiments visualization commands".split()
+)
 """The entries at the top of the package, in the order of the floors."""
 
 

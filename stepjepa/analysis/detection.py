@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from stepjepa.analysis.cross_validation import group_folds
 from stepjepa.analysis.energies import Candidate, StepViews, ZScore, energies, own_steps
 from stepjepa.analysis.intervals import Measure, cluster_jackknife
-from stepjepa.analysis.probes import group_folds
 from stepjepa.data.mistakes import MISTAKES, plant_mistakes
 from stepjepa.jepa.controls import shuffled_order
 from stepjepa.jepa.metrics import recall_at, retrieval_ranks

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from stepjepa.analysis.cuts import METHODS, Cutter, Reader, Reading, fit
+from stepjepa.analysis.cuts import METHODS, Cutter, fit
 from stepjepa.analysis.intervals import bootstrap_ratio
+from stepjepa.analysis.reader import Reader, Reading
 from stepjepa.data.examples import question_key
 from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.records import UserError

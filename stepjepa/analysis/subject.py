@@ -9,6 +9,7 @@ from stepjepa.analysis.options import SolutionOptions
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import model_path
 from stepjepa.models.loading import choose_device, load_model, read_tokenizer
+from stepjepa.models.speed import keep_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +27,10 @@ def load(options: SolutionOptions, predictors: int) -> tuple[Any, PreTrainedToke
     remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     model, tokenizer = load_model(options.model_name, predictors=predictors, dtype=options.dtype, **remote)
     trained = check_predictors(read_tokenizer(model_path(options.model_name), **remote), predictors)
-    model.to(choose_device(options.device))
+    device = choose_device(options.device)
+    model.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if options.random_weights is not None:
         model = random_weights(model, options.random_weights)
     return model, tokenizer, trained

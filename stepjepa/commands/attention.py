@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from stepjepa.analysis.options import ModelOptions, ShownLayout
 from stepjepa.commands.options import SIZES, Parser, parse
 from stepjepa.commands.output import say, say_next
+from stepjepa.environment import environment
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError, environment, option, write_json
+from stepjepa.records import UserError, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.attention import Heads

@@ -11,8 +11,9 @@ from typing import Any, get_args
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
 from stepjepa.data.steps import Splitter
+from stepjepa.environment import environment
 from stepjepa.models.options import LoadedModel
-from stepjepa.records import UserError, environment, one_writer, option, text_table, write_json
+from stepjepa.records import UserError, one_writer, option, text_table, write_json
 
 KNOWN_METHODS = "analysis.cuts.METHODS"
 
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def boundaries(options: BoundariesOptions) -> int:
     """Read, fit, measure, write; returns the exit status."""
-    from stepjepa.analysis.cuts import METHODS, Reader, save
+    from stepjepa.analysis.cuts import METHODS, save
+    from stepjepa.analysis.reader import Reader
     from stepjepa.analysis.segmentation import EVERY, compare, dealt, read_solutions
     from stepjepa.analysis.subject import described
     from stepjepa.data.sources import read_examples

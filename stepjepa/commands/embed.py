@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from stepjepa.analysis.options import EmbedOptions, ShownLayout
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
-from stepjepa.records import UserError, environment, one_writer
+from stepjepa.environment import environment
+from stepjepa.records import UserError, one_writer
 
 if TYPE_CHECKING:
     from stepjepa.jepa.pairs import BranchLayout

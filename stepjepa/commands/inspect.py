@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import Progress, say, say_next
-from stepjepa.records import UserError, as_json, environment, option, write_json
+from stepjepa.environment import environment
+from stepjepa.records import UserError, as_json, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.embeddings import Embeddings

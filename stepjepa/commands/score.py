@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stepjepa.analysis.options import ScoreOptions
 from stepjepa.commands.options import Parser, parse
 from stepjepa.commands.output import say, say_next
+from stepjepa.environment import environment
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError, as_json, environment, one_writer, text_table, write_json, write_jsonl
+from stepjepa.records import UserError, as_json, one_writer, text_table, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from stepjepa.analysis.scorer import Scorer

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepjepa.environment import environment
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.arms import (
     Arm,
@@ -26,7 +27,7 @@ from stepjepa.evaluation.arms import (
     read_run,
     unlike_evaluations,
 )
-from stepjepa.records import UserError, environment, points, text_table
+from stepjepa.records import UserError, points, text_table
 
 WIDTH = 120  # of the report, in characters
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stepjepa.data.origins import is_part_of
+from stepjepa.environment import environment
 from stepjepa.evaluation.generation import Generation, Sampling, context_length, end_ids, generate
 from stepjepa.evaluation.journal import Partial, differences, digest, partial_path, read_partial
 from stepjepa.evaluation.options import SYSTEM_PROMPTS, EvaluateOptions
@@ -30,7 +31,8 @@ from stepjepa.evaluation.scoring import accuracy, encode_prompts, system_prompt,
 from stepjepa.jepa.architectures import base_model
 from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import bfloat16_products, choose_device, load_tokenizer, load_weights
-from stepjepa.records import UserError, environment, one_writer
+from stepjepa.models.speed import keep_freed_memory
+from stepjepa.records import UserError, one_writer
 
 Say = Callable[[str], object]
 """Takes the lines that report how a run goes on."""
@@ -94,6 +96,8 @@ def _evaluate(options: EvaluateOptions, say: Say, progress: bool) -> dict[str, A
         device=device,
         trust_remote_code=options.trust_remote_code,
     )
+    if device.type == "cpu":
+        keep_freed_memory()
     context = context_length(weights)
     answered = {row["index"] for row in partial.rows}
     state = Generation(

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from stepjepa.data.origins import is_part_of
+from stepjepa.environment import environment
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.evaluation.journal import Partial, differences, digest, read_partial
 from stepjepa.evaluation.options import SynthesizeOptions
@@ -26,7 +27,7 @@ from stepjepa.evaluation.questions import QuestionSet, read_questions, shown_pat
 from stepjepa.evaluation.results import question_ids, summary_path
 from stepjepa.evaluation.solutions import solutions_of
 from stepjepa.evaluation.teachers import LocalTeacher, RemoteTeacher
-from stepjepa.records import UserError, environment, file_digest, one_writer, text_table, write_json, write_jsonl
+from stepjepa.records import UserError, file_digest, one_writer, text_table, write_json, write_jsonl
 
 
 def samples_path(path: str | os.PathLike[str]) -> Path:

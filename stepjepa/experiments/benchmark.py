@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from stepjepa.environment import environment
 from stepjepa.experiments.benchmark_arms import ARMS, SINGLE_PASS, Arm, ArmLosses, Batch, collate, counting, peak_memory
 from stepjepa.experiments.benchmark_parts import PARTS, matrix_flops, product_rate, timing_parts
 from stepjepa.experiments.benchmark_report import Measurement, summarise
@@ -30,7 +31,7 @@ from stepjepa.jepa.architectures import check_architecture
 from stepjepa.jepa.masks import attention_masks
 from stepjepa.models.loading import bfloat16_products, choose_device
 from stepjepa.models.speed import keep_freed_memory
-from stepjepa.records import UserError, environment
+from stepjepa.records import UserError
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:

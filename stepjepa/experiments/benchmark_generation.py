@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from stepjepa.data.encoding import chat_encoder
+from stepjepa.environment import environment
 from stepjepa.evaluation.generation import Answer, Generation, Sampling, context_length, end_ids, generate
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.evaluation.questions import read_questions
@@ -22,7 +23,7 @@ from stepjepa.evaluation.scoring import accuracy, verdict
 from stepjepa.experiments.benchmark_report import spread
 from stepjepa.models.checkpoint import BUILTIN, locate_model
 from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
-from stepjepa.records import UserError, environment, text_table
+from stepjepa.records import UserError, text_table
 
 
 def bench_generation(

@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from stepjepa.environment import environment
 from stepjepa.experiments.benchmark import use_device
 from stepjepa.experiments.benchmark_report import spread
 from stepjepa.experiments.benchmark_workload import Workload, make_workload
@@ -28,7 +29,7 @@ from stepjepa.experiments.options import BenchOptions, cost_of
 from stepjepa.jepa.architectures import check_trainable
 from stepjepa.models.speed import keep_freed_memory
 from stepjepa.models.vocabulary import add_predictor_tokens, initialise_rows
-from stepjepa.records import UserError, environment, text_table
+from stepjepa.records import UserError, text_table
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.trainer import StepJEPATrainer
 

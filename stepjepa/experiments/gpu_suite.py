@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
+from stepjepa.environment import environment
 from stepjepa.experiments.benchmark_arms import doubled_batch, doubled_rows, plain, plain_labels, single_pass, two_pass
 from stepjepa.experiments.benchmark_parts import matrix_flops, product_rate
 from stepjepa.experiments.benchmark_workload import train_tokenizer
@@ -32,7 +33,7 @@ from stepjepa.jepa.reference import two_pass_views
 from stepjepa.jepa.views import encode_views
 from stepjepa.models.loading import add_lora, bfloat16_products, choose_device
 from stepjepa.models.vocabulary import set_pad_token
-from stepjepa.records import environment, text_table
+from stepjepa.records import text_table
 
 LLAMA_1B: dict[str, Any] = {
     "vocab_size": 128256,

@@ -20,13 +20,14 @@ import psutil
 import torch
 from transformers import Trainer
 
+from stepjepa.environment import environment
 from stepjepa.experiments.benchmark_arms import peak_memory, resident_bytes
 from stepjepa.experiments.options import CARDS, PlanOptions, without_folder
 from stepjepa.experiments.plan_memory import checkpointed, footprint, optimizer_bytes
 from stepjepa.experiments.plan_trial import Rows, Shape, Trial
 from stepjepa.models.loading import choose_device
 from stepjepa.models.shape import make_model, read_shape
-from stepjepa.records import environment, text_table
+from stepjepa.records import text_table
 from stepjepa.training.config import StepJEPAConfig
 from stepjepa.training.options import OVER_TOKENS, RunOptions
 from stepjepa.training.splits import read_data

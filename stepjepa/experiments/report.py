@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepjepa.environment import environment
 from stepjepa.evaluation import statistics
 from stepjepa.evaluation.compare import WIDTH, accuracy_cell, accuracy_interval, difference_cells, paired_difference
 from stepjepa.experiments.grid import Grid
 from stepjepa.experiments.report_warnings import Records, environments, warnings_of
 from stepjepa.experiments.store import FAILED, FINISHED, GridFolder
 from stepjepa.jepa.metrics import METRICS
-from stepjepa.records import UserError, environment, text_table
+from stepjepa.records import UserError, text_table
 
 DRAWS, SEED = 10_000, 0
 SPLITS = ("validation", "test")

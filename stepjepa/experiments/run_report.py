@@ -22,6 +22,7 @@ from stepjepa.analysis.trained import trained_reading
 from stepjepa.data.examples import question_key
 from stepjepa.data.origins import is_builtin
 from stepjepa.data.sources import read_examples
+from stepjepa.environment import environment
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.options import EvaluateOptions
 from stepjepa.evaluation.results import Results, question_ids, read_results
@@ -31,7 +32,7 @@ from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.checkpoint import Checkpoint, locate_model
 from stepjepa.models.loading import choose_device, load_model
-from stepjepa.records import UserError, as_json, environment
+from stepjepa.records import UserError, as_json
 from stepjepa.training.options import RunOptions
 from stepjepa.training.run import HELD_OUT
 from stepjepa.training.splits import drawn_kinds

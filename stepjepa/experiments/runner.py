@@ -22,9 +22,10 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
+from stepjepa.environment import environment
 from stepjepa.experiments.grid import Cell, Grid
 from stepjepa.experiments.store import FAILED, FINISHED, INTERRUPTED, KIND, OPEN, STATES, GridFolder
-from stepjepa.records import UserError, environment, printable
+from stepjepa.records import UserError, printable
 from stepjepa.training.checkpoints import OtherRunError
 
 POLL_SECONDS = 0.5

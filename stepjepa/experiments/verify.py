@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from stepjepa.environment import environment
 from stepjepa.experiments.checks import TRAINED, Check, Outcome, Subject, run_check
 from stepjepa.experiments.checks_data import (
     check_boundaries,
@@ -32,7 +33,6 @@ from stepjepa.experiments.checks_model import (
 from stepjepa.experiments.checks_precision import check_lower_precision
 from stepjepa.experiments.options import VerifyOptions
 from stepjepa.jepa.pairs import BranchLayout
-from stepjepa.records import environment
 
 __all__ = ["Check", "VerifyOptions", "format_table", "verify"]
 

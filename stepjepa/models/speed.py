@@ -1,4 +1,4 @@
-"""What makes training quicker, above all on a CPU, and changes no result but by rounding and by what dropout draws.
+"""What makes a model quicker, above all on a CPU, and changes no result but by rounding and by what dropout draws.
 
 Each was found by profiling a model of 135 million parameters: page faults of memory that the allocator gave back and
 took again were a seventh of the time, drawing the dropout of LoRA an eighth, copies of the whole embedding for the
@@ -26,7 +26,8 @@ def keep_freed_memory() -> bool:
 
     glibc gives large pieces back at once, and the kernel has to clear each page again. What the process has held at its
     peak it holds to its end. Returns whether it was done: elsewhere than on glibc there is no such switch.
-    Training on a CPU calls it, and whatever foretells or measures training; a script of yours may, before it trains.
+    On a CPU `train`, what foretells or measures it, and the commands that answer questions or read views call it
+    (prompts of 64 questions, 135 million parameters in bfloat16, one core: 22 s instead of 32); a script of yours may.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

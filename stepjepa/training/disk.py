@@ -22,8 +22,9 @@ from stepjepa.data.examples import Example
 from stepjepa.data.origins import stamp_of
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import TokenReport, tokenize_dataset
+from stepjepa.environment import environment
 from stepjepa.jepa.pairs import BranchLayout
-from stepjepa.records import environment, read_json, write_json, written_whole
+from stepjepa.records import read_json, write_json, written_whole
 
 _BATCH = 1000  # examples written, or tokenized, together
 _NUMBERS = {"input_ids": "int32", "labels": "int32", "step_ids": "int32", "separator": "int8", "part_ids": "int32"}

@@ -12,8 +12,9 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
+from stepjepa.environment import environment
 from stepjepa.models.loading import check_finite
-from stepjepa.records import environment, read_json
+from stepjepa.records import read_json
 from stepjepa.training.checkpoints import (
     MANIFEST,
     OtherRunError,

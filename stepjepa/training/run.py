@@ -18,13 +18,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
+from stepjepa.environment import environment
 from stepjepa.evaluation.results import share
 from stepjepa.evaluation.scoring import accuracy, generate_answers
 from stepjepa.evaluation.statistics import wilson
 from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_model
 from stepjepa.models.speed import keep_freed_memory
-from stepjepa.records import UserError, as_json, environment, write_json, write_jsonl
+from stepjepa.records import UserError, as_json, write_json, write_jsonl
 from stepjepa.training.checkpoints import by_first_process, flush, staging
 from stepjepa.training.config import StepJEPAConfig, plain_arguments, settings
 from stepjepa.training.folder import Claim, claim_folder

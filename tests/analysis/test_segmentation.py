@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from stepjepa.analysis.cuts import Cutter, Reading
+from stepjepa.analysis.cuts import Cutter
+from stepjepa.analysis.reader import Reading
 from stepjepa.analysis.segmentation import (
     Solution,
     begins,

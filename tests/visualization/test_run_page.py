@@ -13,12 +13,13 @@ from stepjepa.analysis.embeddings import save
 from stepjepa.analysis.report import inspect
 from stepjepa.commands.report import main
 from stepjepa.data.sources import make_example
+from stepjepa.environment import environment
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.results import figures, question_ids, read_results, write_results
 from stepjepa.experiments.run_report import CONTROL, Gathered, RunFacts, gather
 from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.models.loading import load_model
-from stepjepa.records import UserError, as_json, environment, write_jsonl
+from stepjepa.records import UserError, as_json, write_jsonl
 from stepjepa.visualization.page import Html, element, folded, page, shown, table
 from stepjepa.visualization.run_page import run_page
 
