@@ -169,8 +169,8 @@ def account(counts: Mapping[str, int], trained_predictor: bool, random_seed: int
         f"pairs, {counts['steps']:,} steps; without a pair: {counts['without_pair']:,}"
     ]
     for name, what in (
-        ("too_long", "skipped, no step fits into --max_length"),
-        ("cut", "cut at a step to fit --max_length"),
+        ("too_long", "skipped, no step fits into --max_length or the model"),
+        ("cut", "cut at a step to fit --max_length or the model"),
         ("no_step", "skipped, a response without any step"),
     ):
         if counts[name]:
