@@ -1,5 +1,6 @@
 """What the Markdown files say is so: numbers come from records, links lead somewhere, named tests and options exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from parts.costs import price
 from parts.package import named_modules
 
 from stepjepa.commands.main import COMMANDS, main
-from stepjepa.data.sources import prepare
+from stepjepa.data.sources import prepare, read_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "stepjepa/README.md", "figures/README.md", "notebooks/README.md")
@@ -37,6 +38,15 @@ def test_readme_has_no_gaps():
 
 def test_the_readme_is_a_door():
     assert len(text_of("README.md").splitlines()) <= 150
+
+
+def test_the_row_of_the_readme_has_the_steps_that_it_shows(tmp_path):
+    """Three pieces, none of which is taken for a fragment."""
+    (row,) = re.findall(r'`(\{"question".*?\})`', text_of("README.md"))
+    assert json.loads(row)["solution"].count("\n\n") == 2
+    (tmp_path / "row.jsonl").write_text(row.replace("…", "How many pens are left?") + "\n", encoding="utf-8")
+    (example,), _ = read_examples(str(tmp_path / "row.jsonl"))
+    assert len(example["steps"]) == 3
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):

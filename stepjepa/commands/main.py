@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -53,10 +55,17 @@ class _ShownRecord(logging.LogRecord):
         return printable(message) if self.name.startswith("stepjepa") else message
 
 
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    return not re.match("The new (embeddings|lm_head weights) will be initialized", str(record.msg))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making are one message, no traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     logging.setLogRecordFactory(_ShownRecord)
+    # Of libraries, about which a user can do nothing: a name that PEFT asks for, and rows that the adapter brings.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    logging.getLogger("transformers.modeling_utils").addFilter(_concerns_the_user)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no λ shows \u03bb
     try:

@@ -54,6 +54,8 @@ def read_options(argv: Sequence[str], parser: Parser, *others: Any) -> dict[str,
     known = own | parents
     del known["config"]
     file = read_configuration(given["config"], known) if "config" in given else {}
+    if "train_file" in given and given.get("config") in named_configurations():
+        file.pop("eval_file", None)  # it goes with the training data that the configuration names
     options = file | given
     base = read_configuration("builtin", known) if options.get("model_name", "builtin") == "builtin" else {}
     if options.get("lora"):

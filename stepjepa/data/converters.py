@@ -59,6 +59,8 @@ class RowOptions:
             min_chars=self.min_chars,
             changes=self.changes,
         )
+        if not steps and self.think == "remove" and split_thoughts(text)[0]:
+            raise RowError("nothing but a thought, cut off or without an answer after it; think=steps takes its steps")
         if not steps:
             raise RowError("no step in the solution")
         return steps

@@ -78,6 +78,8 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
     value = row.get(field)
     if value is None:
         raise RowError(f"no field '{field}'")
+    if isinstance(value, list):
+        raise RowError(f"'{field}' is a list, not text; a solution as a list of its steps goes by the name 'steps'")
     if not isinstance(value, str):
         raise RowError(f"'{field}' is not text")
     if not value.strip():

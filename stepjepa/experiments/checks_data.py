@@ -182,7 +182,12 @@ def _pair_advice(subject: Subject, values: dict[str, int]) -> str:
     most = max(len(example["steps"]) for example in subject.examples)
     if layout.pairs == "horizon" and most > 1:
         return f"The longest solution has {plural(most, 'step')}: take a smaller --horizon than {layout.horizon}."
-    best, share = best_splitter([example["messages"][-1]["content"] for example in _evenly(subject.examples, 200)])
+    solutions = [example["messages"][-1]["content"] for example in _evenly(subject.examples, 200)]
+    best, share = best_splitter(solutions)
+    apart = ""
+    if best is None:  # short steps were taken for fragments, and joined
+        best, share = best_splitter(solutions, min_chars=0)
+        apart = " --min_chars 0"
     if best is None:
         return (
             "Every solution is a single step, and no splitter finds more in them. Separate the steps by blank "
@@ -190,9 +195,10 @@ def _pair_advice(subject: Subject, values: dict[str, int]) -> str:
         )
     sources = _sources(subject.options.train_file)
     again = " --format chat" if subject.prepared else ""  # read as chat, a prepared file is split anew
-    command = f"stepjepa prepare --source {shlex.join(map(str, sources))}{again} --splitter {best}"
+    command = f"stepjepa prepare --source {shlex.join(map(str, sources))}{again} --splitter {best}{apart}"
     return (
-        f"Every solution is a single step. The splitter {best!r} finds two or more in {share:.0%} of them:\n"
+        f"Every solution is a single step. The splitter {best!r} finds two or more in {share:.0%} of them"
+        f"{' where short ones stay apart' if apart else ''}:\n"
         f"{command} --output_file prepared.jsonl"
     )
 
@@ -202,10 +208,10 @@ def _sources(files: str | Sequence[str]) -> list[str]:
     return split_weights([files] if isinstance(files, str) else files)[0]
 
 
-def best_splitter(solutions: list[str]) -> tuple[Splitter | None, float]:
+def best_splitter(solutions: list[str], min_chars: int = 20) -> tuple[Splitter | None, float]:
     """The splitter that gives the largest share of solutions two or more steps, and that share."""
     shares = {
-        name: sum(len(split_steps(text, name)) > 1 for text in solutions) / len(solutions)
+        name: sum(len(split_steps(text, name, min_chars=min_chars)) > 1 for text in solutions) / len(solutions)
         for name in get_args(Splitter)
         if name != "auto"
     }

@@ -57,6 +57,7 @@ def plan(
         lora=options.lora,
         lora_rank=options.lora_rank,
         lora_dropout=options.lora_dropout,
+        lora_target_modules=options.lora_target_modules,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         trust_remote_code=options.trust_remote_code,

@@ -151,6 +151,7 @@ def add_lora(
 
     from stepjepa.models.speed import faster_adapter
 
+    targets = "all-linear" if list(targets) == ["all-linear"] else targets  # as options give it; a list is of names
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,

@@ -60,6 +60,7 @@ def make_model(
     lora: bool = False,
     lora_rank: int = 16,
     lora_dropout: float = 0.05,
+    lora_target_modules: str | list[str] = "all-linear",
     dtype: str = "float32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -72,5 +73,5 @@ def make_model(
     set_pad_token(model, tokenizer)
     if lora:
         ids = predictor_token_ids(tokenizer, predictors)
-        model = add_lora(model, ids, lora_rank, 2 * lora_rank, lora_dropout, "all-linear", seed)
+        model = add_lora(model, ids, lora_rank, 2 * lora_rank, lora_dropout, lora_target_modules, seed)
     return model

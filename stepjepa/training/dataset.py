@@ -70,10 +70,21 @@ class TrainingRows:
             if not rows:
                 raise ValueError(f"No example of the {name} dataset could be used: {report}")
             return [self._numbered(row) for row in rows]
-        raise ValueError(
-            f"Rows of the {name} dataset have the fields {', '.join(sorted(first))}; give chat examples (messages, "
-            "steps: see `stepjepa prepare`) or rows of tokenize_example (input_ids, labels, step_ids)."
-        )
+        raise _no_such_rows(first, name)
+
+    def check_pairs(self, name: str) -> None:
+        """Refuse a dataset of which no example has a view pair: the JEPA term would be 0 in silence.
+
+        Raises:
+            ValueError: what there is instead, and what would give pairs.
+        """
+        report = self.reports.get(name)
+        if report is not None and report.without_pair == report.kept:
+            raise ValueError(
+                f"No example of the {name} dataset has a view pair (pairs={self.layout.pairs}), so there is nothing "
+                f"that a JEPA term could compare: {report}. Solutions need two steps or more: `stepjepa verify` says "
+                "what cuts them. pairs=question_answer needs no steps; lbd=0 is plain fine-tuning."
+            )
 
     def _check_lengths(self, rows: Any, name: str) -> None:
         for number, row in enumerate(rows):
@@ -96,6 +107,13 @@ class TrainingRows:
         if source not in self.sources:
             self.sources.append(source)
         return {**row, "source_id": self.sources.index(source)}
+
+
+def _no_such_rows(row: Mapping[str, Any], name: str) -> ValueError:
+    return ValueError(
+        f"Rows of the {name} dataset have the fields {', '.join(sorted(row))}; give chat examples (messages, steps: "
+        "see `stepjepa prepare`) or rows of tokenize_example (input_ids, labels, step_ids)."
+    )
 
 
 class _Numbered(Sequence[Any]):
@@ -122,6 +140,8 @@ class _Stream(IterableDataset):
             if "input_ids" in row:
                 self.make_rows._check_lengths([row], self.name)
                 yield {column: row[column] for column in (*COLUMNS, *FURTHER) if column in row}
+            elif "messages" not in row or "steps" not in row:
+                raise _no_such_rows(row, self.name)
             else:
                 tokenized, _ = tokenize_dataset([row], self.make_rows.tokenizer, self.make_rows.layout)
                 yield from ({column: each[column] for column in (*COLUMNS, *FURTHER)} for each in tokenized)

@@ -90,13 +90,14 @@ def collapse_message(logs: Mapping[str, float], history: Sequence[Mapping[str, A
     first = next((entry["target_spread"] for entry in history if "target_spread" in entry), None)
     if first is None or logs.get("target_spread", threshold) >= threshold:
         return None
+    spread = logs["target_spread"]
+    what = "Targets are collapsing" if spread < first else "Targets were nearly one vector from the start, and still are"
     return (
-        f"Targets are collapsing: the mean cosine distance between different steps' embeddings is "
-        f"{logs['target_spread']:.1e}, at first {first:.1e} (0 means all are the same vector), while the true next "
-        "step is found in "
-        f"{logs['retrieval']:.0%} of cases by {logs['retrieval_chance']:.0%} chance. A small JEPA loss means nothing "
-        "then. Try a smaller lbd, target_gradient=False, target_model=frozen, jepa_loss_type=infonce (with "
-        "pairs=consecutive and pooling=mean), or a lower learning rate."
+        f"{what}: the mean cosine distance between different steps' embeddings is {spread:.1e}, at first {first:.1e} "
+        f"(0 means all are the same vector), while the true next step is found in {logs['retrieval']:.0%} of cases by "
+        f"{logs['retrieval_chance']:.0%} chance. A small JEPA loss means nothing then. Try a smaller lbd, "
+        "target_gradient=False, target_model=frozen, jepa_loss_type=infonce (with pairs=consecutive and pooling=mean), "
+        "or a lower learning rate."
     )
 
 

@@ -55,9 +55,12 @@ class RunOptions:
         measures=True,
     )
     lora: bool = option(False, "Train LoRA adapters instead of all weights.")
-    lora_rank: int = option(16, "Rank of the LoRA adapters.", idle_if=_without_lora)
+    lora_rank: int = option(16, "Rank of the LoRA adapters.", aliases=["--lora_r"], idle_if=_without_lora)
     lora_alpha: int | None = option(None, "LoRA alpha; twice the rank by default.", idle_if=_without_lora)
     lora_dropout: float = option(0.05, "Dropout inside the LoRA adapters.", idle_if=_without_lora)
+    lora_target_modules: list[str] = option(
+        ["all-linear"], "Modules that get LoRA adapters, as in q_proj v_proj; all-linear: all.", idle_if=_without_lora
+    )
     dtype: str = option("float32", "dtype of the weights.", choices=DTYPES)
     attn_implementation: str | None = option(None, "sdpa, eager or flex_attention; the library's choice by default.")
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")

@@ -103,8 +103,8 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
         # Nothing has run yet: what is wrong is a file, an option or a model, and its message says which.
         raise UserError(str(error)) from error
 
-    if args.device.type == "cpu" and keep_freed_memory():
-        say("freed memory is kept for the next tensors, which is quicker: the process holds its peak to its end")
+    if args.device.type == "cpu":
+        keep_freed_memory()
     if show_first:
         rows: Any = trainer.train_dataset
         say(describe_row(rows[0], tokenizer))
@@ -216,6 +216,7 @@ def load_run_model(options: RunOptions, args: StepJEPAConfig) -> tuple[Any, Any]
         lora_rank=options.lora_rank,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
+        lora_target_modules=options.lora_target_modules,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         revision=options.revision,

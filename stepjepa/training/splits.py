@@ -188,7 +188,7 @@ def _hold_out(data: RunData, options: RunOptions, say: Callable[[str], None]) ->
         )
     elif options.eval_problems:
         say(
-            f"no evaluation data: {asked:,} questions are too few to hold some out ({SHARE * LEAST} are enough), so "
+            f"no evaluation data: to hold some out takes {SHARE * LEAST} questions, and there are {asked:,}, so "
             "whatever is reported is of the training data; --eval_file FILE gives others"
         )
 

@@ -39,18 +39,24 @@ def summary_table(record: Mapping[str, Any]) -> str:
             shown = ["–" if value is None else form.format(value) for value in (first, last)]
             rows.append((label, shown[0], shown[1]))
 
+    sizes = record["configuration"]["training"]
     for name, label in (
         ("lm_loss", "lm_loss"),
         ("jepa_loss", "jepa_loss"),
-        ("retrieval", "retrieval in the microbatch"),
+        ("retrieval", f"retrieval in microbatches of {sizes['per_device_train_batch_size']}"),
         ("retrieval_chance", "  by chance"),
         ("target_spread", "target spread (0: collapse)"),
     ):
         values = [entry[name] for entry in logs if name in entry]
         if values:
             add(f"train {label}", values[0] if len(values) > 1 else None, values[-1])
-    for name in ("lm_loss", "jepa_loss", "retrieval", "retrieval_chance"):
-        add(f"eval {name}", record["before"].get(f"eval_{name}"), record["after"].get(f"eval_{name}"))
+    for name, label in (
+        ("lm_loss", "lm_loss"),
+        ("jepa_loss", "jepa_loss"),
+        ("retrieval", f"retrieval in batches of {sizes['per_device_eval_batch_size']}"),
+        ("retrieval_chance", "  by chance"),
+    ):
+        add(f"eval {label}", record["before"].get(f"eval_{name}"), record["after"].get(f"eval_{name}"))
     count = record["after"].get("accuracy_problems")
     label = f"accuracy on {count} held-out problems"
     add(label, record["before"].get("accuracy"), record["after"].get("accuracy"), "{:.1%}")

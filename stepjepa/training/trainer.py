@@ -44,8 +44,8 @@ class StepJEPATrainer(EvaluatedWhole):
         model: a causal language model, bare or PEFT, from `stepjepa.load_model`.
         args: a `StepJEPAConfig`.
         train_dataset, eval_dataset: rows of `tokenize_example`, or chat examples (`messages` and `steps`), which
-            are tokenized here; `eval_dataset` may be a dictionary of several. A `source` column gives the
-            evaluation losses of each source as well.
+            are tokenized here; `eval_dataset` may be a dictionary of several. A `source` column of a dataset with a
+            length gives the evaluation losses of each source as well.
         processing_class: the tokenizer from `stepjepa.load_model`.
         objective: what the JEPA term is made of; the one of `args.jepa_loss_type` by default. Its weights are trained,
             and saved in every checkpoint and beside the model as `objective.safetensors`.
@@ -86,6 +86,13 @@ class StepJEPATrainer(EvaluatedWhole):
             if kwargs.pop(option, None) is not None:
                 raise ValueError(f"StepJEPATrainer has its own loss and evaluation; {option} is not supported.")
         args = StepJEPAConfig(output_dir="tmp_trainer") if args is None else args
+        if not isinstance(args, StepJEPAConfig):
+            raise TypeError(f"args has to be a StepJEPAConfig, which is a {type(args).__name__} with further fields")
+        if data_collator is not None and not isinstance(data_collator, StepJEPACollator):
+            raise TypeError(
+                f"data_collator has to be a StepJEPACollator or of a subclass, which lays the branches out, not "
+                f"{getattr(data_collator, '__name__', type(data_collator).__name__)}"
+            )
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process would run DataParallel, which cannot normalise the loss over "
@@ -104,6 +111,8 @@ class StepJEPATrainer(EvaluatedWhole):
         rows = TrainingRows(processing_class, args.layout, max_positions(model) if model else None)
         self._make_rows, self.token_reports, self.sources = rows, rows.reports, rows.sources
         train_dataset = rows(train_dataset, "train")
+        if args.trained_layout.pairs != "none":
+            rows.check_pairs("train")
         if isinstance(eval_dataset, Mapping):
             eval_dataset = {name: rows(dataset, name) for name, dataset in eval_dataset.items()}
         else:

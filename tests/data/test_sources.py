@@ -140,10 +140,16 @@ BAD = [
     ),
     ({"question": "", "answer": "#### 1"}, "'question' is empty"),
     ({"question": 3, "answer": "#### 1"}, "'question' is not text"),
-    ({"question": "q", "answer": ["#### 1"]}, "'answer' is not text"),
+    (
+        {"question": "q", "answer": ["#### 1"]},
+        "'answer' is a list, not text; a solution as a list of its steps goes by the name 'steps'",
+    ),
     ({"question": "q", "answer": "just text"}, "no '####' answer line"),
     ({"problem": "q", "solution": "just text"}, "no \\boxed{} answer"),
-    ({"question": "q", "deepseek_response": "<think>only \\boxed{1}"}, "no step in the solution"),
+    (
+        {"question": "q", "deepseek_response": "<think>only \\boxed{1}"},
+        "nothing but a thought, cut off or without an answer after it; think=steps takes its steps",
+    ),
     (b'{"question": "q\\ud800", "answer": "#### 1"}', "lone surrogate"),
     (b'{"question": "q", "answer": "#### 1", "score": NaN}', "NaN or infinity"),
     (b"[" * 100_000, "nested too deeply"),

@@ -256,10 +256,14 @@ def test_one_step_solutions_fail_with_the_splitter_to_use(prepared, tmp_path):
     assert "question_answer" in check("boundaries", prepared).advice
 
 
+SPLIT_OTHERWISE = "She has 48 / 2 = 24 clips in May.\nShe sold 48 + 24 = 72 clips in all.\nThe answer is \\boxed{72}."
+JOINED_AS_FRAGMENTS = "48 / 2 = 24.\n48 + 24 = 72.\nIt is \\boxed{72}."
+
+
+@pytest.mark.parametrize("solution", [SPLIT_OTHERWISE, JOINED_AS_FRAGMENTS])
 @pytest.mark.parametrize("form", ["prepared", "chat"])
-def test_the_advice_on_one_step_solutions_works(form, checkpoints, tmp_path, monkeypatch, capsys):
+def test_the_advice_on_one_step_solutions_works(form, solution, checkpoints, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    solution = "She has 48 / 2 = 24 clips in May.\nShe sold 48 + 24 = 72 clips in all.\nThe answer is \\boxed{72}."
     examples = [make_example(f"How many clips, {i}?", [solution], "72", "mine", None) for i in range(4)]
     rows = examples if form == "prepared" else [{"messages": example["messages"]} for example in examples]
     write_jsonl(rows, "one step.jsonl")

@@ -74,7 +74,7 @@ def test_what_is_held_out_is_said(tmp_path):
 def test_few_questions_are_all_trained_on_and_what_is_missing_is_said(tmp_path):
     data, said = read(tmp_path, rows(30))
     assert (len(data.train), data.evaluation, data.problems, data.held_out) == (30, [], [], None)
-    assert "30 questions are too few to hold some out (50 are enough)" in said
+    assert "to hold some out takes 50 questions, and there are 30" in said
 
 
 @pytest.mark.parametrize("options", [{"eval_file": ["none"]}, {"eval_problems": 0}])

@@ -11,7 +11,9 @@ from stepjepa.training.summary import summary_table
 
 def record(*losses, **after):
     logs = [{"step": n, "lm_loss": loss} for n, loss in enumerate(losses, 1)]
-    return {"log_history": logs, "before": {}, "after": after, "optimizer_steps": 3, "wall_seconds": 1.0}
+    sizes = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
+    about = {"configuration": {"training": sizes}, "optimizer_steps": 3, "wall_seconds": 1.0}
+    return {"log_history": logs, "before": {}, "after": after, **about}
 
 
 def test_one_log_entry_is_not_compared_with_itself():
@@ -42,6 +44,25 @@ def test_a_collapse_is_not_seen_in_the_first_figure(before, now, warns):
     history = [{"step": 0, "eval_loss": 1.0}, *({"target_spread": spread} for spread in before)]
     assert (collapse_message(logs, history, threshold=0.01) is not None) == warns
     assert collapse_message({}, history, threshold=0.01) is None
+
+
+@pytest.mark.parametrize(("before", "said"), [(0.3, "Targets are collapsing"), (0.002, "Targets were nearly one vector")])
+def test_targets_that_were_alike_from_the_start_have_not_collapsed(before, said):
+    message = collapse_message(
+        {"target_spread": 0.004, "retrieval": 0.1, "retrieval_chance": 0.1}, [{"target_spread": before}], 0.01
+    )
+    assert message.startswith(said)
+
+
+def test_retrieval_is_said_with_the_size_of_its_batches():
+    """Training and evaluation have other sizes, and so other levels of chance."""
+    logs = [{"lm_loss": 1.0, "retrieval": 0.3, "retrieval_chance": 0.25}]
+    table = summary_table(
+        record(eval_lm_loss=1.0, eval_retrieval=0.2, eval_retrieval_chance=0.125) | {"log_history": logs}
+    )
+    assert "train retrieval in microbatches of 4" in table
+    assert "eval retrieval in batches of 8" in table
+    assert table.count("by chance") == 2
 
 
 NUMBERS = ("learning_rate", "temperature", "collapse_threshold", "weight_decay", "max_grad_norm", "num_train_epochs")

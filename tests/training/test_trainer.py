@@ -8,9 +8,11 @@ import pytest
 import torch
 import transformers as tf
 from accelerate import ParallelismConfig
+from datasets import IterableDataset
 from small_models import Tokens, collator, small_model, small_rows
 from small_trainer import CHECKPOINTING, flat_weights, losses, make_trainer, step_of
 
+from stepjepa import load_model
 from stepjepa.jepa.losses import jepa_losses
 from stepjepa.jepa.views import encode_views
 from stepjepa.training.config import StepJEPAConfig
@@ -175,7 +177,7 @@ def test_collapse_is_explained(tmp_path, warnings_of_transformers):
     model.model.norm.register_forward_hook(lambda _m, _i, out: torch.ones_like(out) + 1e-4 * out)
     trainer = make_trainer(tmp_path, model=model, pairs="consecutive", max_steps=3, lbd=0.1)
     trainer.train()
-    told = [record.message for record in warnings_of_transformers.records if "collapsing" in record.message]
+    told = [record.message for record in warnings_of_transformers.records if record.message.startswith("Targets")]
     assert len(told) == 1
     assert "chance" in told[0]
 
@@ -238,6 +240,44 @@ def test_refused_arguments_of_the_trainer(tmp_path):
         make_trainer(tmp_path, rows=[])
     with pytest.raises(ValueError, match="question"):
         make_trainer(tmp_path, rows=[{"question": "?"}])
+
+
+@pytest.mark.parametrize("given", [tf.DataCollatorForSeq2Seq, lambda tokenizer: lambda rows: rows])
+def test_arguments_of_another_kind_are_named(tmp_path, given):
+    """The two slips of somebody who knows the stock trainer: its arguments, and a collator that lays no branches out."""
+    rows, tokenizer = small_rows(2), Tokens()
+    arguments = tf.TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(TypeError, match="StepJEPAConfig, which is a TrainingArguments with further fields"):
+        StepJEPATrainer(small_model("llama"), arguments, train_dataset=rows, processing_class=tokenizer)
+    with pytest.raises(TypeError, match=r"StepJEPACollator .* not (DataCollatorForSeq2Seq|<lambda>)"):
+        make_trainer(tmp_path, trainer_options={"data_collator": given(tokenizer)})
+
+
+ONE_STEP = {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is 2."}]}
+ONE_STEP["steps"] = ["It is 2."]
+
+
+def test_training_data_without_any_view_pair_are_refused_where_pairs_are_compared(tmp_path):
+    """Otherwise the JEPA loss is 0 in silence, and the record reads like one of a run with it."""
+    model, tokenizer = load_model("builtin")
+
+    def trainer(**options):
+        args = StepJEPAConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **options)
+        return StepJEPATrainer(model, args, train_dataset=[ONE_STEP] * 3, processing_class=tokenizer)
+
+    with pytest.raises(
+        ValueError, match=r"(?s)No example of the train dataset has a view pair \(pairs=first\).*verify"
+    ):
+        trainer()
+    assert len(trainer(lbd=0.0).train_dataset) == 3
+    assert len(trainer(pairs="question_answer").train_dataset) == 3
+
+
+def test_rows_of_a_stream_that_are_no_examples_are_named_by_their_fields(tmp_path):
+    rows = IterableDataset.from_generator(lambda: iter([{"question": "?", "answer": "#### 1"}]))
+    trainer = make_trainer(tmp_path, rows=rows, max_steps=1)
+    with pytest.raises(ValueError, match=r"Rows of the train dataset have the fields answer, question; give chat"):
+        trainer.train()
 
 
 def test_dataparallel_over_several_gpus_is_refused(tmp_path, monkeypatch):
