@@ -71,8 +71,8 @@ OS_ERROR = re.compile(r"\(os error (\d+)\)|PytorchStreamWriter|inline_container"
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`, with its ending; on leaving, it is flushed to disk and takes the name.
 
-    If the block raises, the temporary file is removed and what was at `path` stays; the next `one_writer` removes that
-    of a killed process.
+    What a link leads to is written, and the link stays; a device or a pipe is written as it is. If the block raises,
+    the temporary file is removed and what was at `path` stays; the next `one_writer` removes that of a killed process.
 
     >>> with written_whole("figures/map.png") as temporary:  # doctest: +SKIP
     ...     figure.savefig(temporary)
@@ -82,7 +82,12 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     with on_disk(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~UMASK
         # In the same folder, because a rename is atomic only within one file system.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{UNFINISHED}", suffix=path.suffix)
         os.close(handle)
@@ -91,13 +96,16 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 UNFINISHED = ".unfinished-"
+UMASK = os.umask(0)
+"""The permissions that the user takes from new files; it can only be read by setting it."""
+os.umask(UMASK)
 
 
 def left_unfinished(folder: Path, name: str = "") -> list[Path]:
@@ -212,6 +220,26 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} cannot be read: no JSON object")
     return found
+
+
+def read_yaml(path: Any, name: str) -> Any:
+    """What a YAML file says.
+
+    Args:
+        path: with `read_text`; a file, or one of a package.
+        name: what it is called in messages.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also a date that is none, or bytes that are no text
+        raise UserError(f"{name}: not YAML: {error}") from error
 
 
 def write_jsonl(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -132,3 +133,32 @@ def test_a_damaged_embedding_file_is_one_sentence(tmp_path, ending):
         path.write_bytes(whole[:place])
         with pytest.raises(UserError, match=f"e.{ending}"):
             load(path)
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    """What is written goes to where the name leads; nothing but a regular file is put in the place of another."""
+    (tmp_path / "elsewhere").mkdir()
+    there, link, pipe = tmp_path / "elsewhere" / "a.json", tmp_path / "link.json", tmp_path / "pipe"
+    there.write_text("{}")
+    link.symlink_to(there)
+    write_json({"a": 1}, link)
+    assert link.is_symlink()
+    assert read_json(there) == {"a": 1}
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json({"a": 2}, pipe)
+    assert json.loads(os.read(reader, 1000)) == {"a": 2}
+    os.close(reader)
+    assert pipe.is_fifo()
+    write_json({"a": 3}, "/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_permissions_are_those_of_new_files_or_of_the_file_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("stepjepa.records.UMASK", 0o077)
+    for _ in range(2):
+        write_json({}, tmp_path / "a.json")
+        assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
+    (tmp_path / "a.json").chmod(0o640)
+    write_json({"a": 1}, tmp_path / "a.json")
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640

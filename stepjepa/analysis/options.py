@@ -139,5 +139,9 @@ class ScoreOptions(SolutionOptions):
             raise UserError("--greedy is compared with the samples of --results")
         if not (self.detect or self.results or self.output_file):
             raise UserError("say what to do: --output_file for energies, --results for best of n, or --detect")
+        if self.output_file and (self.detect or self.results):
+            raise UserError("--output_file takes energies of solutions; --detect and --results have --record_file")
+        if self.record_file and not (self.detect or self.results):
+            raise UserError("--record_file takes the figures of --detect or --results; energies go to --output_file")
         if self.plot_file and not self.detect:
             raise UserError("--plot_file draws the figure of --detect")

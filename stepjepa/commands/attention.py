@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stepjepa.analysis.attention import Heads
 
 AUDITED = 16
+LAYERS, HEADS = [0, -1], ["mean"]
 
 
 @dataclass(kw_only=True)
@@ -26,8 +27,8 @@ class AttentionOptions(ModelOptions):
 
     output_dir: Path = option(help="where record and figures are written", aliases=["--output"], metavar="FOLDER")
     example: int = option(0, "which example, from 0", group="data")
-    layers: list[int] = option([0, -1], "which layers, from 0; negative from the last")
-    heads: list[str] = option(["mean"], "'mean' over the heads, 'all', or which, from 0")
+    layers: list[int] = option(LAYERS, "which layers, from 0; negative from the last")
+    heads: list[str] = option(HEADS, "'mean' over the heads, 'all', or which, from 0")
     audit: int | None = option(
         None,
         f"instead of maps: audit N examples ({AUDITED} if no number is given), from --example on",
@@ -45,6 +46,8 @@ class AttentionOptions(ModelOptions):
     def __post_init__(self) -> None:
         if self.audit is not None and self.audit < 1:
             raise ValueError("--audit must be at least 1")
+        if self.audit and (self.layers != LAYERS or self.heads != HEADS):
+            raise ValueError("--layers and --heads say which maps are drawn, and --audit draws none; leave them out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain = {name: value for name, value in (asdict(options) | asdict(layout)).items() if name != "output_dir"}
     about = {"command": "attention", "options": plain, "environment": environment()}
     if options.audit:
+        if options.audit > (there := len(examples) - options.example):
+            say(f"{there:,} of the {options.audit:,} examples asked for are there")
         audit = leakage_audit(model, tokenizer, examples[options.example : count], layout=layout, progress=True)
         return show_audit({**about, **audit}, options)
     record = attention_record(model, tokenizer, examples[options.example], options.layers, heads, layout=layout)

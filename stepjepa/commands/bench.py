@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.options import Parser, parse, take_flag
 from stepjepa.commands.output import say
 from stepjepa.evaluation.options import MAX_NEW_TOKENS
 from stepjepa.experiments.options import BenchOptions, GpuSuiteOptions
@@ -52,10 +52,10 @@ class GenerationOptions:
     """What `stepjepa bench --generation` answers, and how."""
 
     model_name: str = option(BUILTIN, f"'{BUILTIN}', a folder, a GGUF file, a Hub id", aliases=["--model_path"])
-    problems: int = option(1000, "how many built-in test problems to answer")
-    single: int = option(200, "how many of them one at a time too")
-    batch_size: int = option(64, "prompts answered together")
-    max_new_tokens: int = option(MAX_NEW_TOKENS, "where a response is cut off")
+    problems: int = option(1000, "how many built-in test problems to answer", least=1)
+    single: int = option(200, "how many of them one at a time too", least=1)
+    batch_size: int = option(64, "prompts answered together", least=1)
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "where a response is cut off", least=1)
     device: str = option("auto", "auto (CUDA if there is one), cpu, cuda, cuda:1, …")
 
 
@@ -69,10 +69,10 @@ class GenerationOutput:
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa bench`; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "--generation" in words:
-        return generation([word for word in words if word != "--generation"])
-    if "--gpu_suite" in words:
-        return suite([word for word in words if word != "--gpu_suite"])
+    for name, run in (("generation", generation), ("gpu_suite", suite)):
+        given, others = take_flag(words, name)
+        if given:
+            return run(others)
     parser = Parser(
         "bench",
         "Time forward and backward of Step-JEPA beside plain fine-tuning, two passes and a doubled batch, interleaved "

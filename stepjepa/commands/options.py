@@ -128,6 +128,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n"))
 
 
+def take_flag(words: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether a flag is given, in any spelling of `Parser`, and the other words: where the flag decides on the parser.
+
+    Raises:
+        UserError: its value is neither true nor false.
+    """
+    given, others = False, []
+    for word in words:
+        spelled, equals, value = word.partition("=")
+        if spelled.startswith("--") and spelled[2:].replace("-", "_") == name:
+            try:
+                given = boolean(value) if equals else True
+            except ValueError as error:
+                raise UserError(f"--{name}={value}: {error}") from error
+        else:
+            others.append(word)
+    return given, others
+
+
 def explained(option: Option) -> str:
     """The help of an option with its default, where that says something."""
     default = " ".join(map(str, option.default)) if isinstance(option.default, list | tuple) else option.default

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepjepa.commands.options import Parser, fill
+from stepjepa.commands.options import Parser, fill, take_flag
 from stepjepa.commands.output import say, say_next
 from stepjepa.records import UserError, option
 from stepjepa.training.configurations import named_configurations, options_of, read_configuration, trainer_options
@@ -49,7 +49,7 @@ def read_options(argv: Sequence[str], parser: Parser, *others: Any) -> dict[str,
         if name not in own
     }
     parser.add_options(own.values())
-    parser.add_options(parents.values(), hidden="--help_all" not in argv)
+    parser.add_options(parents.values(), hidden=not take_flag(argv, "help_all")[0])
     given = parser.read(argv)
     known = own | parents
     del known["config"]

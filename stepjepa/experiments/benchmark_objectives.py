@@ -162,11 +162,16 @@ def bench_objectives(options: BenchOptions, names: Sequence[str] = ()) -> dict[s
     if unknown := {*names} - {*LINES, *(name.partition(";")[0] for name in LINES)}:
         raise UserError(f"--lines {sorted(unknown)[0]!r}: the objectives are {', '.join(WITH_PAIRS | WITH_THEIR_OWN)}")
     lines = {PLAIN: LINES[PLAIN]} | lines
+    if options.predictors != 1:
+        raise UserError("--predictors: with --objectives each line has those that its own options ask for")
     threads = torch.get_num_threads()
     use_device(options)
     try:
         rounds = options.warmup + options.rounds
         workload = make_workload(replace(options, rounds=MICROBATCHES * rounds, memory_batches=0))
+        rows = sum(map(len, workload.microbatches))
+        if rows < (needed := MICROBATCHES * options.batch_size):
+            raise UserError(f"a step takes {needed} rows, and there are {rows}: more data, or a smaller --batch_size")
         check_trainable(workload.model)
         added = add_predictor_tokens(workload.tokenizer, HORIZONS)
         initialise_rows(workload.model, workload.tokenizer, added, options.seed)

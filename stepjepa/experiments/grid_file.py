@@ -19,11 +19,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stepjepa.experiments.grid import CellOptions, Grid, set_by_runner
 from stepjepa.models.checkpoint import BUILTIN
-from stepjepa.records import UserError
+from stepjepa.records import UserError, read_yaml
 from stepjepa.training.configurations import (
     did_you_mean,
     options_of,
@@ -54,10 +52,7 @@ def read_grid(name: str) -> Grid:
     path = files("stepjepa.experiments") / "grids" / f"{name}.yaml" if is_shipped else Path(name)
     if not path.is_file():
         raise UserError(f"{name}: no such grid file, and not one of {', '.join(shipped_grids())}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: not YAML: {error}") from error
+    content = read_yaml(path, name)
     return _Reader(name).grid(name if is_shipped else Path(name).stem, content)
 
 

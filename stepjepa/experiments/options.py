@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -213,6 +214,9 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if (self.device == "other") != (self.tflops is not None) or (self.tflops is None) != (self.memory is None):
             raise UserError("--tflops and --memory say what --device other is: give all three or none")
+        for name, value in (("tflops", self.tflops), ("memory", self.memory)):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} {value:g} has to be above 0")
         if not 0 < self.utilisation <= 1:
             raise UserError(f"--utilisation {self.utilisation}: a share, more than 0 and at most 1")
 

@@ -253,16 +253,18 @@ def format_report(record: Mapping[str, Any]) -> str:
         for warning in record["warnings"]
         for line in textwrap.wrap(f"warning: {warning}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     ]
-    for cell in (*record["failed"], *record["unfinished"]):
+    cells = [*record["failed"], *record["unfinished"]]
+    for cell in {cell["address"]: cell for cell in reversed(cells)}.values():
         why = f": {cell['type']}: {cell['message']}" if "type" in cell else ""
-        lines.append(f"{cell['state']}: {cell['address']}  {cell['arm']}, seed {cell['seed']}{why}")
+        arms = " = ".join(other["arm"] for other in cells if other["address"] == cell["address"])
+        lines.append(f"{cell['state']}: {cell['address']}  {arms}, seed {cell['seed']}{why}")
     return "\n".join(lines).rstrip()
 
 
 def _by_source(arms: Mapping[str, Any]) -> list[str]:
     """Accuracy, LM loss and retrieval of every arm on every source of the test split; nothing if it has one."""
     sources = list(next(iter(arms.values())).get("by_source", {}))
-    heads = ["test (95%)", "LM loss", "MRR'"]
+    heads = ["test (95%)", "test LM loss", "test MRR'"]
     rows = [["arm", *(f"{source}: {head}" for source in sources for head in heads)]]
     for name, arm in arms.items():
         cells = [name]

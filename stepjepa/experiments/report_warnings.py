@@ -35,13 +35,16 @@ def warnings_of(
 ) -> list[str]:
     """What limits a report: missing and failed cells, few seeds, other versions or machines, divergence, other data."""
     warnings = []
-    total = len(grid.arms) * len(grid.seeds)
-    if unfinished:
-        warnings.append(f"{len(unfinished)} of {total} cells have not been run to the end; what is said is provisional")
-    if failed:
-        warnings.append(f"{len(failed)} of {total} cells have failed and are in no figure: see below")
-    if max(map(len, arms.values())) == 1:
-        warnings.append("one seed an arm: intervals cover the choice of questions, not the training seed")
+    total = len(grid.cells)
+    missing, broken = (len({cell["address"] for cell in cells}) for cells in (unfinished, failed))
+    if missing:
+        warnings.append(f"{missing} of {total} cells have not been run to the end; what is said is provisional")
+    if broken:
+        warnings.append(f"{broken} of {total} cells have failed and are in no figure: see below")
+    single = [name for name, own in arms.items() if len(own) == 1]
+    if single:
+        which = "one seed an arm" if len(single) == len(arms) else f"one seed of {', '.join(single)}"
+        warnings.append(f"{which}: intervals cover the choice of questions, not the training seed")
     versions = environments(arms)
     if len(versions) > 1 or "with changes" in versions[0]["git"]:
         warnings.append("the records are of " + ", ".join(f"{one['git']} ({one['records']})" for one in versions))

@@ -60,7 +60,7 @@ class Gathered:
 
     runs: list[RunFacts]
     report: Mapping[str, Any]
-    """Of `analysis.report.inspect`, with a random-weights control."""
+    """Of `analysis.report.inspect`, with a random-weights control unless files of embeddings were given."""
     comparison: Mapping[str, Any] | None
     """Of `evaluation.compare.compare`; None for a single run."""
     test_file: list[str]
@@ -128,6 +128,8 @@ def gather(
                 )
                 evaluate(evaluation, progress=False)
             answers = read_results(answered[number])
+            if results:
+                _check_is_of(model, answered[number], answers.summary.get("model"))
             system, _origin = system_prompt("train", model)
             shown = with_system_prompt(examples, system)
             training = model.training() or {}
@@ -138,6 +140,7 @@ def gather(
             )
             if embeddings:
                 views = load(embeddings[number])
+                _check_is_of(model, embeddings[number], views.info.get("model"))
             else:
                 say(f"{name}: reading views")
                 weights.to(choose_device(device))
@@ -158,6 +161,15 @@ def _run(folder: str) -> Checkpoint:
     if model.record is None:
         raise UserError(f"{folder}: no record.json of `stepjepa train` in it; a report is about training runs")
     return model
+
+
+def _check_is_of(model: Checkpoint, file: str, said: Mapping[str, Any] | None) -> None:
+    """Files are given in the order of the runs; one of another run is told by the weights that made it."""
+    if said and said.get("weights") not in (None, model.weights()):
+        raise UserError(
+            f"{file} was made by other weights than those in {model.given} (by {said.get('name')}); give the files in "
+            "the order of the runs, and anew if a run was trained again"
+        )
 
 
 def _names(folders: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ class GridFolder:
         if not path.exists():
             return None
         record = read_json(path)
-        if record.get("kind") != KIND:
+        if record.get("kind") != KIND or not {"cell", "status"} <= record.keys():
             raise UserError(f"{path}: not a record of an ablation cell; give another --output_dir")
         if record["cell"] != cell.options:
             raise UserError(f"{path}: the record of another cell, {record['cell']}; move it away")

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stepjepa.records import UserError
+from stepjepa.records import UserError, read_yaml
 
 
 def boolean(text: str) -> bool:
@@ -278,17 +278,10 @@ def read_configuration(name: str, known: Mapping[str, Option]) -> dict[str, Any]
     Raises:
         UserError: names the file and what is wrong in it.
     """
-    import yaml
-
     path = files("stepjepa.training") / "configs" / f"{name}.yaml" if name in named_configurations() else Path(name)
     if not path.is_file():
         raise UserError(f"--config {name}: no such file, and not one of {', '.join(named_configurations())}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"--config {name} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"--config {name}: not YAML: {error}") from error
+    values = read_yaml(path, f"--config {name}") or {}
     if not isinstance(values, dict):
         raise UserError(f"--config {name}: a mapping of option to value is needed, not a {type(values).__name__}")
     given = [own_name(key, known) for key in values]

@@ -91,7 +91,8 @@ def collapse_message(logs: Mapping[str, float], history: Sequence[Mapping[str, A
     if first is None or logs.get("target_spread", threshold) >= threshold:
         return None
     spread = logs["target_spread"]
-    what = "Targets are collapsing" if spread < first else "Targets were nearly one vector from the start, and still are"
+    from_the_start = "Targets were nearly one vector from the start, and still are"
+    what = "Targets are collapsing" if spread < first else from_the_start
     return (
         f"{what}: the mean cosine distance between different steps' embeddings is {spread:.1e}, at first {first:.1e} "
         f"(0 means all are the same vector), while the true next step is found in {logs['retrieval']:.0%} of cases by "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.colors import to_hex
 from stepjepa.analysis.projections import VIEWS
 from stepjepa.visualization.embedding_points import REACH, Map, Points
 from stepjepa.visualization.embeddings import UNKNOWN, VIEW_COLOURS, VIEW_NAMES
+from stepjepa.visualization.page import shown
 from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import BLUE, CONTINUOUS, CYCLE, VERMILION
 
@@ -112,7 +112,7 @@ def still(
     at[rows] = np.rint((drawn.xy[rows] * [1, -1] + REACH) / (2 * REACH) * _SIDE + [0, _TOP]).astype(int)
     out = [
         f"<rect x='.5' y='{_TOP}' width='{_SIDE - 1}' height='{_SIDE}' fill='none' stroke='#ccc'/>",
-        f"<text x='0' y='15'>{escape(drawn.caption)}</text>",
+        f"<text x='0' y='15'>{shown(drawn.caption)}</text>",
     ]
     if drawn.circle:
         middle, radius = _SIDE // 2, round(_SIDE / (2 * REACH))
@@ -182,6 +182,6 @@ def _legend(legend: Sequence[tuple[str, str]], views: Sequence[str]) -> str:
     x, y = 8, y + 18
     for colour, label in legend:
         out += f"<rect x='{x - 5}' y='{y - 9}' width='10' height='10' fill='{colour}'/>"
-        out += f"<text x='{x + 10}' y='{y}'>{escape(label)}</text>"
+        out += f"<text x='{x + 10}' y='{y}'>{shown(label)}</text>"
         x += 30 + 6 * len(label)
     return out

@@ -78,8 +78,7 @@ def embedding_map(*records: Mapping[str, Any], color: str = "step", connect: Seq
     area = (mpl.rcParams["font.size"] * 0.33) ** 2
     for axes_row, record in zip(grid, records, strict=True):
         for view in record["views"]:
-            key = [view["view"]] * len(view["step"]) if color == "view" else view[color]
-            shades = [palette.get(value, (UNKNOWN, ""))[0] for value in key]
+            shades = [palette.get(value, (UNKNOWN, ""))[0] for value in _values(record, view, color)]
             for axes, points in zip(axes_row, [view["pca"], *view["tsne"]], strict=False):
                 _scatter(axes, points, shades, view["view"], area)
                 _connect(axes, view, points, connect)
@@ -121,6 +120,15 @@ def _scatter(axes: Axes, points: Mapping[str, Any], shades: Sequence[Any], view:
         )
 
 
+def _values(record: Mapping[str, Any], view: Mapping[str, Any], color: str) -> list[Any]:
+    """What each point of a view is coloured by; operations by name, as every file numbers its own."""
+    if color == "view":
+        return [view["view"]] * len(view["step"])
+    if color == "operation":
+        return [record["operations"][number] if number >= 0 else None for number in view["operation"]]
+    return list(view[color])
+
+
 def _palette(records: Sequence[Mapping[str, Any]], color: str) -> dict[Any, tuple[Any, str]]:
     """Label value → colour and name; what is not in it is drawn as unknown."""
     views = [view for record in records for view in record["views"]]
@@ -129,7 +137,8 @@ def _palette(records: Sequence[Mapping[str, Any]], color: str) -> dict[Any, tupl
     if color == "correct":
         return {1: (BLUE, "answered correctly"), 0: (VERMILION, "answered wrongly")}
     if color == "operation":
-        return {i: (CYCLE[i % len(CYCLE)], name) for i, name in enumerate(records[0]["operations"])}
+        names = dict.fromkeys(name for record in records for name in record["operations"])
+        return {name: (CYCLE[i % len(CYCLE)], name) for i, name in enumerate(names)}
     steps = sorted({step for view in views for step in view["step"]})
     shades = mpl.colormaps[CONTINUOUS](np.linspace(0, 0.95, len(steps)))
     return {
@@ -148,7 +157,7 @@ def _handles(records: Sequence[Mapping[str, Any]], palette: Mapping[Any, tuple[A
 
     if color == "view":
         return [handle(MARKERS[name], *palette[name]) for name in names]
-    used = [value for view in (v for r in records for v in r["views"]) for value in view[color]]
+    used = [value for record in records for view in record["views"] for value in _values(record, view, color)]
     rest = "none or not known" if color == "operation" else "not known"
     unknown = [handle("D", UNKNOWN, rest)] if set(used) - set(palette) else []
     shown = [handle("D", *entry) for value, entry in palette.items() if value in used]
@@ -220,7 +229,7 @@ def similarity_map(record: Mapping[str, Any]) -> Figure:
         if several:
             above = axes.secondary_xaxis("top")
             places = _problems(record["column_steps"])
-            above.set_xticks(list(places.values()), [f"problem {example}" for example in places])
+            above.set_xticks(list(places.values()), [f"problem {example + 1}" for example in places])
             above.tick_params(length=0)
             above.spines[:].set_visible(False)
         for at in _boundaries(record["column_steps"]):
@@ -288,6 +297,7 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
         axes.set_title(VIEW_NAMES[name])
         axes.set_xlabel("singular value")
         axes.legend(
+            handles=axes.lines,  # given, as names that begin with "_" would be left out
             title=f"effective rank (of {records[0]['views'][name]['most']})",
             title_fontsize="small",
             loc="upper center",

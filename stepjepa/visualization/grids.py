@@ -70,7 +70,7 @@ MARKERS = "sD^"
 
 @styled
 def lambda_accuracy(report: Report) -> Figure:
-    """Accuracy over λ, and the paired differences to λ = 0, with single seeds and 95% intervals.
+    """Accuracy over λ, and the paired differences to the baseline, with single seeds and 95% intervals.
 
     A grey bar around zero spans the true differences that such a test finds less than four times in five.
 
@@ -92,7 +92,7 @@ def lambda_accuracy(report: Report) -> Figure:
     for entry in comparisons:
         place = places[entry["arm"]]
         difference_marks(right, place, entry, beside=max(1.16 * place, aside))
-    _difference_axis(right, "to λ = 0")
+    _difference_axis(right, _to_baselines(comparisons, "lbd"))
     left.set_ylabel("test accuracy (%)")
     _finish(figure, report, _statistics(report, comparisons))
     return figure
@@ -176,11 +176,16 @@ def low_data(report: Report, option: str = "problems", by: str = "lbd") -> Figur
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"training {option}")
         grid_lines(axes, "y")
-    bases = {axis_values(entry["baseline"]).get(by) for entry in comparisons}
-    _difference_axis(right, f"to {name} = {' or '.join(sorted(filter(None, bases)))}")
+    _difference_axis(right, _to_baselines(comparisons, by))
     left.set_ylabel("test accuracy (%)")
     _finish(figure, report, [*handles, *_statistics(report, comparisons)])
     return figure
+
+
+def _to_baselines(comparisons: Sequence[Mapping[str, Any]], option: str) -> str:
+    """What differences are to, by an option of the baselines: "to λ = 0"."""
+    bases = {axis_values(entry["baseline"]).get(option) for entry in comparisons}
+    return f"to {'λ' if option == 'lbd' else option} = {' or '.join(sorted(filter(None, bases)))}"
 
 
 @styled

@@ -7,7 +7,6 @@ comes from; in a difference it takes the colour of what one pass makes of its ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +19,7 @@ from stepjepa.jepa.layout import StepJEPACollator
 from stepjepa.jepa.masks import allowed
 from stepjepa.jepa.reference import build_step2_isolation_mask
 from stepjepa.visualization.mask_pictures import AGAIN, BRANCH, LEFT_OUT, MaskPicture
+from stepjepa.visualization.page import shown
 from stepjepa.visualization.stills import Area, still_picture
 from stepjepa.visualization.style import (
     BLUE,
@@ -209,7 +209,7 @@ def part_marks(picture: MaskPicture, cell: int) -> Iterator[str]:
     free = 0.0  # where the next label on the left may begin
     for name, colour, start, end in parts(picture):
         at, size = cell * start, cell * (end - start)
-        label = escape(name.replace("predictor question→answer", "predictor Q→A"))
+        label = shown(name.replace("predictor question→answer", "predictor Q→A"))
         yield f"<rect x='{_LABELS}' y='{TOP + at}' width='{_BAND - 1}' height='{size}' fill='{colour}'/>"
         yield f"<rect x='{LEFT + at}' y='{TOP - _BAND}' width='{size}' height='{_BAND - 1}' fill='{colour}'/>"
         middle = max(TOP + at + size / 2, free + 6)

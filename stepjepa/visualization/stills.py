@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 from urllib.parse import quote
+
+from stepjepa.visualization.page import shown
 
 _SAFE = " ='/:;,.()+-!*~"
 
@@ -44,10 +45,10 @@ def still_picture(
     name = f"{kind}-{hashlib.sha256(svg.encode()).hexdigest()[:10]}"
     spots = "".join(
         f'<area shape="{area.shape}" coords="{",".join(map(str, area.coords))}" '
-        f'alt="{escape(area.alt)}" title="{escape(area.title)}">'
+        f'alt="{shown(area.alt)}" title="{shown(area.title)}">'
         for area in areas
     )
-    source, alt = f"data:image/svg+xml,{quote(svg, safe=_SAFE)}", escape(summary)
+    source, alt = f"data:image/svg+xml,{quote(svg, safe=_SAFE)}", shown(summary)
     # A page that shrinks the image would leave the map behind.
     image = f'<img src="{source}" usemap="#{name}" alt="{alt}" style="max-width: none">'
     return f'<div style="overflow-x: auto"><p>{alt} {how}</p>{image}<map name="{name}">{spots}</map></div>'

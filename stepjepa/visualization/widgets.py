@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ipywidgets import Box, Layout
+
+from stepjepa.visualization.page import shown
 
 
 def script(*names: str) -> str:
@@ -42,4 +43,4 @@ def side_by_side(*widgets: Any) -> Box:
 
 def alert(error: Exception) -> str:
     """HTML that says why what was chosen cannot be shown; a screen reader says it at once."""
-    return f'<div role="alert" style="color:var(--jp-error-color1,#b00)">{escape(str(error))}</div>'
+    return f'<div role="alert" style="color:var(--jp-error-color1,#b00)">{shown(str(error))}</div>'

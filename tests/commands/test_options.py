@@ -13,7 +13,7 @@ from stepjepa.commands.attention import AttentionOptions
 from stepjepa.commands.compare import CompareOptions
 from stepjepa.commands.inspect import InspectOptions
 from stepjepa.commands.main import COMMANDS, main
-from stepjepa.commands.options import Parser, parse
+from stepjepa.commands.options import Parser, parse, take_flag
 from stepjepa.commands.prepare import PrepareOptions
 from stepjepa.evaluation.options import EvaluateOptions, SynthesizeOptions
 from stepjepa.experiments.options import BenchOptions, VerifyOptions
@@ -281,3 +281,24 @@ def test_an_unreadable_file_of_options_is_named(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"lbd: \xff")
     with pytest.raises(UserError, match="not YAML"):
         read_configuration(str(tmp_path / "a.yaml"), options_of(JEPAOptions))
+
+
+@pytest.mark.parametrize("word", ["--gpu_suite", "--gpu-suite", "--gpu_suite=true", "--gpu-suite=yes"])
+def test_a_flag_that_decides_on_the_parser_is_known_in_every_spelling(word, capsys):
+    assert take_flag(["--device", "cpu", word, "--small"], "gpu_suite") == (True, ["--device", "cpu", "--small"])
+    with pytest.raises(SystemExit):
+        main(["bench", word, "--help"])
+    assert "--minutes" in capsys.readouterr().out
+    assert take_flag(["--gpu-suite=false"], "gpu_suite") == (False, [])
+    with pytest.raises(UserError, match="--gpu_suite=perhaps"):
+        take_flag(["--gpu_suite=perhaps"], "gpu_suite")
+
+
+def test_all_options_of_train_are_shown_in_either_spelling(capsys):
+    shown = []
+    for word in ("--help_all", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["train", word])
+        shown.append(capsys.readouterr().out)
+    assert "--lr_scheduler_type" in shown[0]
+    assert shown[0] == shown[1]

@@ -76,6 +76,8 @@ def test_best_of_n_on_the_same_samples(tmp_path, capsys):
         ([], "say what to do"),
         (["--detect", "--results", "a.jsonl"], "it takes no --test_file and no --results"),
         (["--output_file", "a.jsonl", "--greedy", "b.jsonl"], "--greedy is compared with the samples"),
+        (["--detect", "--output_file", "a.jsonl"], "--output_file takes energies of solutions"),
+        (["--output_file", "a.jsonl", "--record_file", "b.json"], "--record_file takes the figures of --detect"),
         (["--output_file", "a.jsonl", "--plot_file", "b.png"], "--plot_file draws the figure of --detect"),
     ],
 )

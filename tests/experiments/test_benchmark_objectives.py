@@ -8,7 +8,7 @@ from stepjepa.commands.bench import main
 from stepjepa.experiments import benchmark_objectives
 from stepjepa.experiments.benchmark_objectives import LINES, WITH_PAIRS, WITH_THEIR_OWN, bench_objectives
 from stepjepa.experiments.options import BenchOptions, cost_of
-from stepjepa.records import UserError
+from stepjepa.records import UserError, write_jsonl
 from stepjepa.training import targets
 from stepjepa.training.configurations import options_of, read_configuration
 from stepjepa.training.options import JEPAOptions
@@ -64,3 +64,20 @@ def test_targets_from_the_file_are_not_computed_in_a_step(monkeypatch):
 def test_an_objective_that_is_not_there_is_named():
     with pytest.raises(UserError, match="--lines 'hinge': the objectives are cosine, InfoNCE"):
         bench_objectives(small(1), ["hinge"])
+
+
+def test_too_few_rows_and_predictors_are_refused(tmp_path):
+    """A step of this race takes two microbatches, and each line has predictor tokens of its own."""
+    rows = [
+        {
+            "question": f"{n} + 1 + 1?",
+            "solution": f"First {n} + 1 = {n + 1}, as said.\n\nAnd then {n + 1} + 1 = {n + 2}, the end.",
+            "answer": str(n + 2),
+        }
+        for n in range(3)
+    ]
+    write_jsonl(rows, tmp_path / "three.jsonl")
+    with pytest.raises(UserError, match="a step takes 6 rows, and there are 3"):
+        bench_objectives(small(1, train_file=str(tmp_path / "three.jsonl")), ["cosine"])
+    with pytest.raises(UserError, match="--predictors"):
+        bench_objectives(small(1, predictors=3), ["cosine"])

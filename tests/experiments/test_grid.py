@@ -259,6 +259,8 @@ def test_shipped_grids_share_what_they_share():
     ("text", "message"),
     [
         ("axes: {lbd: [0}", "g.yaml: not YAML"),
+        ("question: 2020-13-45", "g.yaml: not YAML: month must be in 1..12"),
+        ("[" * 5000, "g.yaml: not YAML"),
         ("- 1", "g.yaml: the file: a mapping of option to value is needed, not a list"),
         ("axis: {lbd: [0]}", "g.yaml: axis: unknown key; did you mean 'axes'"),
         ("seeds: 3", "g.yaml: axes: neither axes nor arms"),

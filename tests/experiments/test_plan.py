@@ -210,6 +210,9 @@ def test_here_a_few_microbatches_are_timed(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_planned_is_refused(tmp_path):
+    for zero in ({"tflops": 0.0, "memory": 8.0}, {"tflops": 10.0, "memory": 0.0}):
+        with pytest.raises(UserError, match="has to be above 0"):
+            PlanOptions(device="other", **zero)
     for words in ({"device": "other"}, {"tflops": 10.0, "memory": 8.0}, {"utilisation": 2.0}):
         with pytest.raises(UserError):
             PlanOptions(**words)

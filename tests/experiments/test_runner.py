@@ -401,10 +401,13 @@ def test_nothing_is_deleted_that_the_runner_did_not_make(finished, tmp_path):
     folder.record_path(cell).write_text('{"kind": "shopping list"}')
     with pytest.raises(UserError, match="not a record of an ablation cell"):
         folder.state(cell)
+    folder.record_path(cell).write_text(json.dumps({"kind": KIND}))
+    with pytest.raises(UserError, match="not a record of an ablation cell"):
+        folder.state(cell)
     folder.record_path(cell).write_text('{"kind"')
     with pytest.raises(UserError, match="cannot be read"):
         folder.state(cell)
-    folder.record_path(cell).write_text(json.dumps({"kind": KIND, "cell": {"lbd": 7}}))
+    folder.record_path(cell).write_text(json.dumps({"kind": KIND, "cell": {"lbd": 7}, "status": FINISHED}))
     with pytest.raises(UserError, match="the record of another cell"):
         folder.state(cell)
 
@@ -605,7 +608,7 @@ def test_the_report_pairs_seeds_and_questions_and_chooses_on_validation(tiny, tm
     wanted = np.mean([((ease >= 0.3) & (ease < 0.9)).mean() for ease in chances.values()])
     assert step["by_source"]["b"]["value"] == pytest.approx(wanted)
     assert arm["by_source"]["b"]["accuracy"] == pytest.approx(arm["validation"]["accuracy"])
-    assert "b: LM loss" in text
+    assert "b: test LM loss" in text
     assert "best on validation: step" in text
     assert f"{100 * step['value']:+.1f}" in text
 
@@ -670,3 +673,26 @@ def test_different_questions_are_not_compared(tiny, tmp_path):
     folder.write(grid.cells[0], record)
     with pytest.raises(ValueError, match="different test questions"):
         report(grid, folder)
+
+
+def test_cells_are_counted_once_and_single_seeds_are_named(tmp_path):
+    """At λ = 0 every loss is the same cell; one arm with a single seed among others with two is no comparison of seeds."""
+    file = tmp_path / "shared.yaml"
+    file.write_text(
+        "seeds: [0, 1]\naxes: {lbd: [0, 0.1], jepa_loss_type: [cosine, l2]}\nbaseline: lbd=0, jepa_loss_type=cosine\n"
+    )
+    grid, folder = read_grid(str(file)), GridFolder(tmp_path / "cells")
+    folder.path.mkdir()
+    invent(grid, folder, dict.fromkeys(grid.arms, (0.5, 0.5)))
+    assert not [line for line in report(grid, folder, draws=10)["warnings"] if "seed" in line or "cells" in line]
+    folder.record_path(grid.cell("lbd=0, jepa_loss_type=l2", 1)).unlink()
+    folder.record_path(grid.cell("lbd=0.1, jepa_loss_type=l2", 1)).unlink()
+    found = report(grid, folder, draws=10)
+    assert "2 of 6 cells have not been run to the end; what is said is provisional" in found["warnings"]
+    (single,) = [line for line in found["warnings"] if "intervals cover the choice of questions" in line]
+    assert single.startswith(
+        "one seed of lbd=0, jepa_loss_type=cosine, lbd=0, jepa_loss_type=l2, lbd=0.1, jepa_loss_type=l2:"
+    )
+    missing = [line for line in format_report(found).splitlines() if line.startswith("to run: ")]
+    assert len(missing) == 2
+    assert sum("lbd=0, jepa_loss_type=cosine = lbd=0, jepa_loss_type=l2, seed 1" in line for line in missing) == 1

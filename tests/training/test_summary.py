@@ -46,7 +46,9 @@ def test_a_collapse_is_not_seen_in_the_first_figure(before, now, warns):
     assert collapse_message({}, history, threshold=0.01) is None
 
 
-@pytest.mark.parametrize(("before", "said"), [(0.3, "Targets are collapsing"), (0.002, "Targets were nearly one vector")])
+@pytest.mark.parametrize(
+    ("before", "said"), [(0.3, "Targets are collapsing"), (0.002, "Targets were nearly one vector")]
+)
 def test_targets_that_were_alike_from_the_start_have_not_collapsed(before, said):
     message = collapse_message(
         {"target_spread": 0.004, "retrieval": 0.1, "retrieval_chance": 0.1}, [{"target_spread": before}], 0.01

@@ -145,6 +145,16 @@ def test_colours_follow_the_label(record):
         embedding_map(record, color="family")
 
 
+def test_operations_are_coloured_by_name_as_every_file_numbers_its_own(record):
+    """A second file that knows the second operation alone; and names that begin with "_" are in the legend."""
+    second = record["operations"][1]
+    views = [view | {"operation": [min(number, 1) - 1 for number in view["operation"]]} for view in record["views"]]
+    other = record | {"operations": [second], "views": views}
+    axes = panels(embedding_map(record, other, color="operation"))[3]
+    assert rgb(CYCLE[1]) <= colours(axes)
+    assert not rgb(CYCLE[0]) & colours(axes)
+
+
 def test_each_dot_has_the_colour_of_its_own_label(record):
     axes = panels(embedding_map(record, color="correct"))[0]
     shades = {1: BLUE, 0: VERMILION, -1: UNKNOWN}
@@ -279,5 +289,7 @@ def test_spectra_and_their_ranks(embeddings):
         f"healthy: {records[0]['views']['target']['rank']:.1f}",
         "flat: 1.0",
     ]
+    marked = panels(spectrum(*(each | {"label": f"_{each['label']}"} for each in records)))[1].get_legend()
+    assert [text.get_text()[0] for text in marked.get_texts()] == ["_", "_"]
     assert target.get_legend().get_title().get_text() == "effective rank (of 8)"
     np.testing.assert_allclose(target.lines[0].get_ydata(), records[0]["views"]["target"]["values"])

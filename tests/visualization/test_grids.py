@@ -82,6 +82,13 @@ def test_accuracies_stand_at_their_lambda_with_every_seed(by_lambda):
     assert "λ = 0" in right.get_ylabel()
 
 
+def test_differences_are_named_by_their_baseline(tmp_path):
+    file = tmp_path / "other.yaml"
+    file.write_text("seeds: [0, 1]\naxes: {lbd: [0, 0.1, 1]}\nbaseline: lbd=0.1\n")
+    found = report(*invented(str(file), tmp_path / "cells"), draws=10)
+    assert lambda_accuracy(found).axes[1].get_ylabel().startswith("difference to λ = 0.1")
+
+
 def test_bars_are_the_intervals(by_lambda):
     left, _ = lambda_accuracy(by_lambda).axes
     bars = {(line.get_xdata()[0], *line.get_ydata()) for line in left.lines if line.get_marker() == "None"}

@@ -16,12 +16,14 @@ from stepjepa.data.sources import make_example
 from stepjepa.environment import environment
 from stepjepa.evaluation.compare import compare
 from stepjepa.evaluation.results import figures, question_ids, read_results, write_results
-from stepjepa.experiments.run_report import CONTROL, Gathered, RunFacts, gather
+from stepjepa.experiments.run_report import CONTROL, Gathered, RunFacts, _check_is_of, gather
 from stepjepa.jepa.pairs import BranchLayout
+from stepjepa.models.checkpoint import locate_model
 from stepjepa.models.loading import load_model
 from stepjepa.records import UserError, as_json, write_jsonl
 from stepjepa.visualization.page import Html, element, folded, page, shown, table
 from stepjepa.visualization.run_page import run_page
+from stepjepa.visualization.stills import Area, still_picture
 
 HOSTILE = "<script>document.title='obeyed'</script><img src=x onerror=\"document.title='obeyed'\">'\"</td>&amp;\x1b[2J"
 NAME = "<b onclick=alert(1)>&\"'"
@@ -254,3 +256,20 @@ def test_the_page_opens_from_disk_without_a_network(hostile, tmp_path):
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.locator("details tr").first.is_visible()
         assert page.pdf()[:4] == b"%PDF"
+
+
+def test_files_of_another_run_are_told_by_its_weights():
+    """They are given in the order of the runs, and two in the wrong order would stand under each other's names."""
+    model = locate_model("builtin")
+    _check_is_of(model, "mine.jsonl", json.loads(json.dumps(model.description())))
+    _check_is_of(model, "old.jsonl", None)
+    other = model.description() | {"name": "other", "weights": dict.fromkeys(model.weights(), "0")}
+    with pytest.raises(UserError, match=r"swapped.jsonl was made by other weights than those in builtin \(by other\)"):
+        _check_is_of(model, "swapped.jsonl", other)
+
+
+def test_control_characters_of_a_still_are_written_out():
+    area = Area("rect", (0, 0, 1, 1), "alt", "a\u202eb\x1bc\x00d <i>")
+    html = still_picture("kind", (1, 1), [], [area], "summary \u202e", "how")
+    assert not set(html) & {"\u202e", "\x1b", "\x00"}
+    assert "&lt;i&gt;" in html
