@@ -159,6 +159,8 @@ def convert_chat(row: Mapping[str, Any], source: str, options: RowOptions) -> Ex
     messages = read_messages(raw)
     steps, answer = _worked(row, messages[-1]["content"], options)
     messages[-1]["content"] = "\n\n".join(steps)
+    earlier = sum(message["role"] == "assistant" for message in messages[:-1])
+    options.changes["answers of earlier turns kept as context, not trained on"] += earlier
     system = _system(row, options)
     if messages[0]["role"] != "system" and system is not None:
         messages.insert(0, {"role": "system", "content": system})

@@ -96,7 +96,7 @@ FORMATS = {
         convert_labelled(read_processbench),
     ),
     "chat": Format(
-        "conversations (messages, ShareGPT); the last message of the assistant is the solution",
+        "conversations (messages, ShareGPT); the assistant's last message is the solution, earlier ones are context",
         f"{_named('messages')}; or question and solution as lists of messages",
         _is_conversation,
         convert_chat,

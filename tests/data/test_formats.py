@@ -59,6 +59,16 @@ def test_forms_of_data_sets(row: dict[str, Any], kind: str) -> None:
     assert (example["steps"], example["answer"]) == (STEPS, "14")
 
 
+def test_answers_of_earlier_turns_are_context_and_counted() -> None:
+    options = RowOptions()
+    earlier = [turn("user", "And 1 + 1?"), turn("assistant", "That is 2, of course.")]
+    row = {"messages": [*earlier, turn("user", QUESTION), turn("assistant", SOLUTION)]}
+    example = convert_row(row, "s", options=options)
+    assert example["messages"][1:3] == earlier
+    assert example["steps"] == STEPS
+    assert +options.changes == {"answers of earlier turns kept as context, not trained on": 1}
+
+
 def test_alpaca_input_and_system_fields() -> None:
     row = {"instruction": "Solve it.", "input": QUESTION, "output": SOLUTION, "system": "Be brief."}
     example = convert_row(row, "s")
