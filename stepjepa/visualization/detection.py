@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from stepjepa.analysis.detection import SCORES
 from stepjepa.visualization.comparison import figure_of_lines, grid_lines
 from stepjepa.visualization.style import CYCLE, GREY, VERMILION, across, legend_columns, new_figure, styled
+from stepjepa.visualization.words import in_legend
 
 FIRST_CONTROL = "shuffled"
 RING: dict[str, Any] = {"color": GREY, "marker": "o", "linestyle": "none", "fillstyle": "none"}
@@ -73,15 +74,14 @@ def energies_along(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> 
     figure = new_figure(height=0.4)
     axes = figure.subplots()
     grid_lines(axes, "y")
-    lines: list[Line2D] = []  # given to the legend, as names that begin with "_" would be left out
     for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         places = range(2, len(row["energies"]) + 1)
-        lines += axes.plot(places, row["energies"][1:], color=CYCLE[number], marker="o", label=label)
+        axes.plot(places, row["energies"][1:], color=CYCLE[number], marker="o", label=in_legend(label))
         if "wrong_step" in row:
             wrong = row["wrong_step"]
             axes.plot([wrong + 1], [row["energies"][wrong]], "X", color=VERMILION, markersize=11, zorder=3)
     axes.set_xticks(range(2, 1 + max(len(row["energies"]) for row in rows)))
     axes.set_xlabel("step (a cross: the wrong one)")
     axes.set_ylabel("energy")
-    axes.legend(handles=lines)
+    axes.legend()
     return figure

@@ -33,7 +33,7 @@ from stepjepa.visualization.style import (
     styled,
     text_width,
 )
-from stepjepa.visualization.words import in_words
+from stepjepa.visualization.words import in_legend, in_words
 
 MARKERS = {"context": "o", "target": "^", "state": "s"}
 VIEW_COLOURS = {"context": ORANGE, "target": GREEN, "state": PURPLE}
@@ -289,7 +289,7 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
                 entry["values"],
                 color=CYCLE[i % len(CYCLE)],
                 linestyle=styles[i % len(styles)],
-                label=f"{in_words(record['label'])}: {entry['rank']:.1f}",
+                label=in_legend(f"{in_words(record['label'])}: {entry['rank']:.1f}"),
             )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -297,7 +297,6 @@ def spectrum(*records: Mapping[str, Any]) -> Figure:
         axes.set_title(VIEW_NAMES[name])
         axes.set_xlabel("singular value")
         axes.legend(
-            handles=axes.lines,  # given, as names that begin with "_" would be left out
             title=f"effective rank (of {records[0]['views'][name]['most']})",
             title_fontsize="small",
             loc="upper center",

@@ -39,6 +39,11 @@ def in_words(name: str) -> str:
     return ", ".join(filter(None, (_option(option, value) for option, _, value in parts)))
 
 
+def in_legend(name: str) -> str:
+    """A name for matplotlib's legends, which leave out those that begin with "_"."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def arm_in_words(name: str) -> str:
     """An arm of the benchmark or of a grid, in words."""
     return ARMS.get(name) or in_words(name)

@@ -290,6 +290,6 @@ def test_spectra_and_their_ranks(embeddings):
         "flat: 1.0",
     ]
     marked = panels(spectrum(*(each | {"label": f"_{each['label']}"} for each in records)))[1].get_legend()
-    assert [text.get_text()[0] for text in marked.get_texts()] == ["_", "_"]
+    assert [text.get_text()[:3] for text in marked.get_texts()] == [" _h", " _f"]
     assert target.get_legend().get_title().get_text() == "effective rank (of 8)"
     np.testing.assert_allclose(target.lines[0].get_ydata(), records[0]["views"]["target"]["values"])
