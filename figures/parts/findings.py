@@ -140,7 +140,7 @@ def _classic() -> list[str]:
             "the true next step is found better with the term": min(others) > plain > chance,
             "the targets narrow": energy["lbd=0"] == min(energy.values()),
             "the largest difference is that of longer training": largest["arm"] == "plain, 1.125 × the steps",
-            "a wrong target finds no next step": abs(wrong - plain) < 0.1 * (max(others) - plain),
+            "another problem's step as the target finds no next step": abs(wrong - plain) < 0.1 * (max(others) - plain),
         }
     )
     return [
@@ -155,8 +155,8 @@ def _classic() -> list[str]:
         f"{max(energy.values()):.1%} of their squared length in one direction "
         "([table](figures/README.md#how-much-of-it)).",
         "None of its control arms differs from plain fine-tuning in accuracy; the largest difference is for 1.125 "
-        f"times as many plain optimizer steps, the time that the term costs, {in_points(largest)}, and a wrong target "
-        f"finds the next step no better than none does (MRR {wrong:.3f}) "
+        f"times as many plain optimizer steps, the time that the term costs, {in_points(largest)}, and a "
+        f"step of another problem as the target finds the next step no better than none does (MRR {wrong:.3f}) "
         "([table](figures/README.md#is-it-the-isolated-next-step-that-matters)). Nor is a gain shown where data are "
         f"few: {in_points(few['problems=64, lbd=0.1'])} with 64 problems, {in_points(few['problems=256, lbd=0.1'])} "
         "with 256 ([table](figures/README.md#few-data)).",
