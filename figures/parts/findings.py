@@ -107,12 +107,24 @@ def _pretrained() -> str:
 
     stories, gsm8k = found("pretrained"), found("pretrained-gsm8k")
     gemma = {file["label"]: file["measures"]["recall_all"]["estimate"] for file in record("inspect-gemma")["files"]}
+    of_epoch = {file["label"]: file["measures"] for file in record("inspect-gsm8k")["files"]}
+    epoch = {name: own["mean_energy_target"]["estimate"] for name, own in of_epoch.items()}
+    ranks = {name: own["reciprocal_rank_all"] for name, own in of_epoch.items()}
+    losses = [record(f"train-gsm8k-{name}")["after"]["eval_lm_loss"] for name in ("plain", "classic")]
+    _check(
+        {
+            "an epoch of classic finds the next step no better": ranks["classic"]["high"] < ranks["plain"]["high"],
+            "an epoch of classic costs no LM loss": abs(losses[0] - losses[1]) < 0.002,
+        }
+    )
     return (
         "In pretrained models, 32 optimizer steps of `aligned` under LoRA bring the true next step to the first place "
         f"in {stories['aligned']:.1%} of the cases with SmolLM2-135M-Instruct on easy stories (plain "
         f"{stories['plain']:.1%}), in {gsm8k['aligned']:.0%} on GSM8K ({gsm8k['plain']:.0%}), and in "
         f"{gemma['gemma-aligned']:.0%} with Gemma 3 270M on the stories ({gemma['gemma-plain']:.1%}). Accuracy, "
-        f"measured of the first with {len(pair['seeds'])} seeds, differs by {in_points(pair)} "
+        f"measured of the first with {len(pair['seeds'])} seeds, differs by {in_points(pair)}. "
+        f"Over a whole epoch of GSM8K, `classic` brings the targets of SmolLM2 to {epoch['classic']:.0%} in one "
+        f"direction (plain {epoch['plain']:.0%}) at the same LM loss, and finds the next step no better "
         "([tables](figures/README.md#a-pretrained-model))."
     )
 

@@ -48,21 +48,31 @@ def second_family() -> list[str]:
     return table(*rows)
 
 
+EPOCH = {
+    "untrained": ("train-gsm8k-plain", "before"),
+    "plain": ("train-gsm8k-plain", "after"),
+    "classic": ("train-gsm8k-classic", "after"),
+}
+"""Models of the epoch of GSM8K → the run and the moment that say their loss."""
+
+
 def gsm8k_epoch() -> list[str]:
-    """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views; – is open."""
-    run, views = record("train-gsm8k-plain"), record_or_none("inspect-gsm8k") or {"files": []}
-    measures = {file["label"]: file["measures"] for file in views["files"]}
+    """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views."""
+    views = {file["label"]: file["measures"] for file in record("inspect-gsm8k")["files"]}
     rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *VIEWS.values()]]
-    for name, when in (("untrained", "before"), ("plain", "after")):
-        answers, figures = ["–"] * 4, ["–"] * len(VIEWS)
-        if answered := record_or_none(f"evaluate-gsm8k-{name}"):
-            read = (answered["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
-            answers = [percent(reading["accuracy"], *reading["interval"]) for reading in read]
-            answers.append(f"{answered['truncated']['share']:.0%}")
-        if name in measures:
-            figures = [measure(measures[name][key]) for key in VIEWS]
-        rows.append([name, *answers, f"{run[when]['eval_lm_loss']:.3f}", *figures])
+    for name, (run, when) in EPOCH.items():
+        loss = f"{record(run)[when]['eval_lm_loss']:.3f}"
+        rows.append([name, *_answers(f"evaluate-gsm8k-{name}"), loss, *(measure(views[name][key]) for key in VIEWS)])
     return table(*rows)
+
+
+def _answers(name: str) -> list[str]:
+    """Accuracy by each reading, and the share cut off, of a summary; – where there is none yet."""
+    if not (summary := record_or_none(name)):
+        return ["–"] * 4
+    read = (summary["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
+    shares = [percent(reading["accuracy"], *reading["interval"]) for reading in read]
+    return [*shares, f"{summary['truncated']['share']:.0%}"]
 
 
 def compare() -> list[str]:
