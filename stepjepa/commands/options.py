@@ -105,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         words = []
         for word in argv:
             name, equals, value = word.partition("=")
-            underscored = f"--{name[2:].replace('-', '_')}"
+            underscored = _underscored(name)
             if not word.startswith("--") or name in known:
                 words.append(word)
             elif underscored in known:
@@ -128,6 +128,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n"))
 
 
+def _underscored(option: str) -> str:
+    """`--gpu-suite` by the name that the options have here."""
+    return f"--{option[2:].replace('-', '_')}"
+
+
 def take_flag(words: Sequence[str], name: str) -> tuple[bool, list[str]]:
     """Whether a flag is given, in any spelling of `Parser`, and the other words: where the flag decides on the parser.
 
@@ -137,7 +142,7 @@ def take_flag(words: Sequence[str], name: str) -> tuple[bool, list[str]]:
     given, others = False, []
     for word in words:
         spelled, equals, value = word.partition("=")
-        if spelled.startswith("--") and spelled[2:].replace("-", "_") == name:
+        if spelled.startswith("--") and _underscored(spelled) == f"--{name}":
             try:
                 given = boolean(value) if equals else True
             except ValueError as error:

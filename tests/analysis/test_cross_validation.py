@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -12,16 +11,10 @@ from stepjepa.analysis.cross_validation import INNER_FOLDS, PENALTIES, cross_rid
 
 STEPS = 4
 GROUPS = np.repeat(np.arange(100), STEPS)
-STEP = np.tile(np.arange(STEPS), 100)
-OPERATIONS = np.array(["add", "subtract", "multiply"])
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def rows(*shape, seed=0):
-    return torch.tensor(rng(seed).normal(size=shape))
 
 
 def test_a_problem_is_never_on_both_sides():
