@@ -41,6 +41,8 @@ _STEP_MARKER = re.compile(
 _BARE_MARKER = re.compile(
     rf"^[ \t]{{0,3}}(?:#{{1,6}}[ \t]+)?(?:\*\*|__)?[(（]?{_NUMBER}(?:[.)](?:\*\*|__)?(?=\s)|[）、．])", re.M
 )
+# `- `, `* `, `• ` at the beginning of a line, not indented as in a list inside an item; not `---`, `**Adding**`
+_BULLET = re.compile(r"^[-*+•–][ \t]+(?=\S)", re.M)
 # `Answer:`, `**Final Answer:**`, `## Conclusion`, `答案：`; not `The answer is`
 _ANSWER_HEADING = re.compile(
     r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?"
@@ -164,11 +166,22 @@ def _sentence_cuts(text: str) -> list[int]:
     return sorted(cuts)
 
 
+def _bullet_cuts(text: str, paragraphs: Sequence[int]) -> list[int]:
+    """Where the items of bulleted lists begin, unless more paragraphs stand around the lists than they have items."""
+    _, is_protected = mathematics(text)
+    bullets = [match.start() for match in _BULLET.finditer(text) if not is_protected(match.start())]
+    lists = {bisect_right(paragraphs, bullet) for bullet in bullets}
+    around = len(paragraphs) + 1 - len(lists)
+    return bullets if len(bullets) >= 2 and around <= len(bullets) else []
+
+
 def _auto_cuts(text: str) -> list[int]:
     markers, plain = _markers(text)
     if len(markers) >= 2 and not (plain and _is_list_in_prose(text, markers)):
         return _numbered_cuts(text)
-    return _paragraph_cuts(text) or _line_cuts(text) or _sentence_cuts(text)
+    if paragraphs := _paragraph_cuts(text):
+        return [*paragraphs, *_bullet_cuts(text, paragraphs)]
+    return _line_cuts(text) or _sentence_cuts(text)
 
 
 _SPLITTERS: dict[str, Callable[[str], list[int]]] = {
@@ -244,8 +257,9 @@ def split_steps(
             formula stays with the line before); ``numbered`` at ``**Step 1:**``, ``Step 1:``, ``## Step 1``,
             ``步骤1：`` or ``1.`` markers and at a closing answer heading, sub-paragraphs staying inside their step;
             ``sentence`` at sentence ends and blank lines. ``auto`` takes ``numbered`` if at least two markers
-            count up and are no list in the middle of prose, else ``paragraph`` if there is a blank line, else
-            ``line`` if there is a line end, else ``sentence``. None of them cuts inside mathematics, an environment,
+            count up and are no list in the middle of prose, else ``paragraph`` if there is a blank line, with a cut
+            at each item of bulleted lists unless these stand in prose too, else ``line`` if there is a line end, else
+            ``sentence``. None of them cuts inside mathematics, an environment,
             ``[asy]`` or a code fence. A function cuts at the offsets that it gives.
         think: ``remove`` drops thoughts (see :func:`stepjepa.data.thoughts.split_thoughts`); ``steps`` takes the
             thoughts for the steps and drops the rest, where there are thoughts.

@@ -68,6 +68,23 @@ def test_numbered_details() -> None:
     assert split_steps(f"{FIRST}\n\n{SECOND}", "numbered") == [f"{FIRST}\n{SECOND}"]
 
 
+@pytest.mark.parametrize("bullet", ["- ", "* ", "• "])
+def test_auto_cuts_at_bullets(bullet: str) -> None:
+    items = [f"{bullet}**Adding**: 48 + 24 = 72 clips.\n  {bullet}so many", f"{bullet}{SECOND}", f"{bullet}{THIRD}"]
+    listed = "\n".join(items)
+    assert split_steps(listed) == split_steps(listed, "line", min_chars=30)  # lines are enough where no blank line is
+    assert split_steps(f"**Solution**\n\n{listed}") == [f"**Solution**\n{items[0]}", *items[1:]]
+    assert split_steps(f"{FIRST}\n\n{listed}") == [FIRST, *items]
+    # a heading between two lists opens the second
+    between = f"{listed}\n\n### Once more\n\n{listed}"
+    assert split_steps(between) == [*items, f"### Once more\n{items[0]}", *items[1:]]
+    # but a short list in prose is a part of a step, and mathematics is no list
+    prose = f"{FIRST}\n\n{items[1]}\n{items[2]}\n\n{SECOND}\n\n{THIRD}"
+    assert split_steps(prose) == [FIRST, f"{items[1]}\n{items[2]}", SECOND, THIRD]
+    display = "$$x = 5\n- y\n- z + 3 - 2 + 11 + 12$$"
+    assert split_steps(f"{FIRST}\n\n{display}") == [FIRST, display]
+
+
 def test_sentence() -> None:
     text = "Mr. Smith pays $3.50 for 1.5 pounds, i.e. a lot. He then pays $40 more. Is that a lot of money? Yes."
     assert split_steps(text, "sentence") == [
