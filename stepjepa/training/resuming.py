@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
@@ -25,13 +24,14 @@ from stepjepa.training.checkpoints import (
     staging,
     write_manifest,
 )
+from stepjepa.training.hub import PushedWhole
 from stepjepa.training.identity import differences, identity
 from stepjepa.training.order import seeded, tell_epoch
 
 logger = logging.get_logger(__name__)
 
 
-class CompleteCheckpoints(Trainer):
+class CompleteCheckpoints(PushedWhole):
     """`transformers.Trainer`; only saving and resuming differ.
 
     Attributes:
@@ -159,6 +159,12 @@ class CompleteCheckpoints(Trainer):
                 self.state.save_to_json(os.path.join(folder, name, "trainer_state.json"))
                 write_manifest(folder / name, **content)
                 publish(folder / name, run / name)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run / name))
         if mine:
             rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
         wait()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staging is None:  # a push reads in the background; what is staged is gone by then
+            super()._push_from_checkpoint(checkpoint_folder)

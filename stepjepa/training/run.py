@@ -142,6 +142,7 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
         if data.held_out:
             write_jsonl(data.evaluation, folder / HELD_OUT)
         write_json(record, folder / "record.json")
+    trainer.push(folder, leave=(HELD_OUT,))
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
     return record
@@ -151,7 +152,7 @@ def _save(trainer: StepJEPATrainer, tokenizer: Any, folder: Path, merge: bool) -
     """Write the model, and a merged one, into the output folder: each file whole or not at all."""
     mine, model = trainer.args.should_save, cast("Any", trainer.model)
     with staging(folder, "model", mine, trainer.accelerator.wait_for_everyone) as staged:
-        trainer.save_model(str(staged / "whole"))
+        trainer.save_model(str(staged / "whole"), _internal_call=True)  # else it would push what is staged
         if merge and mine:
             model.merge_and_unload().save_pretrained(staged / "whole" / "merged")
             tokenizer.save_pretrained(staged / "whole" / "merged")
