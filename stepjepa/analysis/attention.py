@@ -134,7 +134,7 @@ def prompt_parts(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[
 
 
 def segments(
-    parts: Sequence[tuple[str, int]], step_ids: Sequence[int], batch: Mapping[str, Tensor], predictors: int = 1
+    parts: Sequence[tuple[str, int]], step_ids: Sequence[int], batch: Mapping[str, Tensor], layout: BranchLayout = FIRST
 ) -> list[dict[str, Any]]:
     """The parts of a single row in branch layout, in order and without gaps.
 
@@ -142,7 +142,7 @@ def segments(
         parts: of the prompt, from `prompt_parts`.
         step_ids: of the tokenized example.
         batch: the collated row.
-        predictors: K.
+        layout: of the row.
 
     Returns:
         For each part `name` (such as "question", "S1", "PRED 1", "S2 copy"), `kind` ("prompt", "step", "end",
@@ -155,14 +155,17 @@ def segments(
         *((f"S{step + 1}", "step", step, start, end) for step, start, end in spans),
         ("end", "end", None, spans[-1].end, len(step_ids)),
     ]
-    fields = ("context_index", "target_index", "context_step", "target_step")
-    for context, target, context_step, target_step in zip(*(batch[name][0].tolist() for name in fields), strict=True):
-        after = context + 1
+    fields = ("context_index", "target_index", "context_step", "target_step", "target_start", "target_end", "level")
+    for context, target, context_step, target_step, first, last, level in zip(
+        *(batch[name][0].tolist() for name in fields), strict=True
+    ):
+        predictors = layout.predictors
+        after = context + predictors - layout.reader(level)
         whole = context_step < 0  # question → answer
         named.append(("PRED" if whole else f"PRED {context_step + 1}", "predictor", None, after - predictors, after))
         if target > context:  # isolation "none" makes no copy
             name, step = ("answer copy", None) if whole else (f"S{target_step + 1} copy", target_step)
-            named.append((name, "copy", step, after, target + 1))
+            named.append((name, "copy", step, after, after + last - first))
     names = ("name", "kind", "step", "start", "end")
     return [dict(zip(names, part, strict=True)) for part in named if part[3] < part[4]]
 
@@ -248,7 +251,7 @@ def attention_record(
     attentions = read_attention(model, batch)
     visible = visible_cells(inner.config, batch)
     checks = check_forbidden(attentions, visible)
-    parts = segments(prompt_parts(example["messages"], tokenizer), row["step_ids"], batch, layout.predictors)
+    parts = segments(prompt_parts(example["messages"], tokenizer), row["step_ids"], batch, layout)
     windows = windows_by_layer(inner.config)
     distinct = list(dict.fromkeys(windows))
 

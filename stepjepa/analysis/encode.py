@@ -24,7 +24,7 @@ from stepjepa.data.steps import Splitter, split_steps
 from stepjepa.data.tokens import tokenize_dataset
 from stepjepa.evaluation.results import Results, question_ids
 from stepjepa.jepa.architectures import base_model, evaluating, longest_trunk
-from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids, predictor_tokens
+from stepjepa.jepa.layout import IGNORE, StepJEPACollator, predictor_token_ids
 from stepjepa.jepa.pairs import CONSECUTIVE, BranchLayout
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.records import UserError
@@ -267,9 +267,11 @@ def check_predictors(tokenizer: PreTrainedTokenizerBase, count: int) -> bool:
     Raises:
         UserError: it was trained with another number of them.
     """
-    known = {token for token in tokenizer.get_added_vocab() if token.startswith("<|predictor")}
-    if known and known != set(predictor_tokens(count)):
-        raise UserError(
-            f"--predictors {count}: the model was trained with {len(known)}; give --predictors {len(known)}"
-        )
+    known = [token for token in tokenizer.get_added_vocab() if token.startswith("<|predictor")]
+    single = known.count("<|predictor|>")  # a model that was trained with one, then with several, has them all
+    trained = {1} if single else set()
+    trained |= {len(known) - single} if len(known) > single else set()
+    if trained and count not in trained:
+        most = max(trained)
+        raise UserError(f"--predictors {count}: the model was trained with {most}; give --predictors {most}")
     return bool(known)

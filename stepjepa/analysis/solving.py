@@ -77,7 +77,7 @@ class Solver:
         training = located.training() or {}
         own = {one.name: training[one.name] for one in fields(BranchLayout) if one.name in training}
         self.first_has_energy = own.get("pairs") == "question_answer"
-        self.layout = BranchLayout(**(own | {"pairs": "consecutive", "horizon": 1, "max_length": None}))
+        self.layout = BranchLayout(**(own | {"max_length": None})).consecutive()
         remote: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         known = check_predictors(read_tokenizer(located.path, **remote), self.layout.predictors)
         self.model, self.tokenizer = load_model(model_name, predictors=self.layout.predictors, dtype=dtype, **remote)
@@ -133,7 +133,9 @@ class Solver:
             texts = split(tokens)
             tell(texts, len(texts) - 1, len(tokens))
 
-        for _ in generate(self.model, self.tokenizer, state, hear if on_text or on_step else None):
+        # What `auto` takes for steps changes as the text grows: it is cut once all of it is there.
+        listens = (on_text or on_step) and self.splitter != "auto"
+        for _ in generate(self.model, self.tokenizer, state, hear if listens else None):
             pass
         answer = state.answers[0]
         texts = split(answer.tokens)

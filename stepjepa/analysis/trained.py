@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stepjepa.analysis.options import ShownLayout
 from stepjepa.jepa.architectures import base_model
 from stepjepa.jepa.losses import LOSSES, at_least_float32, wide
 from stepjepa.jepa.objectives import Objective, StepObjective
+from stepjepa.jepa.pairs import BranchLayout
 from stepjepa.jepa.views import Views, encode_views
 from stepjepa.models.checkpoint import Checkpoint
 from stepjepa.models.loading import load_model
@@ -95,6 +97,16 @@ def distance_of(kind: str) -> str:
 def predicts_at_predictor(training: Mapping[str, Any]) -> bool:
     """Whether a run with these options trains context views at predictor tokens; else they are read at a step's end."""
     return training.get("lbd", 0) > 0 and training.get("jepa_loss_type", "cosine") in LOSSES
+
+
+def shown_layout(run: Checkpoint) -> ShownLayout:
+    """The branches that are shown of a model by default: all consecutive pairs, as its run trained them."""
+    training = run.training()
+    if training is None or not predicts_at_predictor(training):
+        return ShownLayout(predictors=run.predictors)
+    names = ("pairs", "isolation", "pooling", "predictors")
+    own = BranchLayout(**{name: training[name] for name in names if name in training}).consecutive()
+    return ShownLayout(**{name: getattr(own, name) for name in names})
 
 
 def trained_reading(run: Checkpoint, model: Any, random: bool = False) -> Reading:

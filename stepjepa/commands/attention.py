@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from stepjepa.records import UserError, option, write_json
 
 if TYPE_CHECKING:
     from stepjepa.analysis.attention import Heads
+    from stepjepa.jepa.pairs import BranchLayout
 
 AUDITED = 16
 LAYERS, HEADS = [0, -1], ["mean"]
@@ -52,21 +54,21 @@ class AttentionOptions(ModelOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa attention`; the exit status is 0 if nothing leaks, 1 otherwise (record and figures are written)."""
-    parser = Parser(
-        "attention",
-        "Attention maps of one example over trunk and branches, with the check that forbidden cells have a weight of "
-        "exactly 0 in all layers and heads; with --audit, which views move when a part of the text changes. Exit "
-        "status 0 only if nothing leaks.",
-    )
-    options, layout = parse(parser, argv, AttentionOptions, ShownLayout)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, _ = read_options(words, ShownLayout)
     heads = heads_of(options.heads)
     from transformers.utils import logging
 
     from stepjepa.analysis.attention import attention_record
+    from stepjepa.analysis.encode import check_predictors
     from stepjepa.analysis.leakage import leakage_audit
+    from stepjepa.analysis.trained import shown_layout
     from stepjepa.data.sources import read_examples
-    from stepjepa.models.loading import choose_device, load_model
+    from stepjepa.models.checkpoint import locate_model
+    from stepjepa.models.loading import choose_device, load_model, read_tokenizer
 
+    located = locate_model(options.model_name, options.revision)
+    _, layout = read_options(words, shown_layout(located))
     device = choose_device(options.device)
     logging.disable_progress_bar()
     count = options.example + (options.audit or 1)
@@ -79,13 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if not 0 <= options.example < len(examples):
         raise UserError(f"--example {options.example}: there are {len(examples)} examples, 0 to {len(examples) - 1}")
+    remote: dict[str, Any] = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    check_predictors(read_tokenizer(located.path, **remote), layout.predictors)
     model, tokenizer = load_model(
         options.model_name,
         predictors=layout.predictors,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
+        **remote,
     )
     model.to(device)
     plain = {name: value for name, value in (asdict(options) | asdict(layout)).items() if name != "output_dir"}
@@ -97,6 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return show_audit({**about, **audit}, options)
     record = attention_record(model, tokenizer, examples[options.example], options.layers, heads, layout=layout)
     return show_maps({**about, **record}, options)
+
+
+def read_options(words: Sequence[str], layout: Any) -> tuple[AttentionOptions, BranchLayout]:
+    """The command line; `layout` gives the defaults of the branches."""
+    parser = Parser(
+        "attention",
+        "Attention maps of one example over trunk and branches, with the check that forbidden cells have a weight of "
+        "exactly 0 in all layers and heads; with --audit, which views move when a part of the text changes. Exit "
+        "status 0 only if nothing leaks.",
+    )
+    options, found = parse(parser, words, AttentionOptions, layout)
+    return options, found
 
 
 def heads_of(words: Sequence[str]) -> Heads:

@@ -24,10 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`stepjepa embed`; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     options, layout = read_options(words, ShownLayout)
-    if options.as_trained:
-        options, layout = read_options(words, layout_of_run(options))
     from stepjepa.analysis.embeddings import check_suffix
+    from stepjepa.analysis.trained import shown_layout
+    from stepjepa.models.checkpoint import locate_model
 
+    if options.as_trained:
+        options, layout = read_options(words, shown_layout(locate_model(options.model_name, options.revision)))
     with one_writer(check_suffix(options.output_file)):
         return embed(options, layout, words)
 
@@ -39,17 +41,6 @@ def read_options(words: Sequence[str], layout: Any) -> tuple[EmbedOptions, Branc
     return options, found
 
 
-def layout_of_run(options: EmbedOptions) -> ShownLayout:
-    """The branches that are embedded by default: all consecutive pairs, with the targets that the run predicted."""
-    from stepjepa.analysis.trained import predicts_at_predictor
-    from stepjepa.models.checkpoint import locate_model
-
-    training = locate_model(options.model_name, options.revision).training()
-    if training is None or not predicts_at_predictor(training):
-        return ShownLayout()
-    return ShownLayout(**{name: training[name] for name in ("isolation", "pooling") if name in training})
-
-
 def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> int:
     """Encode and write; returns the exit status.
 
@@ -59,7 +50,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     from stepjepa.analysis.embeddings import check_finite, check_suffix, save
     from stepjepa.analysis.encode import check_prompts, encode_examples, joined, with_responses, with_system_prompt
     from stepjepa.analysis.subject import described, load
-    from stepjepa.analysis.trained import AS_IT_IS, trained_reading
+    from stepjepa.analysis.trained import AS_IT_IS, predicts_at_predictor, trained_reading
     from stepjepa.data.sources import read_examples
     from stepjepa.evaluation.questions import shown_path
     from stepjepa.evaluation.results import question_ids, read_results
@@ -78,6 +69,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
         count=options.problems,
         seed=options.problem_seed,
         splitter=options.splitter,
+        wrong_steps="keep",
         system_prompt=None,
     )
     say(report)
@@ -90,7 +82,8 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     asked = len(examples)
     if results is not None and options.use_responses:
         examples, ids = with_responses(examples, ids, results, options.splitter or "auto")
-    model, tokenizer, trained_predictor = load(options, layout.predictors)
+    model, tokenizer, has_predictor = load(options, layout.predictors)
+    training = located.training()
     if results is not None and options.use_responses:
         check_prompts(tokenizer, examples, ids, results)
     random = options.random_weights is not None
@@ -113,14 +106,14 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
     embeddings.info |= {
         "model": {
             **located.description(),
-            "training": located.training(),
+            "training": training,
             **described(model),
             "dtype": options.dtype,
             "bf16": options.bf16,
             "random_weights": options.random_weights,
             "as_trained": options.as_trained,
             "targets": reading.targets,
-            "predictor_in_checkpoint": trained_predictor,
+            "predictor_in_checkpoint": has_predictor,
         },
         "data": {
             "files": [shown_path(name) for name in options.test_file],
@@ -136,6 +129,7 @@ def embed(options: EmbedOptions, layout: BranchLayout, words: Sequence[str]) -> 
         "environment": started_with,
     }
     save(check_finite(embeddings, f"--model_name {options.model_name}"), output)
+    trained_predictor = has_predictor and (training is None or predicts_at_predictor(training))
     say(account(counts, trained_predictor, options.random_weights))
     say(f"written: {output}")
     if options.random_weights is None:
@@ -180,5 +174,7 @@ def account(counts: Mapping[str, int], trained_predictor: bool, random_seed: int
     if random_seed is not None:
         lines.append(f"control: weights drawn from seed {random_seed}")
     elif not trained_predictor:
-        lines.append("note: the checkpoint has no predictor token, so context views are read at an untrained one")
+        lines.append(
+            "note: no predictor token was trained in this model, so context views are read at an untrained one"
+        )
     return "\n".join(lines)

@@ -179,20 +179,24 @@ def measure_split(
     answers = generate_answers(
         trainer.model, tokenizer, examples, max_new_tokens=options.max_new_tokens, progress=False
     )
-    layout = trainer.args.layout
-    # All consecutive pairs; where each horizon has a predictor token of its own, as the first one predicts them.
-    pairs = layout.pairs if layout.pairs == "horizons" else "consecutive"
+    layout, ids = trainer.args.layout, question_ids(examples)
     embeddings = encode_examples(
         trainer.model,
         tokenizer,
         examples,
-        layout=replace(layout, pairs=pairs, horizon=1, isolation="step"),
+        ids=ids,
+        layout=replace(layout.consecutive(), isolation="step"),
         progress=False,
         encode=trainer.compared_views,
     )
 
+    place = {name: number for number, name in enumerate(embeddings.ids)}  # without those of which no step fits
+
     def measured(prefix: str, own: np.ndarray) -> dict[str, Any]:
         correct = "".join(str(int(answers[number]["correct"])) for number in own)
+        embedded = [place[ids[number]] for number in own if ids[number] in place]
+        if not embedded:
+            raise ValueError(f"no step of any example of {prefix} fits into max_length")
         return {
             "questions": keep_questions(question_ids([examples[number] for number in own])),
             "correct": correct,
@@ -200,7 +204,7 @@ def measure_split(
             "truncated": sum(answers[number]["truncated"] for number in own) / len(own),
             "lm_loss": _number(losses[f"{prefix}_lm_loss"]),
             "jepa_loss": _number(losses.get(f"{prefix}_jepa_loss")),
-            "representations": representations(embeddings.take(own)),
+            "representations": representations(embeddings.take(np.array(embedded))),
         }
 
     whole = measured("split", np.arange(len(examples)))

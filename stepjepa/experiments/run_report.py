@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def _views(
         system: the system message that they have.
         seed: of random weights, if the model has those.
     """
-    every = replace(layout, pairs="consecutive", horizon=1)
+    every = layout.consecutive()
     ids = question_ids(examples)
     reading = trained_reading(run, model, random=seed is not None)
     found = encode_examples(
@@ -225,6 +225,12 @@ def _views(
         "layout": asdict(every),
         "data": {"system_prompt": system},
         "model": kind
-        | {"hidden_size": config.hidden_size, "random_weights": seed, "as_trained": True, "training": run.training()},
+        | {
+            "hidden_size": config.hidden_size,
+            "random_weights": seed,
+            "as_trained": True,
+            "targets": reading.targets,
+            "training": run.training(),
+        },
     }
     return found

@@ -83,7 +83,7 @@ class CandidateCollator(StepJEPACollator):
             context = end - 1  # the trunk is the first of its row
             if extra:
                 tokens = line.append(extra, input_ids=self.predictor_ids, position_ids=positions, **sees, **outside)
-                context = tokens + self.layout.reader(ViewPair(place.step - 1, place.step, end, end, end))
+                context = tokens + self.layout.reader(0)
             for candidate in place.candidates:
                 own = candidate["input_ids"]
                 size = len(own)

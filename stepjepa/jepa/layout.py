@@ -90,7 +90,7 @@ class _Row:
             first, last = read_tokens(row, pair, layout.pooling)
             self.pairs.append(
                 {
-                    "context_index": contexts[pair.context_end] + layout.reader(pair),
+                    "context_index": contexts[pair.context_end] + layout.reader(pair.level),
                     "target_first": start + first,
                     "target_index": start + last,
                     "context_end": offset + pair.context_end,

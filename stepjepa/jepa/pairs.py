@@ -7,7 +7,7 @@ and the whole answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -168,9 +168,13 @@ class BranchLayout:
         """The view pairs of one example, see the function of this name."""
         return view_pairs(step_ids, self.pairs, self.horizon, part_ids)
 
-    def reader(self, pair: ViewPair) -> int:
-        """Which of the K predictor tokens, from 0, the context view of a pair is read at."""
-        return min(pair.level, self.predictors - 1) if self.pairs == "horizons" else self.predictors - 1
+    def consecutive(self) -> BranchLayout:
+        """The same for every step and the next; with a predictor token for each horizon, at that of the first one."""
+        return replace(self, pairs="horizons" if self.pairs == "horizons" else "consecutive", horizon=1)
+
+    def reader(self, level: int) -> int:
+        """Which of the K predictor tokens, from 0, the context view of a pair of a level is read at."""
+        return min(level, self.predictors - 1) if self.pairs == "horizons" else self.predictors - 1
 
 
 FIRST = BranchLayout()

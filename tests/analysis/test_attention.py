@@ -179,14 +179,26 @@ def test_segments_cover_the_row_and_carry_their_text(builtin, examples):
         ({"isolation": "none"}, [("PRED 1", 1)]),
         ({"pairs": "question_answer"}, [("PRED", 1), ("answer copy", None)]),
         ({"pairs": "horizon", "horizon": 2}, [("PRED 1", 1), ("S3 copy", None)]),
+        ({"pairs": "horizons", "predictors": 2}, [("PRED 1", 2), ("S2 copy", None), ("PRED 2", 2), ("S3 copy", None)]),
     ],
 )
 def test_branches_by_layout(options, branches):
     [row] = small_rows(1)
-    parts = segments([("prompt", 0)], row["step_ids"], collator(**options)([row]), options.get("predictors", 1))
+    batch = collator(**options)([row])
+    parts = segments([("prompt", 0)], row["step_ids"], batch, BranchLayout(**options))
+    ends = [0, *(part["end"] for part in parts)]
+    assert [*(part["start"] for part in parts), batch["input_ids"].shape[1]] == ends  # in order and without gaps
     own = [(part["name"], part["end"] - part["start"]) for part in parts if part["kind"] in ("predictor", "copy")]
     assert [name for name, _ in own] == [name for name, _ in branches]
     assert all(size is None or size == found for (_, size), (_, found) in zip(branches, own, strict=True))
+
+
+def test_a_copy_is_whole_whatever_of_it_is_pooled(builtin, examples):
+    parts = [
+        attention_record(*builtin, examples[0], layers=[0], layout=BranchLayout(pooling=pooling))["segments"]
+        for pooling in ("last", "content", "mean")
+    ]
+    assert parts[0] == parts[1] == parts[2]
 
 
 def test_flow_is_the_mean_over_queries_of_the_sum_over_keys():

@@ -10,6 +10,7 @@ from stepjepa.analysis.energies import Candidate, encode_candidates, energies
 from stepjepa.analysis.solving import Solution, SolvedStep, Solver
 from stepjepa.commands.generate import figures, main
 from stepjepa.data.sources import make_example, read_examples
+from stepjepa.data.steps import split_steps
 from stepjepa.data.tokens import tokenize_example
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.evaluation.scoring import generate_answers
@@ -55,6 +56,15 @@ def test_steps_come_as_they_are_complete_and_make_up_the_answer_of_a_batch(solve
     assert len(growing) > 3
     assert all(solution.steps[0].text.startswith(text) for text in growing)
     assert len(solution.steps) > 1
+
+
+def test_what_auto_takes_for_steps_is_told_once_all_is_there(run, solver, question):
+    """The text begins as sentences and goes on as paragraphs, which are the steps."""
+    heard = []
+    solution = Solver(str(run), splitter="auto")(question, None, None, heard.append)
+    assert heard == list(solution.steps)
+    texts = [step.text for step in solution.steps]
+    assert texts == split_steps("\n\n".join(step.text for step in solver(question).steps), min_chars=1)
 
 
 def test_surprisal_is_that_of_the_tokens_in_their_place(solver, question):

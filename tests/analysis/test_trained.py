@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepjepa.analysis.embeddings import load
-from stepjepa.analysis.trained import trained_reading
+from stepjepa.analysis.trained import shown_layout, trained_reading
+from stepjepa.commands.attention import main as attention
 from stepjepa.commands.embed import main as embed
 from stepjepa.data.sources import read_examples
 from stepjepa.data.tokens import tokenize_dataset
@@ -42,7 +43,8 @@ def trained(folder, before, lora=False, merge_lora=False, **options):
     """One optimizer step; the run's folder."""
     args = StepJEPAConfig(
         output_dir=str(folder), max_steps=1, learning_rate=0.05, use_cpu=True, report_to="none", save_strategy="no",
-        disable_tqdm=True, optim="sgd", max_grad_norm=0, warmup_steps=0, lr_scheduler_type="constant", seed=5, **LAYOUT, **options,
+        disable_tqdm=True, optim="sgd", max_grad_norm=0, warmup_steps=0, lr_scheduler_type="constant", seed=5,
+        **{**LAYOUT, **options},
     )  # fmt: skip
     data = {"problems": 16, "eval_problems": 2, "accuracy_problems": 0}
     adapter = {"lora": lora, "lora_dropout": 0.0, "lora_rank": 4, "merge_lora": merge_lora}
@@ -144,3 +146,39 @@ def test_embed_reads_a_run_as_it_compared_its_views(tmp_path, before, capsys):
     (run / "objective.safetensors").unlink()
     with pytest.raises(UserError, match=r"objective\.safetensors is missing.*--no_as_trained"):
         embed(words)
+
+
+def test_the_next_step_is_read_where_it_was_predicted(tmp_path, before, capsys):
+    """With a predictor token for each horizon the first one predicts the next step; with K for one horizon the last."""
+    many = trained(tmp_path / "many", before, lbd=1.0, pairs="horizons", horizon=2, predictors=2)
+    one = trained(tmp_path / "one", before, lbd=1.0, pairs="horizon", horizon=1, predictors=2, isolation="sink")
+    examples, _ = read_examples("builtin", split="test", count=3, seed=1, system_prompt=None)
+    for run, reader in ((many, 0), (one, 1)):
+        layout = shown_layout(locate_model(str(run)))
+        pairs = layout.view_pairs([-1, 0, 0, 1, 1, 2])
+        assert [(pair.context_step, pair.target_step) for pair in pairs] == [(0, 1), (1, 2)]
+        assert {layout.reader(pair.level) for pair in pairs} == {reader}
+        words = ["--model_name", str(run), "--problems", "3"]
+        assert embed([*words, "--output_file", str(tmp_path / "views.safetensors")]) == 0
+        found, (model, tokenizer) = load(tmp_path / "views.safetensors"), load_model(str(run), predictors=2)
+        batch = StepJEPACollator(tokenizer, layout)(tokenize_dataset(examples, tokenizer)[0])
+        with torch.no_grad():
+            views = encode_views(model.eval(), batch)
+        np.testing.assert_allclose(found.context, views.context, atol=1e-5)
+        answers = Results("r.jsonl", [{"id": name, "correct": True} for name in question_ids(examples)], {})
+        settings = locate_model(str(run)).training()
+        own = BranchLayout(
+            **{name: settings[name] for name in ("pairs", "horizon", "predictors", "pooling", "isolation")}
+        )
+        read = _views(locate_model(str(run)), model, tokenizer, examples, answers, own)
+        np.testing.assert_allclose(read.context, found.context, atol=1e-5)
+        assert attention([*words, "--output_dir", str(tmp_path / "maps")]) == 0
+    capsys.readouterr()
+    with pytest.raises(UserError, match="--predictors 3: the model was trained with 2"):
+        attention([*words, "--predictors", "3", "--output_dir", str(tmp_path / "maps")])
+
+
+def test_a_predictor_token_of_a_plain_run_is_said_to_be_untrained(tmp_path, before, capsys):
+    run = trained(tmp_path / "run", before, lbd=0.0)
+    assert embed(["--model_name", str(run), "--problems", "3", "--output_file", str(tmp_path / "v.npz")]) == 0
+    assert "note: no predictor token was trained in this model" in capsys.readouterr().out

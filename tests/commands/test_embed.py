@@ -214,6 +214,11 @@ def test_another_number_of_predictor_tokens_is_refused():
     assert check_predictors(Vocabulary("<|predictor|>", "<pad>"), 1)
     assert check_predictors(Vocabulary("<|predictor_1|>", "<|predictor_2|>"), 2)
     assert not check_predictors(Vocabulary("<pad>"), 3)
+    first_one_then_two = Vocabulary("<|predictor|>", "<|predictor_1|>", "<|predictor_2|>")
+    assert check_predictors(first_one_then_two, 1)
+    assert check_predictors(first_one_then_two, 2)
+    with pytest.raises(UserError, match="--predictors 3: the model was trained with 2"):
+        check_predictors(first_one_then_two, 3)
     with pytest.raises(UserError, match="trained with 2; give --predictors 2"):
         check_predictors(Vocabulary("<|predictor_1|>", "<|predictor_2|>"), 3)
     with pytest.raises(UserError, match="--predictors 2: the model was trained with 1"):
@@ -286,7 +291,7 @@ def test_the_command_writes_views_labels_and_configuration(tmp_path, capsys, exa
     assert not written.info["model"]["predictor_in_checkpoint"]
     assert len(written.info["model"]["weights"]["model.safetensors"]) == 64
     assert written.info["environment"]["packages"]["torch"]
-    assert "no predictor token" in capsys.readouterr().out
+    assert "no predictor token was trained" in capsys.readouterr().out
 
 
 def test_bf16_rounds_and_the_file_says_so(tmp_path, embeddings):

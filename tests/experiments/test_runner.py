@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from stepjepa.analysis.detection import COMPACT
 from stepjepa.commands.ablate import main, parse_shard
 from stepjepa.commands.score import main as score
+from stepjepa.data.examples import make_example
 from stepjepa.data.sources import read_examples
 from stepjepa.experiments import cell as cell_module
 from stepjepa.experiments.cell import cell_data, run_cell
@@ -323,6 +324,18 @@ def test_a_cell_whose_data_were_corrected_begins_anew_when_it_is_retried(tiny, t
     assert run_plan(plan) == 1
     record = plan.folder.record(cell)
     assert (record["status"], record["attempt"]["resumed_at_step"]) == (FINISHED, 0)
+
+
+def test_examples_that_are_too_long_for_the_model_are_answered_and_not_embedded(tiny, tmp_path):
+    rows = read_examples("builtin", split="test", count=3, seed=4)[0]
+    long = make_example("Is it so? " * 300, ["It is, it is.", "So it is 1."], "1", "test", None)
+    write_jsonl([rows[0], long, *rows[1:]], tmp_path / "test.jsonl")
+    files = {"eval_file": [str(tmp_path / "test.jsonl")], "test_file": [str(tmp_path / "test.jsonl")]}
+    grid = read_grid(own_grid(tiny, tmp_path, **files, max_length=400, eval_problems=4, max_steps=2))
+    record = run_cell(grid.cell("step", 0), tmp_path / "cell", {}, lambda _names: "q", 8)
+    assert len(record["test"]["correct"]) == 4
+    steps = sum(len(row["steps"]) for row in rows)
+    assert record["test"]["representations"]["consecutive"]["pairs"] == steps - 3
 
 
 def test_checkpoints_of_other_code_are_not_gone_on_with(finished, tmp_path):
