@@ -197,7 +197,8 @@ class _Reader:
         return baselines
 
     def check(self, grid: Grid) -> None:
-        """Refuse what the trainer would refuse, arm by arm, and baselines that match no arm."""
+        """Refuse what the trainer would refuse, arm by arm, arms that no report could compare, baselines of no arm."""
+        measured: dict[str, tuple[str, Any]] = {}
         for arm in grid.arms:
             try:
                 options, _ = grid.cell(arm, grid.seeds[0]).configure(output_dir="unused")
@@ -209,11 +210,26 @@ class _Reader:
                     "train_file is not the built-in problems, so it needs an eval_file to choose by (validation) and "
                     "a test_file for what is claimed",
                 )
+            for given, count in (("eval_file", "eval_problems"), ("test_file", "accuracy_problems")):
+                own = (tuple(getattr(options, given) or drawn_kinds(options)), getattr(options, count))
+                if own[1] < 1:
+                    raise self.error(f"arm {arm}", f"{count} has to be at least 1: the report compares answers")
+                first, others = measured.setdefault(given, (arm, own))
+                if own != others:
+                    raise self.error(
+                        f"arm {arm}",
+                        f"measured on other questions than arm {first}, so no report could compare them "
+                        f"({_questions(own)}; {_questions(others)}): give all arms the same {given} and {count}",
+                    )
         for baseline in grid.baselines:
             if isinstance(baseline, dict) and all(
                 grid.arm_like(options | baseline) is None for options in grid.arms.values()
             ):
                 raise self.error("baseline", f"{baseline} matches no arm; the arms are {', '.join(grid.arms)}")
+
+
+def _questions(measured: tuple[Sequence[str], int]) -> str:
+    return f"{measured[1]:,} of {', '.join(measured[0])}"
 
 
 def _shown(value: Any) -> str:

@@ -61,7 +61,7 @@ def report(grid: Grid, folder: GridFolder, draws: int = DRAWS) -> dict[str, Any]
                 unfinished.append(about)
     finished = {name: records for name, records in arms.items() if records}
     if not finished:
-        raise UserError(f"{folder.path}: no cell of {grid.name} has finished; `stepjepa ablate {grid.name}` runs it")
+        raise UserError(f"{folder.path}: no cell of {grid.name} has finished; the command without --report runs it")
     _check_questions(finished)
     described = {name: _arm(grid, name, records) for name, records in finished.items()}
     return {
@@ -106,7 +106,7 @@ def _check_questions(arms: Mapping[str, Records]) -> None:
         if len(digests) > 1:
             raise UserError(
                 f"the cells were measured on different {split} questions ({', '.join(sorted(digests))}): give all arms "
-                "the same eval_file, eval_problems, test_file and accuracy_problems"
+                "the same eval_file, eval_problems, test_file and accuracy_problems; or these files have changed since"
             )
 
 

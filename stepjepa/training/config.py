@@ -33,7 +33,7 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
     `learning_rate` 2e-5 for all weights and 2e-4 under LoRA (filled in by the trainer while it is None),
     `warmup_steps` 0.03 (a share of all steps), `logging_steps` 10, `logging_first_step` True,
     `logging_nan_inf_filter` False (a diverging run should show it), `remove_unused_columns` False (the collator
-    needs the step indices).
+    needs the step indices), `hub_strategy` "end".
 
     Besides help and aliases, a field's metadata says whether the option changes what is trained (`idle_options`):
     `jepa_only`, not where λ is 0; `idle_if`, not where this function of all options is true; `runner`, never: it says
@@ -184,6 +184,11 @@ class StepJEPAConfig(JEPAOptions, TrainingArguments):  # type: ignore[misc]  # t
             (not self.eval_do_concat_batches, "eval_do_concat_batches=False", "evaluation sums over all examples"),
             (self.batch_eval_metrics, "batch_eval_metrics", "evaluation sums over all examples"),
             (self.remove_unused_columns, "remove_unused_columns", "the collator needs the step indices"),
+            (
+                self.push_to_hub and self.hub_strategy != "end",
+                "hub_strategy",
+                "checkpoints stay here, and the finished folder is pushed; leave it out",
+            ),
         ):
             if bad:
                 raise ValueError(f"Step-JEPA cannot honour {option}: {reason}.")

@@ -1,7 +1,12 @@
-"""`--push_to_hub`: a finished folder goes to the Hub whole, and what the Hub refuses is said in a sentence."""
+"""`--push_to_hub`: a finished folder goes to the Hub whole, and what the Hub refuses is said in a sentence.
+
+The stock trainer also pushes while it trains (`hub_strategy`): the whole output folder, in the background, with what is
+half written and what is made of the data. Here checkpoints stay.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,35 +19,35 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stepjepa.records import UserError
 
-_NOT_OURS = (".*", "_*", f"{PREFIX_CHECKPOINT_DIR}-*")
-"""In an output folder: locks and staging folders, and checkpoints, which `hub_strategy` is for."""
+STAYS = (".*", "_*", f"{PREFIX_CHECKPOINT_DIR}-*")
+"""In an output folder: locks, what is half written, checkpoints."""
 
 
 class PushedWhole(Trainer):
     """`transformers.Trainer`; only pushing differs."""
 
-    def push(self, folder: Path, leave: Sequence[str] = ()) -> None:
-        """Push a finished output folder with a model card, without checkpoints, if anything is to be pushed.
+    def push(self, folder: Path, stays: Sequence[str] = ()) -> None:
+        """Push a finished output folder with a model card, but for what `STAYS`, if anything is to be pushed.
 
         Args:
-            leave: names of files that stay here.
+            stays: further files that are not pushed.
 
         Raises:
             UserError: the Hub refuses, or cannot be reached.
         """
         if not self.args.push_to_hub or not self.is_world_process_zero():
             return
-        repository = str(self.hub_model_id)
-        with _told(f"the model is in {folder}, but it was not pushed", f"later, `hf upload {repository} {folder}`"):
+        repository, left = str(self.hub_model_id), [*STAYS, *stays]
+        later = shlex.join(["hf", "upload", repository, str(folder), "--exclude", *left])
+        with _told(f"the model is in {folder}, but it was not pushed", f"later, `{later}`"):
             self.create_model_card(model_name=repository.split("/")[-1])
-            self._finish_current_push()
             HfApi().upload_folder(
                 repo_id=repository,
                 folder_path=folder,
                 commit_message="End of training",
                 token=self.args.hub_token,
                 revision=self.args.hub_revision,
-                ignore_patterns=[*_NOT_OURS, *leave],
+                ignore_patterns=left,
             )
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:

@@ -264,6 +264,7 @@ class JEPAOptions:
     logging_first_step: bool = True
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool = False
+    hub_strategy: str = "end"
     output_dir: str | None = option(None, "Where model, checkpoints and record go; without it the next runs/train-NNN.")
     resume_from_checkpoint: str | None = option(
         None, "true: go on from the newest complete checkpoint in --output_dir; or the path of one."

@@ -159,12 +159,6 @@ class CompleteCheckpoints(PushedWhole):
                 self.state.save_to_json(os.path.join(folder, name, "trainer_state.json"))
                 write_manifest(folder / name, **content)
                 publish(folder / name, run / name)
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run / name))
         if mine:
             rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
         wait()
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:  # a push reads in the background; what is staged is gone by then
-            super()._push_from_checkpoint(checkpoint_folder)

@@ -33,6 +33,7 @@ from stepjepa.training.identity import content
 from stepjepa.training.options import RunOptions
 from stepjepa.training.splits import RunData, read_data
 from stepjepa.training.summary import LastFigure, QuietProgress, describe_row
+from stepjepa.training.targets import FROZEN_FILE
 from stepjepa.training.trainer import StepJEPATrainer
 
 HELD_OUT = "held_out.jsonl"
@@ -142,7 +143,7 @@ def _run(options: RunOptions, args: StepJEPAConfig, claim: Claim, show_first: bo
         if data.held_out:
             write_jsonl(data.evaluation, folder / HELD_OUT)
         write_json(record, folder / "record.json")
-    trainer.push(folder, leave=(HELD_OUT,))
+    trainer.push(folder, stays=(HELD_OUT, FROZEN_FILE))  # they hold data
     state.wait_for_everyone()
     state.destroy_process_group()  # left open, its threads may abort the process on the way out
     return record

@@ -302,6 +302,18 @@ def test_mistakes_are_named_by_file_and_key(tmp_path, monkeypatch, text, message
     assert str(caught.value).startswith(message)
 
 
+def test_arms_that_no_report_could_compare_are_refused_before_they_run(tmp_path):
+    for text, said in (
+        ('axes: {train_file: [builtin, "builtin:easy"], lbd: [0, 0.1]}', r"eval_file and eval_problems"),
+        ("axes: {accuracy_problems: [10, 20]}", r"20 of builtin; 10 of builtin\): give all arms the same test_file"),
+        ("axes: {eval_problems: [0]}", r"eval_problems has to be at least 1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            grid_of(tmp_path, BASE + text)
+    same = "base: {use_cpu: true, eval_file: builtin, test_file: builtin}\n"
+    assert grid_of(tmp_path, same + 'axes: {train_file: [builtin, "builtin:easy"]}').arms
+
+
 def test_a_grid_that_is_not_there():
     with pytest.raises(
         UserError, match=r"missing\.yaml: no such grid file, and not one of equal-data, isolation, lambda"

@@ -65,24 +65,24 @@ def test_a_finished_run_is_pushed_with_its_card_and_without_its_data(hub, tmp_pa
     assert {"README.md", "record.json", "adapter_model.safetensors", "merged/model.safetensors"} <= sent
     assert (tmp_path / "run" / "held_out.jsonl").exists()
     assert not any("held_out" in name or name.startswith((".", "checkpoint-")) for name in sent)
+    assert len(hub.uploads) == 1
 
 
-def test_nothing_is_pushed_while_it_is_staged(hub, tmp_path):
-    saving_trainer(tmp_path, **OPTIONS | {"hub_strategy": "checkpoint"}).train()
-    assert [message for message, _ in hub.uploads] == [
-        f"Training in progress, step {step}{part}" for step in (3, 6) for part in ("", ", checkpoint")
-    ]
-    for message, sent in hub.uploads:
-        assert not any(name.startswith(".staging") for name in sent)
-        assert "model.safetensors" in sent
-        assert ("manifest.json" in sent) == message.endswith("checkpoint")
+def test_checkpoints_stay_here(hub, tmp_path):
+    saving_trainer(tmp_path, **OPTIONS).train()
+    assert hub.uploads == []
+    with pytest.raises(ValueError, match="cannot honour hub_strategy: checkpoints stay here"):
+        StepJEPAConfig(output_dir=str(tmp_path), hub_strategy="every_save", **OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("refuses", "said"),
     [
         ("create_repo", r"--push_to_hub: the Hub gives no repository 'me/steps': 401: who are you\?; log in"),
-        ("upload_folder", r"the model is in .*run, but it was not pushed: no route; later, `hf upload me/steps .*run`"),
+        (
+            "upload_folder",
+            r"the model is in .*run, but it was not pushed: no route; later, `hf upload me/steps .*run --exclude .*held_out.jsonl",
+        ),
     ],
 )
 def test_what_the_hub_refuses_is_one_message(hub, tmp_path, refuses, said):
