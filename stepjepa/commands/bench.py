@@ -82,7 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options, asked = parse(parser, words, BenchOptions, MeasureOptions)
     if asked.objectives:
+        if options.lbd <= 0:
+            parser.error(f"--lbd {options.lbd:g}: without a JEPA term every objective is plain fine-tuning")
         return objectives(options, asked)
+    if asked.lines:
+        parser.error("--lines names lines of --objectives, which is not given")
+    if asked.arm and asked.output_file:
+        parser.error("--output_file takes the whole record; --arm prints its own")
     from stepjepa.experiments.benchmark import arm_memory, bench, use_device
     from stepjepa.experiments.benchmark_arms import ARMS
     from stepjepa.experiments.benchmark_report import format_table

@@ -117,8 +117,12 @@ def given(options: GenerateOptions) -> Iterator[str]:
     if options.question_file.endswith((".txt", ".md")):
         return paragraphs(functools.partial(Path(options.question_file).read_text, "utf-8-sig"), options.question_file)
     from stepjepa.evaluation.questions import read_questions
+    from stepjepa.evaluation.results import not_counted
 
-    asked = read_questions([options.question_file]).questions
+    data = read_questions([options.question_file])
+    for line in not_counted(data.unreadable):
+        say(line, sys.stderr)
+    asked = data.questions
     for question in asked:
         if sum(turn["role"] == "user" for turn in question["messages"]) > 1:
             raise UserError(f"{question['place']}: a conversation of several turns; a question is answered by itself")

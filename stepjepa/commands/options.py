@@ -102,8 +102,11 @@ class Parser(argparse.ArgumentParser):
             UserError: the model's path is one at which there is nothing.
         """
         known = self._option_string_actions
-        words = []
-        for word in argv:
+        words: list[str] = []
+        for number, word in enumerate(argv):
+            if word == "--":  # what follows is no option, whatever it begins with
+                words += argv[number:]
+                break
             name, equals, value = word.partition("=")
             underscored = _underscored(name)
             if not word.startswith("--") or name in known:
@@ -140,11 +143,16 @@ def take_flag(words: Sequence[str], name: str) -> tuple[bool, list[str]]:
         UserError: its value is neither true nor false.
     """
     given, others = False, []
-    for word in words:
+    following = [*words[1:], ""][: len(words)]
+    taken = False  # whether the word is the value of the flag before it
+    for word, after in zip(words, following, strict=True):
         spelled, equals, value = word.partition("=")
-        if spelled.startswith("--") and _underscored(spelled) == f"--{name}":
+        if taken:
+            taken = False
+        elif spelled.startswith("--") and _underscored(spelled) == f"--{name}":
+            taken = not equals and after.lower() in ("true", "false")
             try:
-                given = boolean(value) if equals else True
+                given = boolean(value if equals else after) if equals or taken else True
             except ValueError as error:
                 raise UserError(f"--{name}={value}: {error}") from error
         else:

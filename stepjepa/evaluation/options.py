@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 from stepjepa.models.checkpoint import BUILTIN
 from stepjepa.models.options import LoadedModel
@@ -132,3 +132,9 @@ class SynthesizeOptions(Answering):
             raise ValueError(f"--keep {self.keep} of --samples {self.samples}: there are not as many")
         if (self.requests_per_minute or 1) <= 0 or self.timeout <= 0:
             raise ValueError("--requests_per_minute and --timeout have to be above 0")
+        idle = "server" if self.base_url is None else "model"
+        for one in fields(self):
+            is_given = one.default is not MISSING and getattr(self, one.name) != one.default
+            if is_given and one.metadata.get("group") == idle:
+                why = "no server is asked" if idle == "server" else "the model is the server's"
+                raise ValueError(f"--{one.name} does nothing here: {why}; leave it out")

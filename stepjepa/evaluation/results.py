@@ -209,13 +209,7 @@ def table(summary: Mapping[str, Any]) -> str:
         f"truncated {truncated['count']:,} ({truncated['share']:.1%}), without end of turn {endless['count']:,} "
         f"({endless['share']:.1%})"
     )
-    if unreadable := summary["unreadable"]:
-        places = ", ".join(row["place"] for row in unreadable[:5])
-        reasons = ", ".join(dict.fromkeys(row["reason"] for row in unreadable))
-        shown.append(
-            f"NOT COUNTED: {len(unreadable):,} rows hold no question ({reasons}): {places}"
-            + ("; all are in the summary" if len(unreadable) > 5 else "")
-        )
+    shown += not_counted(summary["unreadable"])
     high = summary["accuracy"]["ours"]["interval"][1]
     if high < NEAR_ZERO:
         shown.append(
@@ -228,3 +222,13 @@ def table(summary: Mapping[str, Any]) -> str:
 def _line(name: str, figure: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     low, high = figure["interval"]
     return name, f"{figure['correct']:,}", f"{figure['n']:,}", f"{figure['accuracy']:.1%}", f"{low:.1%} – {high:.1%}"
+
+
+def not_counted(unreadable: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows without a question, as a line of text; nothing if there are none."""
+    if not unreadable:
+        return []
+    places = ", ".join(row["place"] for row in unreadable[:5])
+    reasons = ", ".join(dict.fromkeys(row["reason"] for row in unreadable))
+    more = "; all are in the summary" if len(unreadable) > 5 else ""
+    return [f"NOT COUNTED: {len(unreadable):,} rows hold no question ({reasons}): {places}{more}"]

@@ -31,6 +31,7 @@ LONGEST_WAIT = 600.0  # seconds; a server that asks for more is asked again anot
 LARGEST = 2**26  # bytes of an answer
 SHORTEST_SECRET = 8  # `EMPTY`, `none` and `x` are what a server without a key is given, and words of a text
 _BUSY = {408, 409, 425, 429}  # and 500 to 599
+_BROKEN_OFF = {"abort", "aborted", "cancelled", "canceled", "error"}  # not by the model
 _REFUSED = {400, 413, 422}  # this request; others may be answered
 
 End = Literal["stopped", "truncated", "filtered", "refused", "failed"]
@@ -231,6 +232,8 @@ class Server:
             raise _AgainError(f"the answer is no chat completion: {self._said(answer)}") from error
         if text is None:
             raise _AgainError("the answer is something other than text")
+        if finish in _BROKEN_OFF:
+            raise _AgainError(f"the server broke the answer off: {finish}")
         end: End = "truncated" if finish == "length" else "filtered" if finish == "content_filter" else "stopped"
         return Reply(
             self._clean(text),

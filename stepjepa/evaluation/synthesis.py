@@ -18,13 +18,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from stepjepa.data.examples import question_key
 from stepjepa.data.origins import is_part_of
 from stepjepa.environment import environment
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.evaluation.journal import Partial, differences, digest, read_partial
 from stepjepa.evaluation.options import SynthesizeOptions
 from stepjepa.evaluation.questions import QuestionSet, read_questions, shown_path
-from stepjepa.evaluation.results import question_ids, summary_path
+from stepjepa.evaluation.results import not_counted, question_ids, summary_path
 from stepjepa.evaluation.solutions import solutions_of
 from stepjepa.evaluation.teachers import LocalTeacher, RemoteTeacher
 from stepjepa.records import UserError, file_digest, one_writer, text_table, write_json, write_jsonl
@@ -61,6 +62,7 @@ def _synthesize(options: SynthesizeOptions, output: Path, say: Callable[[str], o
         problem_seed=options.problem_seed,
     )
     _without_earlier_turns(data)
+    _without_repeats(data)
     began_with = environment()
     sampling = Sampling(options.max_new_tokens, options.samples, options.temperature, options.top_p, options.seed)
     teacher = (
@@ -120,7 +122,8 @@ def _synthesize(options: SynthesizeOptions, output: Path, say: Callable[[str], o
         "seconds": round(journal.seconds, 3),
     }
     if not rows:
-        raise UserError(f"none of the solutions is right, and nothing was written\n{table(summary)}")
+        earlier = f"; {output} is still that of an earlier run" if output.exists() else ""
+        raise UserError(f"none of the solutions is right, and nothing was written{earlier}\n{table(summary)}")
     write_jsonl(rows, output)
     write_json({**summary, "output_sha256": file_digest(output)}, summary_path(output))
     return summary
@@ -136,6 +139,19 @@ def _without_earlier_turns(data: QuestionSet) -> None:
     data.questions = [one for one, is_several in zip(data.questions, several, strict=True) if not is_several]
     if not data.questions:
         raise UserError("no question of one turn in the source")
+
+
+def _without_repeats(data: QuestionSet) -> None:
+    """A question that stands in several rows, as in files with several solutions of each, is asked once."""
+    first: dict[str, str] = {}
+    kept = []
+    for question in data.questions:
+        place = shown_path(question["place"])
+        if (before := first.setdefault(question_key(question), place)) == place:
+            kept.append(question)
+        else:
+            data.unreadable.append({"place": place, "reason": f"the question of {before} again"})
+    data.questions = kept
 
 
 def _earlier(output: Path, overwrite: bool, identity: Mapping[str, Any]) -> Partial:
@@ -179,6 +195,7 @@ def table(summary: Mapping[str, Any]) -> str:
             "NOTE: all samples of a question are the same text: the teacher does not sample; see --temperature,"
         )
         lines.append("      and for a server that wants to be told in other words --request")
+    lines += not_counted(summary["unreadable"])
     if missing := summary["not_answered"]:
         lines.append(f"NOT ANSWERED: {sum(missing.values()):,} samples; the same command asks for them again")
         lines += [f"  {count:,}: {reason}" for reason, count in list(missing.items())[:5]]

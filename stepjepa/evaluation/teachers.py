@@ -27,7 +27,8 @@ from stepjepa.models.loading import choose_device, load_tokenizer, load_weights
 from stepjepa.records import UserError
 
 GIVE_UP = 10
-"""So many requests in a row without an answer, and at least one of each that are under way, stop the run."""
+"""So many requests in a row without an answer, and at least one of each that are under way, stop the run. Questions
+that a server refuses, which has answered others, are none of them."""
 
 Wanted = list[tuple[int, int]]
 """Question and sample of each that is to be asked for."""
@@ -128,10 +129,13 @@ class RemoteTeacher:
         """
         missing: Counter[str] = Counter()
         in_a_row = 0
+        has_answered = len(wanted) < len(self.messages) * self.options.samples
         for number, reply in self.server.ask_all([self._request(*each) for each in wanted]):
             index, sample = wanted[number]
             if not reply.is_answer:
                 missing[reply.text] += 1
+                if reply.end == "refused" and has_answered:
+                    continue  # it is this question that the server does not take
                 in_a_row += 1
                 if in_a_row >= max(GIVE_UP, self.options.concurrency):
                     raise UserError(
@@ -139,7 +143,7 @@ class RemoteTeacher:
                         f"the last time: {reply.text}. The same command goes on where it stopped"
                     )
                 continue
-            in_a_row = 0
+            in_a_row, has_answered = 0, True
             row = {"index": index, "sample": sample, "response": reply.text.strip(), "end": reply.end}
             row |= {
                 "tokens": reply.tokens,

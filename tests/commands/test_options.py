@@ -206,6 +206,14 @@ def test_spellings_of_an_option():
     assert Option("x").read(3) == "3"
 
 
+def test_what_follows_two_dashes_is_no_option():
+    @dataclass
+    class Asked:
+        question: list[str] = field(default_factory=list, metadata={"help": "asked", "positional": True})
+
+    assert parse(Parser("small", "Small."), ["--", "-3 plus 5?", "--x"], Asked) == Asked(["-3 plus 5?", "--x"])
+
+
 def test_an_instance_gives_the_defaults_and_usage_errors_end_the_program(capsys):
     one, other = parse(Parser("small", "Small."), ["--rounds", "3"], Small(kind="b"), BenchOptions)
     assert (one.kind, other.rounds, other.batch_size) == ("b", 3, 8)
@@ -290,6 +298,8 @@ def test_a_flag_that_decides_on_the_parser_is_known_in_every_spelling(word, caps
         main(["bench", word, "--help"])
     assert "--minutes" in capsys.readouterr().out
     assert take_flag(["--gpu-suite=false"], "gpu_suite") == (False, [])
+    assert take_flag(["--gpu-suite", "false", "--small"], "gpu_suite") == (False, ["--small"])
+    assert take_flag(["--gpu-suite", "--small", "true"], "gpu_suite") == (True, ["--small", "true"])
     with pytest.raises(UserError, match="--gpu_suite=perhaps"):
         take_flag(["--gpu_suite=perhaps"], "gpu_suite")
 

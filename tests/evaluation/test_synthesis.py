@@ -19,6 +19,7 @@ from stub_server import Stub, completion, cut, error, hang_up, reply, send, stal
 
 from stepjepa.commands.main import main
 from stepjepa.evaluation import servers
+from stepjepa.evaluation.options import SynthesizeOptions
 from stepjepa.evaluation.solutions import chosen, distance
 from stepjepa.records import UserError
 
@@ -219,6 +220,61 @@ def test_a_request_that_is_refused_is_told_and_asked_for_again(tmp_path, capsys)
         assert summary_of(output)["not_answered"] == {"status 400: the prompt is too long": 2}
         assert len(synthesize(output, source, *words)) == 2
         assert Counter(number_of(asked.question) for asked in stub.asked) == {1: 2, 2: 4, 3: 2}
+
+
+def test_many_refusals_do_not_stop_what_has_answers(tmp_path, capsys):
+    output, source = tmp_path / "t.jsonl", questions(tmp_path, 8)
+
+    def behave(asked):
+        n = number_of(asked.question)
+        return error(400, "the prompt is too long") if n > 1 else reply(solution(n, 2 * n))
+
+    with Stub(behave) as stub:
+        words = ("--base_url", stub.url, "--model_name", "m", "--samples", 2, "--concurrency", 1)
+        for choose in ("first", "shortest"):  # 14 samples are refused in a row each time
+            assert len(synthesize(output, source, *words, "--choose", choose)) == 1
+            assert "NOT ANSWERED: 14 samples" in capsys.readouterr().out
+        never = tmp_path / "never.jsonl"
+        never.write_text("".join(source.read_text().splitlines(keepends=True)[1:]))
+        synthesize(tmp_path / "n.jsonl", never, *words, status=1)  # a server that takes nothing is given up
+        assert "has given no answer to 10 requests in a row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("finish", ["abort", "error", "cancelled"])
+def test_what_the_server_broke_off_is_asked_for_again(finish, tmp_path):
+    output = tmp_path / "t.jsonl"
+
+    def behave(asked):
+        n = number_of(asked.question)
+        return reply(solution(n, 2 * n), finish="stop" if asked.attempt > 1 else finish)
+
+    with Stub(behave) as stub:
+        words = ("--base_url", stub.url, "--model_name", "m", "--samples", 1)
+        assert len(synthesize(output, questions(tmp_path), *words)) == 3
+        assert Counter(asked.attempt for asked in stub.asked) == {1: 3, 2: 3}
+
+
+def test_rows_that_are_not_asked_are_told(tmp_path, capsys):
+    source = questions(tmp_path)
+    with source.open("a") as file:
+        file.write('{"nothing": 1}\n' + source.read_text().splitlines(keepends=True)[0])
+    with Stub(lambda asked: reply(solution(number_of(asked.question), 2 * number_of(asked.question)))) as stub:
+        rows = synthesize(tmp_path / "t.jsonl", source, "--base_url", stub.url, "--model_name", "m", "--samples", 1)
+        assert len(rows) == len(stub.asked) == 3
+    shown = capsys.readouterr().out
+    assert "NOT COUNTED: 2 rows hold no question" in shown
+    assert "the question of questions.jsonl:1 again" in shown
+
+
+def test_options_that_would_do_nothing_are_refused():
+    common = {"model_name": "m", "source": ["builtin"], "output_file": "t.jsonl"}
+    for options, said in (
+        ({"request": "{}"}, "--request does nothing here: no server is asked"),
+        ({"concurrency": 2}, "--concurrency does nothing here"),
+        ({"base_url": "http://127.0.0.1:1/v1", "dtype": "bfloat16"}, "--dtype does nothing here: the model is the"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            SynthesizeOptions(**common, **options)
 
 
 def test_the_key_is_nowhere(tmp_path, monkeypatch, capfd):
