@@ -17,6 +17,7 @@ from stepjepa.records import UserError, option
 
 DISTANCES = ("cosine", "l2", "mse", "smooth_l1")
 CONTEXTS = ("auto", "predictor", "step_end")
+FIGURES = (".pdf", ".svg", ".png")
 
 
 @dataclass(kw_only=True)
@@ -145,3 +146,5 @@ class ScoreOptions(SolutionOptions):
             raise UserError("--record_file takes the figures of --detect or --results; energies go to --output_file")
         if self.plot_file and not self.detect:
             raise UserError("--plot_file draws the figure of --detect")
+        if self.plot_file and not self.plot_file.endswith(FIGURES):
+            raise UserError(f"--plot_file {self.plot_file}: a figure ends in {', '.join(FIGURES)}")

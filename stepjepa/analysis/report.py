@@ -115,7 +115,7 @@ def how_read(embeddings: Embeddings) -> dict[str, Any]:
     layout, data, model = (embeddings.info.get(part, {}) for part in ("layout", "data", "model"))
     read = {name: layout[name] for name in READ if name in layout}
     read |= {name: data[name] for name in ("system_prompt",) if name in data}
-    read |= {name: model[name] for name in ("as_trained", "bf16") if name in model}
+    read |= {name: model[name] for name in ("as_trained", "dtype", "bf16", "targets") if name in model}
     if "as_trained" in model:
         training = model.get("training") or {}
         own = model["as_trained"] and predicts_at_predictor(training)
@@ -124,8 +124,14 @@ def how_read(embeddings: Embeddings) -> dict[str, Any]:
 
 
 def read_differently(files: Mapping[str, Embeddings]) -> list[str]:
-    """What was not the same for all files, each as a line: no difference between those is the model's alone."""
+    """What was not the same for all files, each as a line: no difference between those is the model's alone.
+
+    Random weights have no targets but their own.
+    """
     read = {label: how_read(embeddings) for label, embeddings in files.items()}
+    for label, embeddings in files.items():
+        if is_control(embeddings):
+            read[label].pop("targets", None)
     lines = []
     for name in dict.fromkeys(name for own in read.values() for name in own):
         labels: dict[str, list[str]] = {}

@@ -58,8 +58,12 @@ class Scorer:
         model: Any = None,
         likelihood: bool = False,
     ) -> StepViews:
-        """Views of candidate steps, by another model if one is given; log-probabilities where they are asked for."""
-        return encode_candidates(
+        """Views of candidate steps, by another model if one is given; log-probabilities where they are asked for.
+
+        Raises:
+            UserError: a view is not finite.
+        """
+        views = encode_candidates(
             self.model if model is None else model,
             self.tokenizer,
             examples,
@@ -70,12 +74,26 @@ class Scorer:
             at_step_end=self.at_step_end,
             batch_size=self.options.batch_size,
         )
+        read = views.tokens > 0
+        for name, vectors in (("context", views.context), ("target", views.target)):
+            if bad := int((~vectors[read].isfinite()).any(dim=-1).sum()):
+                raise UserError(
+                    f"--model_name {self.options.model_name}: {bad:,} of {int(read.sum()):,} {name} views hold NaN or "
+                    "infinity. The weights of the model have diverged, or overflow in their dtype (--dtype float32)"
+                )
+        return views
 
     def read(self, source: Sequence[str], split: str, count: int, seed: int) -> list[dict[str, Any]]:
         """Solutions under the system prompt of the model."""
         options = self.options
         examples, report = read_examples(
-            list(source), split=split, count=count, seed=seed, splitter=options.splitter, system_prompt=None
+            list(source),
+            split=split,
+            count=count,
+            seed=seed,
+            splitter=options.splitter,
+            wrong_steps="keep" if source is not options.scale_file else "skip",
+            system_prompt=None,
         )
         if source is not self.options.scale_file:
             self.say(report)
@@ -84,11 +102,17 @@ class Scorer:
     def scale(self, scored: Sequence[Mapping[str, Any]], source: Sequence[str], model: Any = None) -> ZScore:
         """Fitted on the steps, from the second on, of solutions of problems that are not scored."""
         questions = {question_key(example) for example in scored}
-        others = self.read(source, "train", self.options.scale_problems, self.options.problem_seed)
-        others = [example for example in others if question_key(example) not in questions]
+        seed = self.options.problem_seed + (self.options.split == "train")  # other problems than those that are scored
+        read = self.read(source, "train", self.options.scale_problems, seed)
+        others = [example for example in read if question_key(example) not in questions]
+        where = f"--scale_file {' '.join(source)}"
         if not others:
-            raise UserError(f"--scale_file {' '.join(source)}: every problem in it is one that is scored; name others")
-        return ZScore.fit(self.views(others, own_steps(others, first=1), model))
+            raise UserError(f"{where}: every problem in it is one that is scored; name others")
+        if len(others) < len(read):
+            self.say(f"{where}: {len(read) - len(others):,} of {len(read):,} solutions are of problems that are scored")
+        if not (later := own_steps(others, first=1)):
+            raise UserError(f"{where}: no solution in it has a second step; name others")
+        return ZScore.fit(self.views(others, later, model))
 
     def description(self) -> dict[str, Any]:
         """For a record."""

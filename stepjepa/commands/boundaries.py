@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "known, without their separators, and measures it on others, within each source and from source to source.",
     )
     options: BoundariesOptions = parse(parser, argv, BoundariesOptions)
+    from stepjepa.data.origins import check_not_read
+
     outputs = [file for file in (options.output_file, options.record_file) if file]
+    check_not_read(outputs, options.source)
     if not outputs:
         return boundaries(options)
     with one_writer(outputs[0], *map(Path, outputs[1:])):
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def boundaries(options: BoundariesOptions) -> int:
     """Read, fit, measure, write; returns the exit status."""
-    from stepjepa.analysis.cuts import METHODS, save
+    from stepjepa.analysis.cuts import save
     from stepjepa.analysis.reader import Reader
     from stepjepa.analysis.segmentation import EVERY, compare, dealt, read_solutions
     from stepjepa.analysis.subject import described
@@ -77,6 +81,7 @@ def boundaries(options: BoundariesOptions) -> int:
         raise UserError(f"--source: two of {', '.join(names)} have the same name, by which sources are told apart")
     if EVERY in names and len(names) > 1:
         raise UserError(f"--source: {EVERY!r} is what all of them together are called; rename that file")
+    methods = measured_methods(options)
     located = locate_model(options.model_name, options.revision)
     model, tokenizer = load_model(
         options.model_name,
@@ -106,10 +111,19 @@ def boundaries(options: BoundariesOptions) -> int:
             "boundaries": sum(int(marked.sum()) for marked in known),
             "tokens": sum(map(len, known)),
         }
-    methods = list(dict.fromkeys([*(options.methods or METHODS), options.method]))
     results, cutters = compare(training, test, methods=methods, seed=options.seed, progress=say)
     everything = cutters[EVERY if len(names) > 1 else names[0]]
     say("\n".join(shown(results)))
+    if options.output_file:
+        save(
+            everything[options.method],
+            options.output_file,
+            model_name=options.model_name,
+            revision=options.revision,
+            dtype=options.dtype,
+            layer=options.layer,
+        )
+        say(f"written: {options.output_file}, cutting by {options.method}")
     if options.record_file:
         record = {
             "sources": sources,
@@ -126,17 +140,26 @@ def boundaries(options: BoundariesOptions) -> int:
         write_json(record, options.record_file)
         say(f"written: {options.record_file}")
     if options.output_file:
-        save(
-            everything[options.method],
-            options.output_file,
-            model_name=options.model_name,
-            revision=options.revision,
-            dtype=options.dtype,
-            layer=options.layer,
-        )
-        say(f"written: {options.output_file}, cutting by {options.method}")
         say_next("prepare", "--splitter", "learned", "--boundary_model", options.output_file)
     return 0
+
+
+def measured_methods(options: BoundariesOptions) -> list[str]:
+    """Those asked for, and the one that is kept; by default all that are installed.
+
+    Raises:
+        UserError: one that was asked for is not installed.
+    """
+    from stepjepa.analysis.cuts import METHODS
+
+    methods = list(dict.fromkeys([*(options.methods or METHODS), options.method]))
+    if "change_points" in methods and find_spec("ruptures") is None:
+        need = "need ruptures (pip install 'stepjepa[boundaries]')"
+        if options.methods or options.method == "change_points":
+            raise UserError(f"change points {need}; leave change_points out of --methods")
+        say(f"change points are left out: they {need}")
+        methods.remove("change_points")
+    return methods
 
 
 def shown(results: dict[str, Any]) -> list[str]:

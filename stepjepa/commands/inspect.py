@@ -41,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stepjepa.analysis.measurements import DRAWS
     from stepjepa.analysis.report import check_same_steps, inspect
     from stepjepa.analysis.report_text import report_text, verdict_text
+    from stepjepa.data.origins import check_not_read
 
     started_with = environment()
+    check_not_read([options.output_file], options.files)
     labels = labels_of(options.files)
     if len(set(labels)) < len(labels):
         raise UserError(f"a file is named twice: {', '.join(options.files)}")

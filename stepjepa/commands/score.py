@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: ScoreOptions = parse(parser, words, ScoreOptions)
     began = environment()
     from stepjepa.analysis.scorer import Scorer
+    from stepjepa.data.origins import check_not_read
 
+    read = [*options.test_file, *options.scale_file, options.results, options.greedy]
+    check_not_read((options.output_file, options.record_file, options.plot_file), read)
     scorer = Scorer(options, say)
     if options.detect:
         record = find_mistakes(scorer)
@@ -42,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             as_json({"command": "score", **scorer.description(), **record, "environment": began}), options.record_file
         )
         say(f"written: {options.record_file}")
+    if options.plot_file:
+        from stepjepa.visualization.detection import error_detection
+        from stepjepa.visualization.style import save_figure
+
+        save_figure(error_detection(as_json(record) | {"label": scorer.description()["label"]}), options.plot_file)
+        say(f"written: {options.plot_file}")
     return 0
 
 
@@ -93,12 +102,6 @@ def find_mistakes(scorer: Scorer) -> dict[str, Any]:
     retrieved = {"scaled": scale(views), "raw": views, "random, scaled": blind_scaled, "random, raw": blind}
     record = as_json(found | {"retrieval": {name: retrieval(each, steps, texts) for name, each in retrieved.items()}})
     say(detection_text(record))
-    if options.plot_file:
-        from stepjepa.visualization.detection import error_detection
-        from stepjepa.visualization.style import save_figure
-
-        save_figure(error_detection(record | {"label": scorer.description()["label"]}), options.plot_file)
-        say(f"written: {options.plot_file}")
     return record
 
 
@@ -132,6 +135,7 @@ def best_of(scorer: Scorer) -> dict[str, Any]:
     from stepjepa.analysis.choice import choose, sample_scores, sampled_solutions
     from stepjepa.analysis.encode import check_prompts
     from stepjepa.analysis.energies import own_steps
+    from stepjepa.evaluation.questions import shown_path
     from stepjepa.evaluation.results import question_ids, read_results
 
     options = scorer.options
@@ -142,6 +146,11 @@ def best_of(scorer: Scorer) -> dict[str, Any]:
     kept = [(e, name) for e, name in zip(examples, question_ids(examples), strict=True) if name in asked]
     if not kept:
         raise UserError(f"{options.results}: these are results of other questions; name the data that was evaluated")
+    if missing := len(asked) - len(kept):
+        say(
+            f"{missing:,} of the {len(asked):,} questions of {options.results} are left out: they are not among the "
+            "data read (--test_file, --problems, --split, --problem_seed)"
+        )
     examples, ids = [example for example, _ in kept], [name for _, name in kept]
     check_prompts(scorer.tokenizer, examples, ids, results)
     solutions, index = sampled_solutions(examples, ids, results, options.splitter or "auto")
@@ -152,8 +161,10 @@ def best_of(scorer: Scorer) -> dict[str, Any]:
     found = choose(results, ids, energy, likely, greedy)
     say(choice_text(found))
     if not greedy:
-        say_next("evaluate", "--model_name", options.model_name, "--output_file", "greedy.jsonl", note="for --greedy")
-    return found | {"scaled_on": options.scale_file}
+        words = ["--model_name", options.model_name, "--test_file", *options.test_file, "--split", options.split]
+        words += ["--problems", str(options.problems), "--problem_seed", str(options.problem_seed)]
+        say_next("evaluate", *words, "--output_file", "greedy.jsonl", note="for --greedy")
+    return found | {"results": shown_path(str(options.results)), "scaled_on": options.scale_file}
 
 
 def choice_text(record: Mapping[str, Any]) -> str:

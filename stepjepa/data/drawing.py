@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stepjepa.records import UserError
+
 SPLITS = ("train", "validation", "test")
 _MAX_REJECTED = 20_000  # draws in a row without a new problem: the settings allow no more
 
@@ -20,12 +22,12 @@ def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) ->
     """The first `n` problems that are drawn, of those of a split and none twice; only a digest of each is remembered.
 
     Raises:
-        ValueError: unknown split, negative `n`, or there are no more.
+        UserError: unknown split, negative `n`, or there are no more.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+        raise UserError(f"unknown split {split!r} of built-in problems: choose one of {', '.join(SPLITS)}")
     if n < 0:
-        raise ValueError(f"the number of problems must not be negative, got {n}")
+        raise UserError(f"the number of problems must not be negative, got {n}")
     seen: set[bytes] = set()
     rejected = 0
     while len(seen) < n:
@@ -35,7 +37,7 @@ def distinct_problems(draw: Callable[[], dict[str, Any]], n: int, split: str) ->
         if digest in seen or split_of(question) != split:
             rejected += 1
             if rejected > _MAX_REJECTED:
-                raise ValueError(f"found only {len(seen)} of {n} different problems with these settings")
+                raise UserError(f"found only {len(seen):,} of {n:,} different problems with these settings")
             continue
         rejected = 0
         seen.add(digest)

@@ -6,10 +6,12 @@ Of a Hub id the configuration and the split may be named with it: `openai/gsm8k:
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -101,11 +103,33 @@ class Origin:
 
 
 def is_part_of(path: str | os.PathLike[str], source: Source) -> bool:
-    """Whether a file, which need not exist, is one of those that a source names: by itself, in a folder, a pattern."""
+    """Whether a file is one of those that a source names, by itself, in a folder, by a pattern; or would be."""
     path = Path(path)
-    if not path.exists() or is_builtin(source):
+    if is_builtin(source):
         return False
+    if not path.exists():
+        own, named = path.resolve(), Path(source).expanduser().resolve()
+        if named.is_dir():
+            return own.is_relative_to(named) and _holds_rows(own.relative_to(named))
+        alike = "**" in named.parts or len(own.parts) == len(named.parts)
+        return glob.has_magic(str(source)) and alike and fnmatch.fnmatch(str(own), str(named))
     return any(os.path.samefile(file, path) for file in locate(source).files)
+
+
+def check_not_read(outputs: Iterable[str | None], sources: Iterable[str | None]) -> None:
+    """Refuse to write over what is read, or twice to one file; None is no file.
+
+    Raises:
+        UserError: names both.
+    """
+    written = [output for output in outputs if output is not None]
+    read = [source for source in sources if source is not None and (os.path.exists(source) or glob.has_magic(source))]
+    for output in written:
+        for source in read:
+            if is_part_of(output, source):
+                raise UserError(f"{output} would be written over {source}, which is read; write to another file")
+    if twice := [str(path) for path, times in Counter(map(os.path.realpath, written)).items() if times > 1]:
+        raise UserError(f"{', '.join(twice)}: two outputs would be written to it; name another file for one of them")
 
 
 def stamp_of(source: Source) -> list[Any]:

@@ -42,7 +42,7 @@ _BARE_MARKER = re.compile(
     rf"^[ \t]{{0,3}}(?:#{{1,6}}[ \t]+)?(?:\*\*|__)?[(（]?{_NUMBER}(?:[.)](?:\*\*|__)?(?=\s)|[）、．])", re.M
 )
 # `- `, `* `, `• ` at the beginning of a line, not indented as in a list inside an item; not `---`, `**Adding**`
-_BULLET = re.compile(r"^[-*+•–][ \t]+(?=\S)", re.M)
+_BULLET = re.compile(r"^[-*•–][ \t]+(?=\S)", re.M)
 # `Answer:`, `**Final Answer:**`, `## Conclusion`, `答案：`; not `The answer is`
 _ANSWER_HEADING = re.compile(
     r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:\*\*|__)?"

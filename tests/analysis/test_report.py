@@ -352,6 +352,15 @@ def test_what_was_read_differently_is_named_and_no_control():
         headed, info={"layout": last, "model": model | {"random_weights": None, "training": None}}
     )
     assert read_differently({"headed": headed, "bare": bare}) == ["head: linear in headed; none in bare"]
+    for name, one, other in (("targets", "own", "frozen"), ("dtype", "float32", "bfloat16")):
+        own, others = (
+            dataclasses.replace(bare, info={"layout": last, "model": {"random_weights": None, name: value}})
+            for value in (one, other)
+        )
+        assert read_differently({"own": own, "others": others}) == [f"{name}: {one} in own; {other} in others"]
+    random = dataclasses.replace(bare, info={"layout": last, "model": {"random_weights": 0, "targets": "own"}})
+    frozen = dataclasses.replace(bare, info={"layout": last, "model": {"random_weights": None, "targets": "frozen"}})
+    assert read_differently({"frozen": frozen, "random": random}) == []  # random weights have no others
     alike = inspect({"plain": read_as("aligned", **last), "random": read_as("control", **last)})
     assert alike["read_differently"] == []
     assert "Not read alike" not in report_text(as_json(alike))
@@ -464,6 +473,8 @@ def test_mistakes_are_named(files, tmp_path):
     with pytest.raises(UserError, match="no such embedding file"):
         main([files[0], str(tmp_path / "absent.npz"), "--json", str(earlier)])
     assert earlier.read_text() == "earlier"
+    with pytest.raises(UserError, match="which is read"):
+        main([files[0], "--json", files[0]])
 
 
 def test_labels():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stepjepa.commands.boundaries import main
+from stepjepa.commands.boundaries import BoundariesOptions, main, measured_methods
 from stepjepa.commands.prepare import main as prepare
 from stepjepa.data.sources import read_examples
 from stepjepa.records import UserError, write_jsonl
@@ -51,3 +51,17 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
         main(["--source", str(tmp_path / "a" / "train.jsonl"), str(tmp_path / "b" / "train.jsonl")])
     with pytest.raises(UserError, match="10 to train and 4 to test on are asked for"):
         main(["--source", "builtin", "--problems", "5", "--training_solutions", "10", "--test_solutions", "4"])
+    both = ["--output_file", str(tmp_path / "m.safetensors"), "--json", str(tmp_path / "m.safetensors")]
+    with pytest.raises(UserError, match="two outputs would be written to it"):
+        main(["--source", "builtin", *both])
+
+
+def test_change_points_are_left_out_where_they_are_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr("stepjepa.commands.boundaries.find_spec", lambda _name: None)
+    options = {"source": ["builtin"]}
+    assert "change_points" not in measured_methods(BoundariesOptions(**options))
+    assert "change points are left out: they need ruptures" in capsys.readouterr().out
+    assert measured_methods(BoundariesOptions(methods=["head"], **options)) == ["head"]
+    for asked in ({"methods": ["change_points"]}, {"method": "change_points"}):
+        with pytest.raises(UserError, match="leave change_points out of --methods"):
+            measured_methods(BoundariesOptions(**asked, **options))

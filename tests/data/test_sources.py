@@ -15,6 +15,7 @@ from stepjepa.data.converters import RowOptions
 from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.fields import WANTED_FIELDS, RowError
 from stepjepa.data.formats import convert_row, recognise_format
+from stepjepa.data.origins import is_part_of
 from stepjepa.data.sources import Report, make_example, prepare, read_examples
 from stepjepa.records import UserError, write_jsonl
 
@@ -257,6 +258,21 @@ def test_prepared_files_round_trip(tmp_path: Path) -> None:
         file.write('{"question": "q"}\n')
     with pytest.raises(UserError, match=r"once\.jsonl:5: messages is not"):
         read_examples(once, row_format="prepared", strict=True)
+
+
+def test_nor_may_it_become_one(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_jsonl([{"question": "q", "solution": "s"}], tmp_path / "data" / "a.jsonl")
+    for source, output, is_one in (
+        ("data", "data/new.jsonl", True),
+        ("data", "data/new.txt", False),
+        ("data", "new.jsonl", False),
+        ("data/*.jsonl", "data/new.jsonl", True),
+        ("data/*.jsonl", "data/below/new.jsonl", False),
+        ("**/*.jsonl", "data/below/new.jsonl", True),
+        ("data/a.jsonl", "data/new.jsonl", False),
+    ):
+        assert is_part_of(tmp_path / output, str(tmp_path / source)) == is_one, (source, output)
 
 
 def test_several_files_and_source_names(tmp_path: Path) -> None:
