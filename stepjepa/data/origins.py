@@ -103,17 +103,22 @@ class Origin:
 
 
 def is_part_of(path: str | os.PathLike[str], source: Source) -> bool:
-    """Whether a file is one of those that a source names, by itself, in a folder, by a pattern; or would be."""
+    """Whether a file, which need not exist, is one of those that a source names: by itself, in a folder, a pattern."""
     path = Path(path)
-    if is_builtin(source):
+    if not path.exists() or is_builtin(source):
         return False
-    if not path.exists():
-        own, named = path.resolve(), Path(source).expanduser().resolve()
-        if named.is_dir():
-            return own.is_relative_to(named) and _holds_rows(own.relative_to(named))
-        alike = "**" in named.parts or len(own.parts) == len(named.parts)
-        return glob.has_magic(str(source)) and alike and fnmatch.fnmatch(str(own), str(named))
     return any(os.path.samefile(file, path) for file in locate(source).files)
+
+
+def would_be_part_of(path: str | os.PathLike[str], source: Source) -> bool:
+    """Whether a file is one of those that a source names, or will be once it is written."""
+    own, named = Path(path).resolve(), Path(source).expanduser().resolve()
+    if is_builtin(source) or own.exists():
+        return is_part_of(path, source)
+    if named.is_dir():
+        return own.is_relative_to(named) and _holds_rows(own.relative_to(named))
+    alike = "**" in named.parts or len(own.parts) == len(named.parts)
+    return glob.has_magic(str(source)) and alike and fnmatch.fnmatch(str(own), str(named))
 
 
 def check_not_read(outputs: Iterable[str | None], sources: Iterable[str | None]) -> None:

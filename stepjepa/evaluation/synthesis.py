@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from stepjepa.data.examples import question_key
-from stepjepa.data.origins import is_part_of
+from stepjepa.data.origins import would_be_part_of
 from stepjepa.environment import environment
 from stepjepa.evaluation.generation import Sampling
 from stepjepa.evaluation.journal import Partial, differences, digest, read_partial
@@ -47,8 +47,10 @@ def synthesize(options: SynthesizeOptions, say: Callable[[str], object] = lambda
         raise UserError(f"--output_file {output}: rows are written as .jsonl, as in {output}.jsonl")
     written = (output, samples_path(output), summary_path(output))
     for source in options.source:
-        if any(is_part_of(path, source) for path in written):
-            raise UserError(f"--output_file {output} would overwrite the source {source}")
+        if any(would_be_part_of(path, source) for path in written):
+            raise UserError(
+                f"--output_file {output} would overwrite the source {source}, or be read with it when sampling goes on"
+            )
     with one_writer(*written):
         return _synthesize(options, output, say)
 

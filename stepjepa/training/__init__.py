@@ -17,6 +17,7 @@ monitor.py         what is logged in training and summed up in evaluation
 identity.py        what the result of a run follows from; what a resumed one has to have in common with its checkpoint
 checkpoints.py     checkpoints on disk that are complete or absent
 order.py           the order of rows, from seed and epoch alone
+hub.py             `--push_to_hub`: a finished folder goes to the Hub whole
 resuming.py        a `Trainer` that writes such checkpoints and goes on from them
 folder.py          the output folder of a run: new, or the one that is resumed; locked
 run.py             options → model, data, training, accuracy, record

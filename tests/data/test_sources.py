@@ -15,7 +15,7 @@ from stepjepa.data.converters import RowOptions
 from stepjepa.data.examples import DEFAULT_SYSTEM_PROMPT
 from stepjepa.data.fields import WANTED_FIELDS, RowError
 from stepjepa.data.formats import convert_row, recognise_format
-from stepjepa.data.origins import is_part_of
+from stepjepa.data.origins import would_be_part_of
 from stepjepa.data.sources import Report, make_example, prepare, read_examples
 from stepjepa.records import UserError, write_jsonl
 
@@ -260,7 +260,7 @@ def test_prepared_files_round_trip(tmp_path: Path) -> None:
         read_examples(once, row_format="prepared", strict=True)
 
 
-def test_nor_may_it_become_one(tmp_path: Path) -> None:
+def test_what_will_be_part_of_a_source(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_jsonl([{"question": "q", "solution": "s"}], tmp_path / "data" / "a.jsonl")
     for source, output, is_one in (
@@ -272,7 +272,7 @@ def test_nor_may_it_become_one(tmp_path: Path) -> None:
         ("**/*.jsonl", "data/below/new.jsonl", True),
         ("data/a.jsonl", "data/new.jsonl", False),
     ):
-        assert is_part_of(tmp_path / output, str(tmp_path / source)) == is_one, (source, output)
+        assert would_be_part_of(tmp_path / output, str(tmp_path / source)) == is_one, (source, output)
 
 
 def test_several_files_and_source_names(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_a_cell_whose_data_were_corrected_begins_anew_when_it_is_retried(tiny, t
 
 def test_examples_that_are_too_long_for_the_model_are_answered_and_not_embedded(tiny, tmp_path):
     rows = read_examples("builtin", split="test", count=3, seed=4)[0]
-    long = make_example("Is it so? " * 300, ["It is, it is.", "So it is 1."], "1", "test", None)
+    long = make_example("Is it so? " * 300, ["It is, it is.", "So it is 1."], "1", "builtin", None)
     write_jsonl([rows[0], long, *rows[1:]], tmp_path / "test.jsonl")
     files = {"eval_file": [str(tmp_path / "test.jsonl")], "test_file": [str(tmp_path / "test.jsonl")]}
     grid = read_grid(own_grid(tiny, tmp_path, **files, max_length=400, eval_problems=4, max_steps=2))
@@ -449,7 +449,7 @@ def test_a_runner_leaves_out_what_another_holds(finished, tmp_path):
 
 def test_failed_cells_are_recorded_reported_and_in_no_mean(finished, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = "{name: broken, train_file: gone.jsonl, eval_file: gone.jsonl, test_file: gone.jsonl}"
+    files = "{name: broken, train_file: gone.jsonl, eval_file: builtin, test_file: builtin}"
     file = write(tmp_path, tiny.replace("seeds: 1", f"  - {files}\nseeds: 2"))
     folder = GridFolder("out")
     folder.path.mkdir()
@@ -541,16 +541,14 @@ def test_smaller_training_sets_are_parts_of_larger_ones():
 
 def test_each_source_of_a_test_split_is_measured_as_if_alone(tiny, tmp_path):
     kinds = ["builtin", "builtin:logic"]
-    arms = f"""arms:
-  - {{name: both, train_file: "builtin:logic", test_file: {kinds}, eval_file: {kinds}}}
-  - {{name: stories, train_file: "builtin:logic", test_file: builtin}}
-  - {{name: logic, train_file: "builtin:logic"}}
-seeds: 1
-"""
-    grid = read_grid(write(tmp_path, tiny.partition("arms:")[0] + arms))
     folder = GridFolder(tmp_path / "out")
-    assert run_plan(Plan(grid, folder)) == 3
-    both, *alone = (folder.record(grid.cell(arm, 0))["test"] for arm in grid.arms)
+    cells = []
+    for files in (f"test_file: {kinds}, eval_file: {kinds}", "test_file: builtin", "test_file: builtin:logic"):
+        arms = f'arms: [{{train_file: "builtin:logic", {files}}}]\nseeds: 1\n'
+        grid = read_grid(write(tmp_path, tiny.partition("arms:")[0] + arms))
+        assert run_plan(Plan(grid, folder)) == 1
+        cells += grid.cells
+    both, *alone = (folder.record(cell)["test"] for cell in cells)
     assert set(both["by_source"]) == {"builtin", "logic"}
     for part, single in zip(both["by_source"].values(), alone, strict=True):
         assert "by_source" not in single
