@@ -7,6 +7,7 @@ from typing import Any
 
 from parts.cells import between, difference, grid, in_points, mean_of, percent, quartiles, record, table
 from parts.grids import best_epochs
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from stepjepa.experiments.report import to_plain
 from stepjepa.records import points
@@ -111,10 +112,14 @@ def _pretrained() -> str:
     epoch = {name: own["mean_energy_target"]["estimate"] for name, own in of_epoch.items()}
     ranks = {name: own["reciprocal_rank_all"] for name, own in of_epoch.items()}
     losses = [record(f"train-gsm8k-{name}")["after"]["eval_lm_loss"] for name in ("plain", "classic")]
+    answers = {name: record(f"evaluate-gsm8k-{name}")["accuracy"]["ours"] for name in ("plain", "classic-two-threads")}
+    plain, classic = answers.values()
+    apart = confint_proportions_2indep(classic["correct"], classic["n"], plain["correct"], plain["n"], method="newcomb")
     _check(
         {
             "an epoch of classic finds the next step no better": ranks["classic"]["high"] < ranks["plain"]["high"],
             "an epoch of classic costs no LM loss": abs(losses[0] - losses[1]) < 0.002,
+            "no difference in accuracy is shown after an epoch": apart[0] < 0 < apart[1],
         }
     )
     return (
@@ -124,7 +129,8 @@ def _pretrained() -> str:
         f"{gemma['gemma-aligned']:.0%} with Gemma 3 270M on the stories ({gemma['gemma-plain']:.1%}). Accuracy, "
         f"measured of the first with {len(pair['seeds'])} seeds, differs by {in_points(pair)}. "
         f"Over a whole epoch of GSM8K, `classic` brings the targets of SmolLM2 to {epoch['classic']:.0%} in one "
-        f"direction (plain {epoch['plain']:.0%}) at the same LM loss, and finds the next step no better "
+        f"direction (plain {epoch['plain']:.0%}) at the same LM loss, finds the next step no better, and answers "
+        f"{classic['accuracy']:.1%} of {classic['n']:,} questions (plain {plain['accuracy']:.1%}) "
         "([tables](figures/README.md#a-pretrained-model))."
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.cells import difference, measure, percent, record, record_or_none, table
+from parts.cells import difference, in_points, measure, percent, record, table
+from scipy.stats import fisher_exact
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from stepjepa.visualization.words import in_words
 
@@ -52,27 +54,42 @@ EPOCH = {
     "untrained": ("train-gsm8k-plain", "before"),
     "plain": ("train-gsm8k-plain", "after"),
     "classic": ("train-gsm8k-classic", "after"),
+    "classic, two threads": ("train-gsm8k-classic-two-threads", "after"),
 }
 """Models of the epoch of GSM8K → the run and the moment that say their loss."""
+ANSWERED = {"untrained": "untrained", "plain": "plain", "classic, two threads": "classic-two-threads"}
+"""Those of them that answered the test questions → the end of the name of the summary."""
 
 
 def gsm8k_epoch() -> list[str]:
     """A pretrained model before and after an epoch of GSM8K: answers by three readings, LM loss, views."""
-    views = {file["label"]: file["measures"] for file in record("inspect-gsm8k")["files"]}
+    files = [file for name in ("inspect-gsm8k", "inspect-gsm8k-two-threads") for file in record(name)["files"]]
+    views = {file["label"]: file["measures"] for file in files}
     rows = [["model", "right: ours", "strict", "flexible", "cut off", "LM loss", *VIEWS.values()]]
     for name, (run, when) in EPOCH.items():
         loss = f"{record(run)[when]['eval_lm_loss']:.3f}"
-        rows.append([name, *_answers(f"evaluate-gsm8k-{name}"), loss, *(measure(views[name][key]) for key in VIEWS)])
-    return table(*rows)
+        rows.append([name, *_answers(name), loss, *(measure(views[name][key]) for key in VIEWS)])
+    return [*table(*rows), "", f"Classic, two threads, to plain: {_unpaired('classic, two threads', 'plain')}."]
 
 
 def _answers(name: str) -> list[str]:
-    """Accuracy by each reading, and the share cut off, of a summary; – where there is none yet."""
-    if not (summary := record_or_none(name)):
+    """Accuracy by each reading, and the share cut off; – where no question was asked."""
+    if name not in ANSWERED:
         return ["–"] * 4
+    summary = record(f"evaluate-gsm8k-{ANSWERED[name]}")
     read = (summary["accuracy"][reading] for reading in ("ours", "strict", "flexible"))
     shares = [percent(reading["accuracy"], *reading["interval"]) for reading in read]
     return [*shares, f"{summary['truncated']['share']:.0%}"]
+
+
+def _unpaired(name: str, baseline: str) -> str:
+    """The difference of two accuracies as of two samples (Newcombe's interval, Fisher's exact test)."""
+    arm, other = (record(f"evaluate-gsm8k-{ANSWERED[each]}")["accuracy"]["ours"] for each in (name, baseline))
+    low, high = confint_proportions_2indep(arm["correct"], arm["n"], other["correct"], other["n"], method="newcomb")
+    entry = {"value": arm["accuracy"] - other["accuracy"], "low": low, "high": high}
+    right = [[each["correct"], each["n"] - each["correct"]] for each in (arm, other)]
+    p = fisher_exact(right).pvalue
+    return f"{arm['correct']} questions right and {other['correct']}, {in_points(entry)}, Fisher's exact p = {p:.2f}"
 
 
 def compare() -> list[str]:
