@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from statsmodels.stats.proportion import confint_proportions_2indep
+
 from stepjepa.experiments.grid_file import read_grid
 from stepjepa.experiments.report import report
 from stepjepa.experiments.store import GridFolder
@@ -50,6 +52,12 @@ def difference(entry: Mapping[str, float]) -> str:
 def in_points(entry: Mapping[str, float]) -> str:
     """A paired difference with its interval, for a sentence."""
     return f"{points(entry['value'])} points ({between(entry)})"
+
+
+def two_samples(arm: Mapping[str, int], other: Mapping[str, int]) -> dict[str, float]:
+    """The difference of two accuracies whose answers cannot be paired, with Newcombe's interval."""
+    low, high = confint_proportions_2indep(arm["correct"], arm["n"], other["correct"], other["n"], method="newcomb")
+    return {"value": arm["correct"] / arm["n"] - other["correct"] / other["n"], "low": low, "high": high}
 
 
 def measure(entry: Mapping[str, float]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parts.cells import difference, in_points, measure, percent, record, table
+from parts.cells import difference, in_points, measure, percent, record, table, two_samples
 from scipy.stats import fisher_exact
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from stepjepa.visualization.words import in_words
 
@@ -85,11 +84,9 @@ def _answers(name: str) -> list[str]:
 def _unpaired(name: str, baseline: str) -> str:
     """The difference of two accuracies as of two samples (Newcombe's interval, Fisher's exact test)."""
     arm, other = (record(f"evaluate-gsm8k-{ANSWERED[each]}")["accuracy"]["ours"] for each in (name, baseline))
-    low, high = confint_proportions_2indep(arm["correct"], arm["n"], other["correct"], other["n"], method="newcomb")
-    entry = {"value": arm["accuracy"] - other["accuracy"], "low": low, "high": high}
-    right = [[each["correct"], each["n"] - each["correct"]] for each in (arm, other)]
-    p = fisher_exact(right).pvalue
-    return f"{arm['correct']} questions right and {other['correct']}, {in_points(entry)}, Fisher's exact p = {p:.2f}"
+    apart = in_points(two_samples(arm, other))
+    p = fisher_exact([[each["correct"], each["n"] - each["correct"]] for each in (arm, other)]).pvalue
+    return f"{arm['correct']} questions right and {other['correct']}, {apart}, Fisher's exact p = {p:.2f}"
 
 
 def compare() -> list[str]:
